@@ -1,0 +1,551 @@
+"""The values that move between stores: batches, pages, specs, capabilities.  No I/O.
+
+Vocabulary: a *record* has an id, vectors, a document (text), metadata (a JSON
+object) and belongs to a *namespace* of a *collection*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Flag, StrEnum, auto
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from runner import jsonvalues
+from runner.errors import Id
+from runner.jsonvalues import ValueKind
+
+__all__ = [
+    "DEFAULT_VECTOR", "Batch", "BatchSize", "BoolArray", "Capabilities", "CollectionSpec",
+    "Cursor", "Endpoint", "Fidelity", "Finding", "FloatArray", "Hits", "Id", "IdRule",
+    "IndexSpec", "KeyRule", "Metadata", "Metric", "Outcome", "Page", "Partition", "Proposal",
+    "Select", "Severity", "SparseVector", "VectorKind", "VectorSpec",
+]  # fmt: skip
+
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+Cursor = str
+"""Where a scan stands, readable by its store only.  Never an offset into something that moves."""
+
+DEFAULT_VECTOR = ""
+"""The name of a collection's vector where the store gives it none."""
+
+
+class Metric(StrEnum):
+    """How two vectors are compared."""
+
+    COSINE = "cosine"
+    DOT = "dot"
+    L2 = "l2"
+
+
+class Fidelity(StrEnum):
+    """How a vector comes back."""
+
+    EXACT = "exact"  # bit for bit
+    ROUNDED = "rounded"  # within `VectorSpec.tolerance` of what was written
+    NORMALISED = "normalised"  # scaled to length 1, within the tolerance after that
+    QUANTISED = "quantised"  # an approximation
+
+
+class VectorKind(StrEnum):
+    """The shape of a vector."""
+
+    DENSE = "dense"
+    SPARSE = "sparse"
+    MULTI = "multi"
+
+
+class Metadata(Sequence[dict[str, Any]]):
+    """``n`` JSON objects, held as objects, as JSON text, or both.
+
+    A store that reads JSON text and one that writes it meet without parsing:
+    each form is made from the other only when somebody asks, and once.
+    Objects that were handed out are not to be changed in place.
+    """
+
+    __slots__ = ("_canonical", "_objects", "_texts")
+
+    def __init__(
+        self,
+        objects: list[dict[str, Any]] | None = None,
+        texts: list[bytes] | None = None,
+    ) -> None:
+        if objects is None and texts is None:
+            raise ValueError("metadata needs objects or texts")
+        self._objects = objects
+        self._texts = texts
+        self._canonical: list[bytes] | None = None
+
+    @classmethod
+    def of(cls, objects: Sequence[Mapping[str, Any] | None]) -> Metadata:
+        """From objects; None stands for an empty one."""
+        return cls(objects=[dict(each) if each else {} for each in objects])
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether `texts` costs nothing."""
+        return self._texts is not None
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether `objects` costs nothing."""
+        return self._objects is not None
+
+    def objects(self) -> list[dict[str, Any]]:
+        """The objects; to be read, not changed."""
+        if self._objects is None:
+            assert self._texts is not None
+            self._objects = jsonvalues.loads_many(self._texts)
+        return self._objects
+
+    def texts(self) -> list[bytes]:
+        """One JSON text an object, keys in whatever order they came."""
+        if self._texts is None:
+            assert self._objects is not None
+            self._texts = jsonvalues.dumps_many(self._objects)
+        return self._texts
+
+    def canonical(self) -> list[bytes]:
+        """One canonical JSON text an object: sorted keys, no spaces, shortest numbers."""
+        if self._canonical is None:
+            self._canonical = jsonvalues.dumps_many(self.objects(), sort_keys=True)
+        return self._canonical
+
+    def take(self, rows: Sequence[int]) -> Metadata:
+        """The objects at *rows*, in that order."""
+        return Metadata(
+            objects=None if self._objects is None else [self._objects[row] for row in rows],
+            texts=None if self._texts is None else [self._texts[row] for row in rows],
+        )
+
+    def __len__(self) -> int:
+        column = self._objects if self._objects is not None else self._texts
+        assert column is not None
+        return len(column)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self.objects()[row]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.objects())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Metadata) and self.canonical() == other.canonical()
+
+    def __hash__(self) -> int:
+        raise TypeError("Metadata is not hashable")
+
+
+@dataclass(frozen=True, eq=False)
+class SparseVector:
+    """One sparse vector: *indices* (uint32, ascending, unique) and their *values* (float32)."""
+
+    indices: npt.NDArray[np.uint32]
+    values: FloatArray
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, SparseVector)
+            and np.array_equal(self.indices, other.indices)
+            and np.array_equal(self.values, other.values)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.indices.tobytes(), self.values.tobytes()))
+
+
+@dataclass(eq=False)
+class Batch:
+    """Some records of one collection, column by column.
+
+    Attributes:
+        ids: ``n`` ids, unique within the batch.  An int and a str never compare equal.
+        vectors: name → float32 array, shape ``(n, dim)``; row ``i`` belongs to ``ids[i]``.
+        present: name → bool array, shape ``(n,)``: which rows have that vector at all;
+            a name that is missing here has all of them.  Absent rows are zero.
+        documents: ``n`` texts, None where a record has none.
+        metadata: ``n`` JSON objects; ``{}`` where a record has none, never None.
+        namespace: The namespace (tenant) of all of them; ``""`` is the default one.
+        sparse: name → ``n`` sparse vectors, None where a record has none.
+        multi: name → ``n`` float32 arrays of shape ``(tokens, dim)``, None where none.
+
+    Raises:
+        ValueError: The columns differ in length, or a vector array is not 2-D float32.
+    """
+
+    ids: list[Id]
+    vectors: dict[str, FloatArray]
+    documents: list[str | None]
+    metadata: Metadata
+    namespace: str = ""
+    present: dict[str, BoolArray] = field(default_factory=dict)
+    sparse: dict[str, list[SparseVector | None]] = field(default_factory=dict)
+    multi: dict[str, list[FloatArray | None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        lengths = {"documents": len(self.documents), "metadata": len(self.metadata)}
+        for name, array in self.vectors.items():
+            if array.ndim != 2 or array.dtype != np.float32:
+                raise ValueError(
+                    f"vector {name!r} has shape {array.shape} and type {array.dtype}; "
+                    "expected two axes of float32"
+                )
+            lengths[f"vector {name!r}"] = len(array)
+        for kind, columns in (
+            ("presence", self.present), ("sparse", self.sparse), ("multi", self.multi),
+        ):  # fmt: skip
+            for name, column in columns.items():
+                lengths[f"{kind} {name!r}"] = len(column)
+        wrong = {column: length for column, length in lengths.items() if length != n}
+        if wrong:
+            raise ValueError(f"{n} ids, but these columns differ in length: {wrong}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def vector(self) -> FloatArray:
+        """The only dense vector, shape ``(n, dim)``.
+
+        Raises:
+            ValueError: The batch has none or several.
+        """
+        if len(self.vectors) != 1:
+            raise ValueError(f"expected one vector, found {sorted(self.vectors)}")
+        return next(iter(self.vectors.values()))
+
+    @property
+    def size_bytes(self) -> int:
+        """What the records hold: vectors as float32, texts in characters, metadata as JSON."""
+        size = sum(array.nbytes for array in self.vectors.values())
+        size += sum(len(document) for document in self.documents if document)
+        size += sum(map(len, self.metadata.texts()))
+        for sparse in self.sparse.values():
+            size += sum(each.indices.nbytes + each.values.nbytes for each in sparse if each)
+        for multi in self.multi.values():
+            size += sum(each.nbytes for each in multi if each is not None)
+        return size
+
+    def take(self, rows: Sequence[int]) -> Batch:
+        """The records at *rows*, in that order."""
+        index = np.asarray(rows, dtype=np.intp)
+        return Batch(
+            ids=[self.ids[row] for row in rows],
+            vectors={name: array[index] for name, array in self.vectors.items()},
+            documents=[self.documents[row] for row in rows],
+            metadata=self.metadata.take(rows),
+            namespace=self.namespace,
+            present={name: mask[index] for name, mask in self.present.items()},
+            sparse={name: [column[row] for row in rows] for name, column in self.sparse.items()},
+            multi={name: [column[row] for row in rows] for name, column in self.multi.items()},
+        )
+
+    def with_(self, **changes: Any) -> Batch:
+        """A copy with some columns replaced."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """How much goes into one batch: at most *records*, and at most *bytes* where given."""
+
+    records: int = 1000
+    bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Page:
+    """One read: some records, and the cursor that a scan goes on after."""
+
+    batch: Batch
+    cursor: Cursor
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One of the disjoint ranges that together cover a collection.
+
+    Bounds are texts that only the store reads; they are persisted when first cut
+    and never cut again.
+
+    Attributes:
+        index: 0-based position among the partitions of one run.
+        lower: Where it begins; None is the very start.
+        upper: Where it ends; None is the very end.
+        namespace: The namespace it lies in; ``""`` is the default one.
+    """
+
+    index: int
+    lower: str | None = None
+    upper: str | None = None
+    namespace: str = ""
+
+
+class Select(Flag):
+    """Which columns a read has to fill; ids always come.
+
+    Columns left out are: no vectors (``{}``), None documents, ``{}`` metadata.
+    """
+
+    VECTORS = auto()
+    DOCUMENTS = auto()
+    METADATA = auto()
+    ALL = VECTORS | DOCUMENTS | METADATA
+
+
+@dataclass(frozen=True)
+class VectorSpec:
+    """One vector of a collection.
+
+    Attributes:
+        dim: Number of components; 0 where the store fixes none or holds none yet.
+        metric: What its index compares by.
+        kind: dense, sparse or multi.
+        dtype: What the store keeps: ``float32``, ``float16``, ``uint8``, ``bit``, ``pq`` …
+        fidelity: How it comes back.
+        tolerance: Largest absolute error of a component of a vector of length 1 when
+            *fidelity* is not exact (for rounded ones: relative to the vector's length).
+    """
+
+    dim: int
+    metric: Metric = Metric.COSINE
+    kind: VectorKind = VectorKind.DENSE
+    dtype: str = "float32"
+    fidelity: Fidelity = Fidelity.EXACT
+    tolerance: float = 0.0
+
+
+@dataclass(frozen=True)
+class IndexSpec:
+    """A search index.
+
+    Attributes:
+        type: ``hnsw``, ``ivfflat``, ``flat``, ``none``, or what a store calls its own.
+        params: Its settings under common names (``m``, ``ef_construction``, ``ef_search``,
+            ``lists``, ``probes``), others under the store's.
+    """
+
+    type: str = "hnsw"
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return " ".join([self.type, *(f"{key} {value}" for key, value in self.params.items())])
+
+
+@dataclass(frozen=True)
+class CollectionSpec:
+    """What a collection is, apart from its records.
+
+    Attributes:
+        name: The collection's name in its store.
+        vectors: Vector name → its spec; one entry named ``""`` for an unnamed vector.
+        index: The search index; None where the store says nothing of it.
+        id_kind: ``string``, ``integer``, ``uuid``, ``mixed`` or ``unknown``: what its key holds.
+        fields: Declared metadata fields → the store's own type name; empty where schemaless.
+        extra: Settings of the store's own to carry to the same kind of store; JSON values.
+    """
+
+    name: str
+    vectors: Mapping[str, VectorSpec]
+    index: IndexSpec | None = None
+    id_kind: str = "unknown"
+    fields: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def vector(self) -> VectorSpec:
+        """The only vector.
+
+        Raises:
+            ValueError: There is none, or there are several.
+        """
+        if len(self.vectors) != 1:
+            raise ValueError(f"expected one vector, found {sorted(self.vectors)}")
+        return next(iter(self.vectors.values()))
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Who a location is, without secrets: for screens, journals and fingerprints.
+
+    Attributes:
+        store: ``chroma``, ``pgvector``, …
+        address: Host, folder or database, for reading; may change between run and resume.
+        collection: The collection's name within it.
+        identity: What must not change between run and resume: database, schema, collection,
+            filter … (not the address: a server may move).
+    """
+
+    store: str
+    address: str
+    collection: str
+    identity: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.address}/{self.collection}" if self.collection else self.address
+
+
+class Severity(StrEnum):
+    """How much a finding matters."""
+
+    PROBLEM = "problem"  # nothing runs until it is solved
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that preflight saw.
+
+    Attributes:
+        what: One sentence: what was found, what was expected.
+        hint: What to do; may be empty.
+        severity: A problem stops the run before anything is written.
+        key: The plan's key it belongs to, as ``target.table``; may be empty.
+    """
+
+    what: str
+    hint: str = ""
+    severity: Severity = Severity.PROBLEM
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a target would create for a wanted collection.
+
+    Attributes:
+        spec: The collection as it would be.
+        summary: One line for a person: ``table documents (id text primary key, …)``.
+        findings: What stands against it: dimensions, names, permissions, disk.
+    """
+
+    spec: CollectionSpec
+    summary: str
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Hits:
+    """What a search found.
+
+    Attributes:
+        ids: One list a query, best first, at most ``k`` long.
+        scores: Same shape; the store's own number for each hit.
+        higher_is_better: Whether scores are similarities rather than distances.
+    """
+
+    ids: list[list[Id]]
+    scores: list[list[float]]
+    higher_is_better: bool
+
+
+class Outcome(StrEnum):
+    """What a store does with a kind of value."""
+
+    KEPT = "kept"
+    ALTERED = "altered"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class IdRule:
+    """Which ids a store can hold.
+
+    Attributes:
+        integers: Lowest and highest integer id; None if it holds none.
+        strings: ``any`` text, only ``uuid`` (canonical: lower case, hyphens), or ``none``.
+        max_bytes: Longest string id in UTF-8 bytes; None for no limit.
+        empty: Whether ``""`` is an id.
+        nul: Whether an id may hold U+0000.
+    """
+
+    integers: tuple[int, int] | None = None
+    strings: str = "any"
+    max_bytes: int | None = None
+    empty: bool = True
+    nul: bool = True
+
+
+@dataclass(frozen=True)
+class KeyRule:
+    """Which metadata keys a store can hold.
+
+    Attributes:
+        max_bytes: Longest key in UTF-8 bytes; None for no limit.
+        empty: Whether ``""`` is a key.
+        refused: Exact keys the store keeps for itself.
+        refused_prefixes: Beginnings the store keeps for itself.
+        pattern: A regular expression that every key must match in full; empty for any.
+        nul: Whether a key may hold U+0000.
+    """
+
+    max_bytes: int | None = None
+    empty: bool = True
+    refused: frozenset[str] = frozenset()
+    refused_prefixes: tuple[str, ...] = ()
+    pattern: str = ""
+    nul: bool = True
+
+
+_NO_VALUES: Mapping[ValueKind, Outcome] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a store can hold and how faithfully.  Data, read before anything connects.
+
+    Attributes:
+        ids: Which ids.
+        keys: Which metadata keys.
+        values: Kinds of metadata values that are not kept as they are; all others are.
+            Nested kinds count where the value stands, not what is inside it.
+        double_ulp: How far a metadata double may move, in units in the last place (0: exact).
+        negative_zero: Whether −0.0 keeps its sign in metadata.
+        nul_text: Whether strings (documents, metadata) may hold U+0000.
+        max_metadata_bytes: Largest metadata object as JSON, in bytes; None for no limit.
+        max_dim: Most components of a dense vector.
+        metrics: Metric → how a vector comes back under it; a missing metric is not offered.
+        tolerance: Largest absolute error of a component, for vectors of length 1, where the
+            fidelity is not exact.
+        zero_vector: Whether a zero vector can be written under cosine.
+        missing_vector: Whether a record may lack its vector.
+        documents: Whether a document has a place of its own; else it is a metadata key.
+        namespaces: Whether collections are divided into namespaces or tenants.
+        named_vectors, sparse_vectors, multi_vectors: Whether it holds those.
+        searches: Whether it answers nearest-neighbour queries at all.
+        max_batch_records: Most records in one `write`; None for no limit.
+        max_batch_bytes: Most bytes in one `write`; None for no limit.
+        max_readers, max_writers: How many threads may scan and write at once with profit.
+        swaps: Whether a collection can be put in another's place (see `CanSwap`).
+    """
+
+    ids: IdRule
+    metrics: Mapping[Metric, Fidelity]
+    keys: KeyRule = KeyRule()
+    values: Mapping[ValueKind, Outcome] = _NO_VALUES
+    double_ulp: int = 0
+    negative_zero: bool = True
+    nul_text: bool = True
+    max_metadata_bytes: int | None = None
+    max_dim: int = 65_535
+    tolerance: float = 0.0
+    zero_vector: bool = True
+    missing_vector: bool = False
+    documents: bool = True
+    namespaces: bool = False
+    named_vectors: bool = False
+    sparse_vectors: bool = False
+    multi_vectors: bool = False
+    searches: bool = True
+    max_batch_records: int | None = None
+    max_batch_bytes: int | None = None
+    max_readers: int = 8
+    max_writers: int = 8
+    swaps: bool = False
