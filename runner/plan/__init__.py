@@ -1,0 +1,1 @@
+"""Plans: YAML and schema in, a checked and resolved `PlanDocument` out."""

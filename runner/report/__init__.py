@@ -1,0 +1,1 @@
+"""One result model; terminal, Markdown, JSON and HTML are made from it."""
