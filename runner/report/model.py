@@ -376,7 +376,9 @@ class RollbackResult:
 def to_json(value: Any) -> Any:
     """Any result as JSON values: dataclasses become objects, enums their words."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        found = {each.name: to_json(getattr(value, each.name)) for each in dataclasses.fields(value)}
+        found = {
+            each.name: to_json(getattr(value, each.name)) for each in dataclasses.fields(value)
+        }
         if hasattr(value, "exit_code"):
             found["exit_code"] = value.exit_code
         return found
