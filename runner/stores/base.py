@@ -22,9 +22,22 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from runner.errors import StoreError
 from runner.model import (
-    DEFAULT_VECTOR, Batch, BatchSize, Capabilities, CollectionSpec, Cursor, Endpoint, Finding,
-    FloatArray, Hits, Id, Page, Partition, Proposal, Select,
-)  # fmt: skip
+    DEFAULT_VECTOR,
+    Batch,
+    BatchSize,
+    Capabilities,
+    CollectionSpec,
+    Cursor,
+    Endpoint,
+    Finding,
+    FloatArray,
+    Hits,
+    Id,
+    Page,
+    Partition,
+    Proposal,
+    Select,
+)
 
 __all__ = ["Access", "CanSwap", "Connection", "Location", "Searchable", "Source", "Store", "Target"]
 
@@ -79,8 +92,15 @@ class Location:
 
 # Each is refused on a store that was opened for reading; see Store.__init_subclass__.
 _MUTATORS = (
-    "create", "write", "delete", "bulk_load", "finish", "drop", "write_mark", "swap",
-)  # fmt: skip
+    "create",
+    "write",
+    "delete",
+    "bulk_load",
+    "finish",
+    "drop",
+    "write_mark",
+    "swap",
+)
 
 
 class Store(ABC):
@@ -245,7 +265,7 @@ class Target(Store):
         """While open, indexing may wait.  Entering twice (a resume) is fine."""
         return nullcontext()
 
-    def finish(self, spec: CollectionSpec) -> None:  # noqa: B027  (nothing to do is a fine default)
+    def finish(self, spec: CollectionSpec) -> None:
         """Build what waited (search indexes) and return when searches may be measured.
 
         Doing it again is harmless: a resumed run does.
