@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Flag, StrEnum, auto
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -494,9 +493,6 @@ class KeyRule:
     nul: bool = True
 
 
-_NO_VALUES: Mapping[ValueKind, Outcome] = MappingProxyType({})
-
-
 @dataclass(frozen=True)
 class Capabilities:
     """What a store can hold and how faithfully.  Data, read before anything connects.
@@ -529,7 +525,7 @@ class Capabilities:
     ids: IdRule
     metrics: Mapping[Metric, Fidelity]
     keys: KeyRule = KeyRule()
-    values: Mapping[ValueKind, Outcome] = _NO_VALUES
+    values: Mapping[ValueKind, Outcome] = field(default_factory=dict)
     double_ulp: int = 0
     negative_zero: bool = True
     nul_text: bool = True
