@@ -1,0 +1,1 @@
+"""Checks: what proves that the copy is what left."""

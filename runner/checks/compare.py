@@ -1,0 +1,200 @@
+"""Whether a record that came back is the record that was sent.
+
+Exact where the target promises exactness.  What a target alters by nature is
+compared with the value it should have become, within the tolerance that its
+capabilities state; everything else stays exact.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from struct import pack, unpack
+from typing import Any
+
+import numpy as np
+
+from runner.model import Batch, BoolArray, Capabilities, Fidelity, FloatArray, Id, VectorSpec
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One record that is not as expected.
+
+    Attributes:
+        id: Its id on the target.
+        what: ``missing``, ``vector differs by 0.01``, ``metadata.year: int, expected text`` …
+            Never a value.
+    """
+
+    id: Id
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.id!r}: {self.what}"
+
+
+def differences(
+    expected: Batch,
+    actual: Batch,
+    capabilities: Capabilities,
+    vectors: dict[str, VectorSpec],
+) -> list[Difference]:
+    """Every record of *expected* that *actual* lacks or holds otherwise.
+
+    Args:
+        expected: What was written.
+        actual: What was fetched by the ids of *expected*; missing ones are left out.
+        capabilities: The target's.
+        vectors: The target's vectors as described by itself: fidelity and tolerance.
+    """
+    found: list[Difference] = []
+    if actual.ids != expected.ids:
+        rows = {_key(each): row for row, each in enumerate(actual.ids)}
+        present = [row for row, each in enumerate(expected.ids) if _key(each) in rows]
+        here = set(present)
+        found += [
+            Difference(each, "missing") for row, each in enumerate(expected.ids) if row not in here
+        ]
+        actual = actual.take([rows[_key(expected.ids[row])] for row in present])
+        expected = expected.take(present)
+    for name in expected.vectors.keys() | actual.vectors.keys():
+        found += _vector_differences(name, expected, actual, vectors.get(name, VectorSpec(0)))
+    for kind in ("sparse", "multi"):
+        found += _column_differences(kind, expected, actual)
+    if expected.documents != actual.documents:
+        found += [
+            Difference(each, "document differs")
+            for each, sent, came in zip(
+                expected.ids, expected.documents, actual.documents, strict=True
+            )
+            if sent != came
+        ]
+    sent_texts, came_texts = expected.metadata.canonical(), actual.metadata.canonical()
+    if sent_texts != came_texts:
+        pairs = zip(expected.ids, expected.metadata, actual.metadata, strict=True)
+        for row, (each, sent_object, came_object) in enumerate(pairs):
+            if sent_texts[row] != came_texts[row]:
+                what = value_difference(sent_object, came_object, capabilities)
+                if what:
+                    found.append(Difference(each, f"metadata{what}"))
+    return found
+
+
+def _key(record_id: Id) -> tuple[bool, Id]:
+    return (isinstance(record_id, int), record_id)
+
+
+def _vector_differences(
+    name: str, expected: Batch, actual: Batch, spec: VectorSpec
+) -> list[Difference]:
+    label = f"vector {name}" if name else "vector"
+    sent, came = expected.vectors.get(name), actual.vectors.get(name)
+    if sent is None or came is None:
+        what = f"{label} is missing" if came is None else f"{label} is unexpected"
+        mask = (actual if sent is None else expected).present.get(name)
+        rows = range(len(expected)) if mask is None else np.flatnonzero(mask)
+        return [Difference(expected.ids[row], what) for row in rows]
+    if sent.shape != came.shape:
+        what = f"{label} has {came.shape[1]} components, expected {sent.shape[1]}"
+        return [Difference(each, what) for each in expected.ids]
+    found = []
+    wrong = ~same_vectors(sent, came, spec)
+    sent_mask, came_mask = expected.present.get(name), actual.present.get(name)
+    if sent_mask is not None or came_mask is not None:
+        everywhere = np.ones(len(expected), dtype=np.bool_)
+        sent_mask = everywhere if sent_mask is None else sent_mask
+        came_mask = everywhere if came_mask is None else came_mask
+        for row in np.flatnonzero(sent_mask != came_mask):
+            state = "is missing" if sent_mask[row] else "is unexpected"
+            found.append(Difference(expected.ids[row], f"{label} {state}"))
+        wrong &= sent_mask & came_mask
+    for row in np.flatnonzero(wrong):
+        distance = float(np.linalg.norm(sent[row].astype(np.float64) - came[row]))
+        found.append(Difference(expected.ids[row], f"{label} differs by {distance:.3g}"))
+    return found
+
+
+def same_vectors(sent: FloatArray, came: FloatArray, spec: VectorSpec) -> BoolArray:
+    """Row by row, whether *came* is what a store with *spec* makes of *sent*; shape ``(n,)``."""
+    equal: BoolArray = (sent == came).all(axis=1)
+    if spec.fidelity is Fidelity.EXACT or equal.all():
+        return equal
+    wide = sent.astype(np.float64)
+    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    if spec.fidelity is Fidelity.ROUNDED:
+        # an absolute error for vectors of length 1, relative to the length of others
+        near = np.abs(wide - came) <= spec.tolerance * np.maximum(norms, 1e-30)
+    else:
+        scaled = np.divide(wide, norms, out=np.zeros_like(wide), where=norms > 0)
+        near = np.abs(scaled - came) <= spec.tolerance
+    close: BoolArray = near.all(axis=1)
+    return equal | close
+
+
+def _column_differences(kind: str, expected: Batch, actual: Batch) -> list[Difference]:
+    sent_columns: dict[str, list[Any]] = getattr(expected, kind)
+    came_columns: dict[str, list[Any]] = getattr(actual, kind)
+    found = []
+    absent: list[Any] = [None] * len(expected)
+    for name in sent_columns.keys() | came_columns.keys():
+        rows = zip(
+            expected.ids,
+            sent_columns.get(name, absent),
+            came_columns.get(name, absent),
+            strict=True,
+        )
+        for each, sent, came in rows:
+            same = (
+                np.array_equal(sent, came)
+                if isinstance(sent, np.ndarray) and isinstance(came, np.ndarray)
+                else sent is came or (sent is not None and came is not None and sent == came)
+            )
+            if not same:
+                found.append(Difference(each, f"{kind} vector {name} differs"))
+    return found
+
+
+def value_difference(sent: Any, came: Any, capabilities: Capabilities) -> str:
+    """Where and how two metadata values differ, as ``.year: int, expected text``; empty if not."""
+    if isinstance(sent, dict) and isinstance(came, dict):
+        for key in sent.keys() - came.keys():
+            return f".{key}: missing"
+        for key in came.keys() - sent.keys():
+            return f".{key}: unexpected"
+        for key, value in sent.items():
+            inside = value_difference(value, came[key], capabilities)
+            if inside:
+                return f".{key}{inside}"
+        return ""
+    if isinstance(sent, list) and isinstance(came, list):
+        if len(sent) != len(came):
+            return f": {len(came)} items, expected {len(sent)}"
+        for place, (one, other) in enumerate(zip(sent, came, strict=True)):
+            inside = value_difference(one, other, capabilities)
+            if inside:
+                return f"[{place}]{inside}"
+        return ""
+    if type(sent) is not type(came):
+        return f": {type(came).__name__}, expected {type(sent).__name__}"
+    if isinstance(sent, float):
+        return "" if _same_double(sent, came, capabilities) else ": number differs"
+    return "" if sent == came else ": value differs"
+
+
+def _same_double(sent: float, came: float, capabilities: Capabilities) -> bool:
+    if sent == came:
+        same_sign = math.copysign(1, sent) == math.copysign(1, came)
+        return same_sign or not capabilities.negative_zero
+    return ulp_distance(sent, came) <= capabilities.double_ulp
+
+
+def ulp_distance(one: float, other: float) -> int:
+    """How many doubles lie between two doubles, plus one; 0 for equal ones."""
+    return abs(_ordinal(one) - _ordinal(other))
+
+
+def _ordinal(value: float) -> int:
+    """The doubles' own order as integers: neighbours differ by one."""
+    bits: int = unpack("<q", pack("<d", value))[0]
+    return bits if bits >= 0 else -(bits & 0x7FFF_FFFF_FFFF_FFFF)
