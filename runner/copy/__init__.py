@@ -1,0 +1,1 @@
+"""The only copy loop: prepare, write, read back, journal."""

@@ -1,0 +1,401 @@
+"""Makes records fit their target: by policy, reversibly where it can be, never in silence.
+
+A value that the target cannot hold becomes, by default, its JSON text, and the
+record remembers which fields did in the metadata field ``runner_json``, so that the
+way back restores them.  Whatever no policy can make fit is set aside with the reason.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from runner import jsonvalues
+from runner.copy.ids import ORIGINAL_ID, can_hold
+from runner.jsonvalues import ValueKind, kind_of
+from runner.model import (
+    Batch,
+    Capabilities,
+    Fidelity,
+    Id,
+    IdRule,
+    Metadata,
+    Metric,
+    Outcome,
+    VectorSpec,
+)
+from runner.plan.model import FieldPolicy, Unsupported
+
+JSON_FIELDS = "runner_json"
+"""Where a record remembers, as a JSON list of names, which of its fields are JSON text."""
+
+_OWN = frozenset({JSON_FIELDS, ORIGINAL_ID})
+_SURE = frozenset({str, bool})
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One way in which a field does not arrive as it left; counted per record."""
+
+    field: str
+    what: str
+    policy: str
+    reversible: bool
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A record that the target cannot hold.
+
+    Attributes:
+        row: Its row in the batch that was to be fitted.
+        id: Its id there.
+        reason: Names the field and what is wrong, never a value.
+    """
+
+    row: int
+    id: Id
+    reason: str
+
+
+@dataclass
+class Fitted:
+    """A batch that fits.
+
+    Attributes:
+        batch: Without the misfits.
+        rows: For each of its records, the row it had in the given batch.
+        misfits: What was left out.
+        losses: How many records each loss touched.
+    """
+
+    batch: Batch
+    rows: Sequence[int]
+    misfits: list[Misfit] = field(default_factory=list)
+    losses: Counter[Loss] = field(default_factory=Counter)
+
+
+class Fitting:
+    """Makes batches fit one target.
+
+    Args:
+        capabilities: What the target can hold.
+        vectors: What its vectors must be like: dimension and metric.
+        reserved: Metadata keys the target uses for its own columns.
+        policies: The plan's ``fields``.
+        default: The plan's ``unsupported``; None means ``json``.
+        id_rule: Which ids the very collection can hold; None for what the store can.
+    """
+
+    def __init__(
+        self,
+        capabilities: Capabilities,
+        vectors: Mapping[str, VectorSpec],
+        reserved: frozenset[str] = frozenset(),
+        policies: Mapping[str, FieldPolicy] | None = None,
+        default: Unsupported | None = None,
+        id_rule: IdRule | None = None,
+    ) -> None:
+        self.capabilities = capabilities
+        self.id_rule = id_rule or capabilities.ids
+        self.vectors = vectors
+        self.reserved = reserved
+        self.policies = policies or {}
+        self.default = default or Unsupported.JSON
+        keys = capabilities.keys
+        self._refused_keys = keys.refused | reserved
+        self._pattern = re.compile(keys.pattern) if keys.pattern else None
+        self._any_key = not (
+            keys.max_bytes or self._refused_keys or keys.refused_prefixes or self._pattern
+        ) and (keys.empty and keys.nul and capabilities.nul_text)
+        self._any_value = (
+            not capabilities.values.keys() - {ValueKind.NON_FINITE}
+            and capabilities.double_ulp == 0
+            and capabilities.negative_zero
+        )
+        self._fine_ints = (
+            ValueKind.BIG_INT not in capabilities.values
+            and ValueKind.HUGE_INT not in capabilities.values
+        )
+        self._known_keys: dict[str, str] = {}
+
+    def fit(self, batch: Batch) -> Fitted:
+        """*batch* as the target can hold it; the batch itself where it fits already."""
+        misfits: dict[int, str] = {}
+        losses: Counter[Loss] = Counter()
+        self._judge_ids(batch, misfits)
+        self._judge_vectors(batch, misfits)
+        self._judge_documents(batch, misfits)
+        metadata = batch.metadata
+        if not self._plainly_fits(metadata):
+            metadata = self._fit_metadata(metadata, misfits, losses)
+        self._judge_size(metadata, misfits)
+        fitted = batch if metadata is batch.metadata else batch.with_(metadata=metadata)
+        rows: Sequence[int] = range(len(batch))
+        if misfits:
+            rows = [row for row in rows if row not in misfits]
+            fitted = fitted.take(rows)
+        return Fitted(
+            fitted,
+            rows,
+            [Misfit(row, batch.ids[row], reason) for row, reason in sorted(misfits.items())],
+            losses,
+        )
+
+    def _judge_ids(self, batch: Batch, misfits: dict[int, str]) -> None:
+        rule = self.id_rule
+        for row, each in enumerate(batch.ids):
+            if not can_hold(each, rule):
+                misfits[row] = "the target cannot hold this id"
+
+    def _judge_vectors(self, batch: Batch, misfits: dict[int, str]) -> None:
+        for name, array in batch.vectors.items():
+            label = f"vector {name}" if name else "vector"
+            spec = self.vectors.get(name)
+            if spec is not None and spec.dim and array.shape[1] != spec.dim and len(batch):
+                for row in range(len(batch)):
+                    misfits[row] = f"{label} has {array.shape[1]} components, expected {spec.dim}"
+                continue
+            squared = np.einsum("ij,ij->i", array, array)
+            if not np.isfinite(squared).all():
+                finite = np.isfinite(array).all(axis=1)
+                for row in np.flatnonzero(~finite).tolist():
+                    misfits[row] = f"{label} holds NaN or infinity"
+                if spec is not None and self._normalises(spec.metric):
+                    for row in np.flatnonzero(finite & ~np.isfinite(squared)).tolist():
+                        misfits[row] = f"{label} is too long for the target to normalise"
+            absent = batch.present.get(name)
+            if absent is not None and not self.capabilities.missing_vector:
+                for row in np.flatnonzero(~absent).tolist():
+                    misfits[row] = f"{label} is missing, which the target refuses"
+            if (
+                spec is not None
+                and spec.metric is Metric.COSINE
+                and not self.capabilities.zero_vector
+            ):
+                for row in np.flatnonzero(squared == 0).tolist():
+                    misfits[row] = f"{label} is zero, which the target refuses under cosine"
+
+    def _normalises(self, metric: Metric) -> bool:
+        return self.capabilities.metrics.get(metric) is Fidelity.NORMALISED
+
+    def _judge_documents(self, batch: Batch, misfits: dict[int, str]) -> None:
+        if self.capabilities.nul_text:
+            return
+        for row, document in enumerate(batch.documents):
+            if document and "\0" in document:
+                misfits[row] = "the document holds U+0000, which the target refuses"
+
+    def _plainly_fits(self, metadata: Metadata) -> bool:
+        """Whether one look at the texts shows that every object fits as it is."""
+        if not (self._any_value and metadata.has_texts):
+            return False
+        if self._any_key:
+            return True
+        keys = self.capabilities.keys
+        if keys.max_bytes or self._refused_keys or keys.refused_prefixes or self._pattern:
+            return False
+        return not any(b"\\u0000" in text or b'"":' in text for text in metadata.texts())
+
+    def _fit_metadata(
+        self, metadata: Metadata, misfits: dict[int, str], losses: Counter[Loss]
+    ) -> Metadata:
+        objects = metadata.objects()
+        changed = False
+        fitted = []
+        for row, found in enumerate(objects):
+            try:
+                made = self._fit_object(found, losses)
+            except _MisfitError as error:
+                misfits[row] = str(error)
+                made = found
+            changed = changed or made is not found
+            fitted.append(made)
+        return Metadata(objects=fitted) if changed else metadata
+
+    def _fit_object(self, found: dict[str, Any], losses: Counter[Loss]) -> dict[str, Any]:
+        made: dict[str, Any] | None = None
+        as_json: list[str] = []
+        for key, value in found.items():
+            wrong = self._known_keys.get(key)
+            if wrong is None:
+                wrong = self._known_keys[key] = self._against_key(key)
+            if wrong:
+                raise _MisfitError(f"metadata key {key!r} {wrong}")
+            kind_type = type(value)
+            if kind_type in _SURE and not (kind_type is str and self._bad_text(value)):
+                continue
+            if kind_type is int and (self._fine_ints or -(2**53) <= value <= 2**53):
+                continue
+            if kind_type is float and math.isfinite(value):
+                self._count_double(key, value, losses)
+                continue
+            kind = kind_of(value)
+            outcome = self.capabilities.values.get(kind, Outcome.KEPT)
+            if kind in (ValueKind.NON_FINITE, ValueKind.UNKNOWN):
+                outcome = Outcome.REFUSED
+            if outcome is Outcome.KEPT:
+                if not self.capabilities.nul_text and self._nul_inside(value):
+                    raise _MisfitError(f"metadata.{key} holds U+0000, which the target refuses")
+                continue
+            if made is None:
+                made = dict(found)
+            self._apply_policy(made, key, value, kind, as_json, losses)
+        if made is None:
+            return found
+        if as_json:
+            made[JSON_FIELDS] = jsonvalues.dumps(sorted(as_json)).decode()
+        return made
+
+    def _bad_text(self, text: str) -> bool:
+        if "\0" in text and not self.capabilities.nul_text:
+            return True
+        return not text.isascii() and any("\ud800" <= each <= "\udfff" for each in text)
+
+    def _nul_inside(self, value: Any) -> bool:
+        if isinstance(value, str):
+            return "\0" in value
+        if isinstance(value, dict):
+            return any("\0" in key or self._nul_inside(each) for key, each in value.items())
+        return isinstance(value, list) and any(self._nul_inside(each) for each in value)
+
+    def _against_key(self, key: str) -> str:
+        rule = self.capabilities.keys
+        if key in self.reserved:
+            return "is the name of a column of the target's own; `rename` it"
+        if key in rule.refused or (rule.refused_prefixes and key.startswith(rule.refused_prefixes)):
+            return "is reserved by the target; `rename` it"
+        if not key and not rule.empty:
+            return "is empty, which the target refuses; `rename` it"
+        if "\0" in key and not (rule.nul and self.capabilities.nul_text):
+            return "holds U+0000, which the target refuses; `rename` it"
+        if rule.max_bytes is not None and len(key.encode()) > rule.max_bytes:
+            return f"is longer than {rule.max_bytes} bytes; `rename` it"
+        if self._pattern is not None and not self._pattern.fullmatch(key):
+            return "is not a name that the target can hold; `rename` it"
+        return ""
+
+    def _count_double(self, key: str, value: float, losses: Counter[Loss]) -> None:
+        ulp = self.capabilities.double_ulp
+        if ulp and not value.is_integer():
+            what = f"double may move by up to {ulp} units in the last place"
+            losses[Loss(key, what, "store", reversible=False)] += 1
+        elif value == 0.0 and not self.capabilities.negative_zero and math.copysign(1, value) < 0:
+            losses[Loss(key, "-0.0 becomes 0.0", "store", reversible=False)] += 1
+
+    def _policy(self, key: str) -> Unsupported:
+        named = self.policies.get(key)
+        return (named.unsupported if named else None) or self.default
+
+    def _apply_policy(
+        self,
+        made: dict[str, Any],
+        key: str,
+        value: Any,
+        kind: ValueKind,
+        as_json: list[str],
+        losses: Counter[Loss],
+    ) -> None:
+        policy = self._policy(key)
+        if kind is ValueKind.STRING:
+            # text can only be here because of NUL or a lone surrogate, which no spelling saves
+            if policy is not Unsupported.DROP:
+                raise _MisfitError(f"metadata.{key} holds text that the target refuses")
+        elif kind in (ValueKind.NON_FINITE, ValueKind.UNKNOWN) and policy in (
+            Unsupported.JSON,
+            Unsupported.FLATTEN,
+        ):
+            policy = Unsupported.REFUSE
+        match policy:
+            case Unsupported.REFUSE:
+                raise _MisfitError(f"metadata.{key}: {kind.value}, which the target refuses")
+            case Unsupported.DROP:
+                del made[key]
+                losses[Loss(key, f"{kind.value} is left out", policy.value, False)] += 1
+            case Unsupported.STRINGIFY:
+                made[key] = value if isinstance(value, str) else _as_text(value)
+                losses[Loss(key, f"{kind.value} → text", policy.value, False)] += 1
+            case Unsupported.FLATTEN if kind is ValueKind.OBJECT:
+                self._flatten(made, key, value, as_json, losses)
+            case Unsupported.JSON | Unsupported.FLATTEN:
+                made[key] = jsonvalues.dumps(value).decode()
+                as_json.append(key)
+                losses[Loss(key, f"{kind.value} → JSON text", "json", True)] += 1
+
+    def _flatten(
+        self,
+        made: dict[str, Any],
+        key: str,
+        value: dict[str, Any],
+        as_json: list[str],
+        losses: Counter[Loss],
+    ) -> None:
+        del made[key]
+        losses[Loss(key, "object → dotted keys", "flatten", reversible=False)] += 1
+        for inner, each in value.items():
+            name = f"{key}.{inner}"
+            if name in made:
+                raise _MisfitError(f"metadata.{key} cannot be flattened: {name!r} exists already")
+            wrong = self._against_key(name)
+            if wrong:
+                raise _MisfitError(f"metadata key {name!r} {wrong}")
+            made[name] = each
+            kind = kind_of(each)
+            if kind is ValueKind.OBJECT:
+                self._flatten(made, name, each, as_json, losses)
+            elif self.capabilities.values.get(kind, Outcome.KEPT) is not Outcome.KEPT:
+                made[name] = jsonvalues.dumps(each).decode()
+                as_json.append(name)
+
+    def _judge_size(self, metadata: Metadata, misfits: dict[int, str]) -> None:
+        limit = self.capabilities.max_metadata_bytes
+        if limit is None:
+            return
+        for row, text in enumerate(metadata.texts()):
+            if len(text) > limit:
+                misfits[row] = f"metadata has {len(text):,} bytes, the target holds {limit:,}"
+
+
+class _MisfitError(Exception):
+    """This record cannot be made to fit; says why."""
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, float):
+        return repr(value)
+    return jsonvalues.dumps(value).decode()
+
+
+def unfitted(batch: Batch) -> Batch:
+    """*batch* with every field that `Fitting` turned into JSON text turned back."""
+    metadata = batch.metadata
+    marker = b'"' + JSON_FIELDS.encode() + b'"'
+    if metadata.has_objects:
+        if not any(JSON_FIELDS in each for each in metadata.objects()):
+            return batch
+    elif not any(marker in text for text in metadata.texts()):
+        return batch
+    return batch.with_(metadata=Metadata(objects=[_unfit(each) for each in metadata.objects()]))
+
+
+def _unfit(found: dict[str, Any]) -> dict[str, Any]:
+    """One object restored; as it is where the companion field is not ours after all."""
+    names = found.get(JSON_FIELDS)
+    if not isinstance(names, str):
+        return found
+    try:
+        fields = jsonvalues.loads(names)
+        if not isinstance(fields, list) or not all(isinstance(found.get(n), str) for n in fields):
+            return found
+        restored = {key: value for key, value in found.items() if key != JSON_FIELDS}
+        for name in fields:
+            restored[name] = jsonvalues.loads(restored[name])
+    except ValueError:
+        return found
+    return restored

@@ -1,0 +1,345 @@
+"""How source ids become target ids, and how the originals come back.
+
+The map is chosen once, from the whole set of source ids and what the target can
+hold, before anything is written: the least change that fits.  An id that had to
+change is kept in the metadata field ``original_id``; a record that comes back with
+one whose map gives its present id gets its original id again, so that the way back
+needs no word in the plan.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+import numpy as np
+
+from runner.model import Batch, Id, IdRule, Metadata
+from runner.plan.model import IdPolicy
+
+ORIGINAL_ID = "original_id"
+"""Where an id that had to change is kept."""
+
+_NAMESPACE = uuid5(NAMESPACE_URL, "https://pypi.org/project/vector-migration-runner/ids")
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_LOOSE_UUID = re.compile(
+    r"(?:urn:uuid:)?\{?[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}\}?"
+)
+_NUMBER = re.compile(r"0|-?[1-9][0-9]*")
+_SAMPLE = 20_000
+
+
+def uuid_for(record_id: Id) -> str:
+    """The name-based UUID (version 5, RFC 9562) of an id; ``42`` and ``"42"`` differ."""
+    name = f"i:{record_id}" if isinstance(record_id, int) else f"s:{record_id}"
+    digest = hashlib.sha1(
+        _NAMESPACE.bytes + name.encode("utf-8", "surrogatepass"), usedforsecurity=False
+    ).digest()
+    text = digest[:16].hex()
+    variant = "89ab"[int(text[16], 16) & 3]
+    return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
+
+
+@dataclass
+class IdCensus:
+    """What the whole set of source ids looks like.
+
+    Attributes:
+        count: How many there are.
+        integers: How many are integers; *lowest* and *highest* of them.
+        strings: How many are text.
+        uuids: How many of the text ids are canonical UUIDs.
+        loose_uuids: How many are UUIDs in another spelling.
+        numbers: How many of the text ids are whole numbers in canonical decimal form;
+            *lowest_number* and *highest_number* of them.
+        longest_bytes: Of the text ids in UTF-8.
+        empty, nul: How many are ``""``, how many hold U+0000.
+        duplicates: Ids that occur more than once, the first ten.
+        sample: Some ids, spread evenly by hash; the same for the same set.
+    """
+
+    count: int = 0
+    integers: int = 0
+    lowest: int = 0
+    highest: int = 0
+    strings: int = 0
+    uuids: int = 0
+    loose_uuids: int = 0
+    numbers: int = 0
+    lowest_number: int = 0
+    highest_number: int = 0
+    longest_bytes: int = 0
+    empty: int = 0
+    nul: int = 0
+    duplicates: list[Id] = field(default_factory=list)
+    sample: list[Id] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        """``string``, ``integer``, ``uuid``, ``mixed`` or ``unknown`` (no ids)."""
+        if not self.count:
+            return "unknown"
+        if self.integers == self.count:
+            return "integer"
+        if self.integers:
+            return "mixed"
+        return "uuid" if self.uuids == self.count else "string"
+
+    def add(self, ids: Sequence[Id]) -> None:
+        """Look at some more ids."""
+        integers = [each for each in ids if isinstance(each, int)]
+        if integers:
+            low, high = min(integers), max(integers)
+            self.lowest = min(self.lowest, low) if self.integers else low
+            self.highest = max(self.highest, high) if self.integers else high
+            self.integers += len(integers)
+        strings = [each for each in ids if isinstance(each, str)]
+        if strings:
+            self._add_strings(strings)
+        self.count += len(ids)
+
+    def _add_strings(self, strings: list[str]) -> None:
+        self.strings += len(strings)
+        self.longest_bytes = max(
+            self.longest_bytes, max(len(each.encode("utf-8", "surrogatepass")) for each in strings)
+        )
+        self.empty += strings.count("")
+        self.nul += sum("\0" in each for each in strings)
+        numbers = [int(each) for each in strings if len(each) < 40 and _NUMBER.fullmatch(each)]
+        if numbers:
+            low, high = min(numbers), max(numbers)
+            self.lowest_number = min(self.lowest_number, low) if self.numbers else low
+            self.highest_number = max(self.highest_number, high) if self.numbers else high
+            self.numbers += len(numbers)
+        canonical = sum(_UUID.fullmatch(each) is not None for each in strings)
+        self.uuids += canonical
+        if canonical < len(strings):
+            self.loose_uuids += (
+                sum(_LOOSE_UUID.fullmatch(each) is not None for each in strings) - canonical
+            )
+
+
+def take_census(pages: Iterable[list[Id]]) -> IdCensus:
+    """Look at every id once.  Needs 8 bytes an id to see duplicates."""
+    census = IdCensus()
+    hashes = array("q")
+    spread: list[tuple[bytes, Id]] = []
+    for ids in pages:
+        census.add(ids)
+        hashes.extend([hash((type(each), each)) for each in ids])
+        spread += [(_spread(each), each) for each in ids]
+        if len(spread) > 4 * _SAMPLE:
+            spread = sorted(spread, key=lambda pair: pair[0])[:_SAMPLE]
+    census.sample = [each for _, each in sorted(spread, key=lambda pair: pair[0])[:_SAMPLE]]
+    found = np.sort(np.frombuffer(hashes, dtype=np.int64))
+    repeated = found[1:][found[1:] == found[:-1]]
+    census.duplicates = [int(each) for each in repeated[:10]]
+    return census
+
+
+def repeated_ids(pages: Iterable[list[Id]], hashes: Sequence[int]) -> list[Id]:
+    """Which ids really occur more than once, among those whose hash does."""
+    suspects = set(hashes)
+    seen: set[tuple[type, Id]] = set()
+    repeated: list[Id] = []
+    for ids in pages:
+        for each in ids:
+            key = (type(each), each)
+            if hash(key) in suspects:
+                if key in seen:
+                    repeated.append(each)
+                seen.add(key)
+    return repeated
+
+
+def _spread(record_id: Id) -> bytes:
+    return hashlib.blake2b(repr(record_id).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+@dataclass(frozen=True)
+class IdMap:
+    """One way to turn source ids into target ids.
+
+    Attributes:
+        kind: ``keep``, ``uuid5``, ``integer``, ``string`` or ``field``.
+        field: The metadata field that holds the new id when *kind* is ``field``.
+        restore: Whether records that carry their original id get it back first.
+    """
+
+    kind: str = "keep"
+    field: str | None = None
+    restore: bool = True
+
+    @property
+    def keeps(self) -> bool:
+        """Whether ids pass unchanged."""
+        return self.kind == "keep"
+
+    def map(self, record_id: Id, metadata: dict[str, Any] | None = None) -> Id:
+        """The target id of one source id.
+
+        Raises:
+            ValueError: It has none under this map.
+        """
+        match self.kind:
+            case "keep":
+                return record_id
+            case "uuid5":
+                return uuid_for(record_id)
+            case "string":
+                return str(record_id)
+            case "integer":
+                if isinstance(record_id, int):
+                    return record_id
+                if _NUMBER.fullmatch(record_id):
+                    return int(record_id)
+                raise ValueError("the id is not a whole number")
+            case "field":
+                value = (metadata or {}).get(self.field or "")
+                if isinstance(value, int | str) and not isinstance(value, bool):
+                    return value
+                raise ValueError(f"metadata.{self.field} holds no text or whole number")
+        raise ValueError(f"unknown id map {self.kind!r}")
+
+    def describe(self) -> str:
+        """What it does, for the loss report; empty for `keep`."""
+        return {
+            "keep": "",
+            "uuid5": "→ UUID (version 5 of the id)",
+            "string": "→ text",
+            "integer": "→ integer",
+            "field": f"→ the value of {self.field}",
+        }[self.kind]
+
+
+def restored(batch: Batch) -> Batch:
+    """*batch* with original ids where records carry one that maps to the id they have now."""
+    if not _mentions(batch.metadata, ORIGINAL_ID):
+        return batch
+    ids = list(batch.ids)
+    objects = list(batch.metadata.objects())
+    for row, found in enumerate(objects):
+        original = found.get(ORIGINAL_ID)
+        if isinstance(original, int | str) and _came_from(ids[row], original):
+            ids[row] = original
+            objects[row] = {key: value for key, value in found.items() if key != ORIGINAL_ID}
+    return batch.with_(ids=ids, metadata=Metadata(objects=objects))
+
+
+def _came_from(now: Id, original: Id) -> bool:
+    """Whether one of our maps makes *now* out of *original*."""
+    if now == original and type(now) is type(original):
+        return False
+    if isinstance(now, int):
+        return isinstance(original, str) and original == str(now)
+    return now == str(original) or now == uuid_for(original)
+
+
+def _mentions(metadata: Metadata, key: str) -> bool:
+    if metadata.has_objects:
+        return any(key in each for each in metadata.objects())
+    quoted = b'"' + key.encode() + b'"'
+    return any(quoted in text for text in metadata.texts())
+
+
+def choose(policy: IdPolicy, census: IdCensus, rule: IdRule, store: str) -> tuple[IdMap, list[str]]:
+    """The id map of a plan and what stands against it.
+
+    Args:
+        policy: The plan's ``ids``.
+        census: Of all source ids (restored where they carry an original).
+        rule: What the target can hold.
+        store: The target's name, for messages.
+    """
+    if policy.kind == "field":
+        return IdMap("field", policy.field, restore=False), []
+    if policy.kind != "auto":
+        chosen = IdMap(policy.kind, restore=policy.kind != "keep")
+        return chosen, _against(chosen, census, rule, store)
+    for kind in ("keep", "string", "uuid5"):
+        chosen = IdMap(kind)
+        if not _against(chosen, census, rule, store):
+            return chosen, []
+    return IdMap(), _against(IdMap(), census, rule, store)
+
+
+def _against(chosen: IdMap, census: IdCensus, rule: IdRule, store: str) -> list[str]:
+    match chosen.kind:
+        case "uuid5":
+            return [] if rule.strings != "none" else [f"{store} holds no text ids"]
+        case "string":
+            return _against_strings(census, rule, store, every=True)
+        case "integer":
+            if census.numbers < census.strings:
+                odd = census.strings - census.numbers
+                return [f"{odd:,} of {census.count:,} ids are not whole numbers"]
+            bounds = [census.lowest, census.highest] if census.integers else []
+            if census.numbers:
+                bounds += [census.lowest_number, census.highest_number]
+            return _against_integers(bounds, rule, store)
+    problems = []
+    if census.integers:
+        problems += _against_integers([census.lowest, census.highest], rule, store)
+    if census.strings:
+        problems += _against_strings(census, rule, store, every=False)
+    return problems
+
+
+def _against_integers(bounds: list[int], rule: IdRule, store: str) -> list[str]:
+    if rule.integers is None:
+        return [f"{store} holds no integer ids"]
+    low, high = rule.integers
+    return [
+        f"the id {bound} is outside {low} … {high}, which {store} can hold"
+        for bound in sorted(set(bounds))
+        if not low <= bound <= high
+    ]
+
+
+def _against_strings(census: IdCensus, rule: IdRule, store: str, *, every: bool) -> list[str]:
+    """What stands against text ids; *every*: integer ids are to become text as well."""
+    total = census.count if every else census.strings
+    if rule.strings == "none":
+        return [f"{store} holds no text ids"]
+    if rule.strings == "uuid":
+        odd = total - census.uuids
+        return [f"{odd:,} of {census.count:,} ids are no UUIDs, which {store} needs"] if odd else []
+    problems = []
+    if rule.max_bytes is not None and census.longest_bytes > rule.max_bytes:
+        problems.append(
+            f"the longest id has {census.longest_bytes:,} bytes, {store} holds {rule.max_bytes:,}"
+        )
+    if census.empty and not rule.empty:
+        problems.append(f"an id is empty, which {store} refuses")
+    if census.nul and not rule.nul:
+        problems.append(f"{census.nul:,} ids hold U+0000, which {store} refuses")
+    return problems
+
+
+def can_hold(record_id: Id, rule: IdRule) -> bool:
+    """Whether a store with *rule* holds this one id."""
+    if isinstance(record_id, int):
+        return rule.integers is not None and rule.integers[0] <= record_id <= rule.integers[1]
+    if rule.strings == "none":
+        return False
+    if rule.strings == "uuid":
+        return _UUID.fullmatch(record_id) is not None
+    if not record_id:
+        return rule.empty
+    if "\0" in record_id and not rule.nul:
+        return False
+    return rule.max_bytes is None or len(record_id.encode("utf-8", "replace")) <= rule.max_bytes
+
+
+def canonical_uuid(text: str) -> str:
+    """A UUID in any spelling as the canonical one.
+
+    Raises:
+        ValueError: *text* is no UUID.
+    """
+    return str(UUID(text))

@@ -1,0 +1,592 @@
+"""The journal: where a run stands, in one SQLite file that survives any crash.
+
+One transaction per batch, committed after the target's durable acknowledgement,
+holds the partition's cursor, the counts, every written id with the digest of its
+record, what was lost or set aside, and a line of the hash-chained audit.  Batches may
+finish out of order: a partition's cursor is that of its last batch before the first
+gap, and a resume forgets the batches after it and copies them again.
+
+The file is private to its owner (0600); ids stand in it, values and secrets do not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runner import jsonvalues
+from runner.checks.digest import DIGEST_BYTES, Digests
+from runner.copy.fit import Loss
+from runner.errors import JournalError
+from runner.model import Id, Partition
+
+SCHEMA_VERSION = 1
+
+_TABLES = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE steps (
+    number INTEGER PRIMARY KEY, kind TEXT NOT NULL, state TEXT NOT NULL,
+    started_at TEXT, seconds REAL NOT NULL DEFAULT 0
+);
+CREATE TABLE partitions (
+    number INTEGER PRIMARY KEY, lower TEXT, upper TEXT, namespace TEXT NOT NULL,
+    cursor TEXT, next_batch INTEGER NOT NULL DEFAULT 0, done INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE batches (
+    partition INTEGER NOT NULL, number INTEGER NOT NULL, cursor TEXT NOT NULL,
+    read INTEGER NOT NULL, records INTEGER NOT NULL, size_bytes INTEGER NOT NULL,
+    verified INTEGER NOT NULL, namespace TEXT NOT NULL, ids BLOB NOT NULL, digests BLOB NOT NULL,
+    losses TEXT NOT NULL, transforms TEXT NOT NULL,
+    PRIMARY KEY (partition, number)
+) WITHOUT ROWID;
+CREATE TABLE dead_letters (
+    partition INTEGER NOT NULL, batch INTEGER NOT NULL, id TEXT NOT NULL, namespace TEXT NOT NULL,
+    step TEXT NOT NULL, reason TEXT NOT NULL
+);
+CREATE TABLE present_before (number INTEGER PRIMARY KEY, ids BLOB NOT NULL);
+CREATE TABLE throughput (at_s REAL NOT NULL, records INTEGER NOT NULL, size_bytes INTEGER NOT NULL);
+CREATE TABLE audit (
+    number INTEGER PRIMARY KEY, at TEXT NOT NULL, event TEXT NOT NULL, facts TEXT NOT NULL,
+    hash TEXT NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True)
+class DeadLetterRow:
+    """One record that was set aside: its source id, where and why."""
+
+    id: Id
+    namespace: str
+    step: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class BatchRow:
+    """What one finished batch leaves in the journal.
+
+    Attributes:
+        partition, number: Which batch it is; numbers count from 0 without gaps.
+        cursor: Where the partition's scan stands after it.
+        read: Records read from the source.
+        ids: Of the records written, on the target.
+        digests: Of the same, shape ``(n, 16)``; shape ``(0, 16)`` if digests are off.
+        size_bytes: Of the same.
+        verified: Whether it was read back and found identical.
+        namespace: Of all of them.
+        losses: Loss → records.
+        transforms: Transform path → ``[seen, changed, failed]``.
+        dead_letters: What was set aside.
+    """
+
+    partition: int
+    number: int
+    cursor: str
+    read: int
+    ids: Sequence[Id]
+    digests: Digests
+    size_bytes: int
+    verified: bool
+    namespace: str = ""
+    losses: Mapping[Loss, int] = field(default_factory=dict)
+    transforms: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    dead_letters: Sequence[DeadLetterRow] = ()
+
+
+@dataclass
+class PartitionState:
+    """Where one partition stands."""
+
+    partition: Partition
+    cursor: str | None
+    next_batch: int
+    done: bool
+
+
+@dataclass
+class Totals:
+    """Sums over all batches before the first gap of each partition."""
+
+    read: int = 0
+    records: int = 0
+    size_bytes: int = 0
+    batches: int = 0
+    verified: int = 0
+    dead_letters: int = 0
+
+
+class Journal:
+    """One run's journal; safe to use from several threads.
+
+    Args:
+        path: The SQLite file.  Use `create` or `open_existing`.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._db = connection
+        self._lock = threading.RLock()
+        self._waiting: dict[int, dict[int, str]] = {}
+        self._audit_head = self._read_audit_head()
+
+    @classmethod
+    def create(cls, path: Path) -> Journal:
+        """A new journal at *path*, whose folder exists.
+
+        Raises:
+            JournalError: It exists, or its folder cannot hold one.
+        """
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            connection = _connect(path)
+            with connection:
+                connection.executescript(_TABLES)
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        except (OSError, sqlite3.Error) as error:
+            raise JournalError(
+                f"{path}: the journal cannot be created: {error}",
+                "choose another folder with --state-dir",
+            ) from error
+        return cls(path, connection)
+
+    @classmethod
+    def open_existing(cls, path: Path, *, read_only: bool = False) -> Journal:
+        """The journal at *path*.
+
+        Raises:
+            JournalError: There is none, it is damaged, or another version wrote it.
+        """
+        if not path.exists():
+            raise JournalError(f"{path}: there is no journal", "start with `run`")
+        try:
+            connection = _connect(path, read_only=read_only)
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.Error as error:
+            raise JournalError(
+                f"{path}: the journal cannot be read: {error}",
+                "restore it from a backup, or start over with `run --restart`",
+            ) from error
+        if version != SCHEMA_VERSION:
+            connection.close()
+            raise JournalError(
+                f"{path}: the journal has version {version}, this runner knows {SCHEMA_VERSION}",
+                "finish the run with the version that began it, or start over with --restart",
+            )
+        return cls(path, connection)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException as error:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error):
+                    raise JournalError(
+                        f"{self.path}: the journal cannot be written: {error}",
+                        "free some space or mend the disk, then `runner resume`",
+                    ) from error
+                raise
+
+    # facts
+
+    def fact(self, name: str, default: Any = None) -> Any:
+        """A JSON value that was kept under *name*."""
+        with self._lock:
+            row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return default if row is None else jsonvalues.loads(row[0])
+
+    def keep(self, event: str = "", /, **facts: Any) -> None:
+        """Keep JSON values by name, with a line in the audit if *event* names one."""
+        with self._transaction() as db:
+            for name, value in facts.items():
+                db.execute(
+                    "INSERT OR REPLACE INTO facts VALUES (?, ?)",
+                    (name, jsonvalues.dumps(value).decode()),
+                )
+            if event:
+                self._append_audit(db, event, {})
+
+    # steps
+
+    def step_state(self, number: int) -> str:
+        """``""`` (not begun), ``intent`` or ``done``."""
+        with self._lock:
+            row = self._db.execute("SELECT state FROM steps WHERE number = ?", (number,)).fetchone()
+        return "" if row is None else str(row[0])
+
+    def step_seconds(self) -> dict[int, float]:
+        """How long each step took so far, over all parts of the run."""
+        with self._lock:
+            return dict(self._db.execute("SELECT number, seconds FROM steps"))
+
+    def step_in_progress(self) -> str:
+        """The kind of the step that was begun and not finished; empty if none."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT kind FROM steps WHERE state = 'intent' ORDER BY number LIMIT 1"
+            ).fetchone()
+        return "" if row is None else str(row[0])
+
+    def begin_step(self, number: int, kind: str) -> None:
+        """Note the intent before the act."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO steps (number, kind, state, started_at) VALUES (?, ?, 'intent', ?) "
+                "ON CONFLICT (number) DO UPDATE SET state = 'intent', started_at = "
+                "excluded.started_at",
+                (number, kind, _now()),
+            )
+            self._append_audit(db, "step begins", {"step": number, "kind": kind})
+
+    def add_step_time(self, number: int, seconds: float) -> None:
+        """Add to a step's time when a run stops inside it."""
+        with self._transaction() as db:
+            db.execute("UPDATE steps SET seconds = seconds + ? WHERE number = ?", (seconds, number))
+
+    def end_step(self, number: int, kind: str, seconds: float, **facts: Any) -> None:
+        """Note that the act was seen to be done."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE steps SET state = 'done', seconds = seconds + ? WHERE number = ?",
+                (seconds, number),
+            )
+            self._append_audit(db, "step done", {"step": number, "kind": kind, **facts})
+
+    # partitions and batches
+
+    def cut(self, partitions: Sequence[Partition]) -> None:
+        """Persist the partitions' bounds, once."""
+        with self._transaction() as db:
+            db.executemany(
+                "INSERT INTO partitions (number, lower, upper, namespace) VALUES (?, ?, ?, ?)",
+                [(each.index, each.lower, each.upper, each.namespace) for each in partitions],
+            )
+            self._append_audit(db, "partitions cut", {"partitions": len(partitions)})
+
+    def partitions(self) -> list[PartitionState]:
+        """Where every partition stands; empty before `cut`."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT number, lower, upper, namespace, cursor, next_batch, done "
+                "FROM partitions ORDER BY number"
+            ).fetchall()
+        return [
+            PartitionState(Partition(number, lower, upper, namespace), cursor, batch, bool(done))
+            for number, lower, upper, namespace, cursor, batch, done in rows
+        ]
+
+    def forget_unconnected(self) -> int:
+        """Forget batches after a gap, whose cursors never counted; how many there were."""
+        with self._transaction() as db:
+            condition = "number >= (SELECT next_batch FROM partitions p WHERE p.number = partition)"
+            db.execute(
+                "DELETE FROM dead_letters WHERE batch >= "
+                "(SELECT next_batch FROM partitions p WHERE p.number = partition)"
+            )
+            forgotten = db.execute(
+                "DELETE FROM batches WHERE number >= "
+                "(SELECT next_batch FROM partitions p WHERE p.number = partition)"
+            ).rowcount
+        self._waiting.clear()
+        return int(forgotten)
+
+    def commit(self, row: BatchRow) -> None:
+        """Record one finished batch: everything in one transaction."""
+        ids = zlib.compress(jsonvalues.dumps(list(row.ids)), 1)
+        losses = [
+            [each.field, each.what, each.policy, each.reversible, count]
+            for each, count in row.losses.items()
+        ]
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    row.partition, row.number, row.cursor, row.read, len(row.ids), row.size_bytes,
+                    row.verified, row.namespace, ids, np.ascontiguousarray(row.digests).tobytes(),
+                    jsonvalues.dumps(losses).decode() if losses else "",
+                    jsonvalues.dumps(row.transforms).decode() if row.transforms else "",
+                ),
+            )  # fmt: skip
+            db.executemany(
+                "INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        row.partition, row.number, jsonvalues.dumps(each.id).decode(),
+                        each.namespace, each.step, each.reason,
+                    )
+                    for each in row.dead_letters
+                ],
+            )  # fmt: skip
+            self._advance(db, row)
+            self._append_audit(
+                db,
+                "batch",
+                {"partition": row.partition, "batch": row.number, "records": len(row.ids)},
+            )
+
+    def _advance(self, db: sqlite3.Connection, row: BatchRow) -> None:
+        """Move the partition's cursor over every batch that no gap precedes any more."""
+        waiting = self._waiting.setdefault(row.partition, {})
+        waiting[row.number] = row.cursor
+        (expected,) = db.execute(
+            "SELECT next_batch FROM partitions WHERE number = ?", (row.partition,)
+        ).fetchone()
+        cursor = None
+        while expected in waiting:
+            cursor = waiting.pop(expected)
+            expected += 1
+        if cursor is not None:
+            db.execute(
+                "UPDATE partitions SET cursor = ?, next_batch = ? WHERE number = ?",
+                (cursor, expected, row.partition),
+            )
+
+    def finish_partition(self, number: int) -> None:
+        """Note that a partition was read and written to its end."""
+        with self._transaction() as db:
+            db.execute("UPDATE partitions SET done = 1 WHERE number = ?", (number,))
+            self._append_audit(db, "partition done", {"partition": number})
+
+    def totals(self) -> Totals:
+        """Sums over all batches that count."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT coalesce(sum(read), 0), coalesce(sum(records), 0), "
+                "coalesce(sum(size_bytes), 0), count(*), coalesce(sum(verified), 0) "
+                "FROM batches b JOIN partitions p ON p.number = b.partition "
+                "WHERE b.number < p.next_batch"
+            ).fetchone()
+            (dead,) = self._db.execute("SELECT count(*) FROM dead_letters").fetchone()
+        read, records, size_bytes, batches, verified = row
+        return Totals(read, records, size_bytes, batches, verified, dead)
+
+    def written(self) -> Iterator[tuple[str, list[Id], Digests]]:
+        """Namespace, ids and digests of every batch that was written."""
+        for key in self._batch_keys():
+            with self._lock:
+                namespace, ids, digests = self._db.execute(
+                    "SELECT namespace, ids, digests FROM batches "
+                    "WHERE partition = ? AND number = ?",
+                    key,
+                ).fetchone()
+            yield namespace, jsonvalues.loads(zlib.decompress(ids)), _as_digests(digests)
+
+    def _batch_keys(self) -> list[tuple[int, int]]:
+        with self._lock:
+            return self._db.execute(
+                "SELECT partition, number FROM batches ORDER BY partition, number"
+            ).fetchall()
+
+    def losses(self) -> Counter[Loss]:
+        """Every loss, with the number of records it touched."""
+        found: Counter[Loss] = Counter()
+        with self._lock:
+            rows = self._db.execute("SELECT losses FROM batches WHERE losses != ''").fetchall()
+        for (text,) in rows:
+            for name, what, policy, reversible, count in jsonvalues.loads(text):
+                found[Loss(name, what, policy, reversible)] += count
+        return found
+
+    def transforms(self) -> dict[str, tuple[int, int, int]]:
+        """Transform path → records seen, changed, failed."""
+        sums: dict[str, list[int]] = {}
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT transforms FROM batches WHERE transforms != ''"
+            ).fetchall()
+        for (text,) in rows:
+            for path, counts in jsonvalues.loads(text).items():
+                known = sums.setdefault(path, [0, 0, 0])
+                for place, count in enumerate(counts):
+                    known[place] += count
+        return {path: (seen, changed, failed) for path, (seen, changed, failed) in sums.items()}
+
+    def dead_letters(self, limit: int | None = None) -> list[DeadLetterRow]:
+        """What was set aside, in the order it was met."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT id, namespace, step, reason FROM dead_letters ORDER BY rowid LIMIT ?",
+                (-1 if limit is None else limit,),
+            ).fetchall()
+        return [
+            DeadLetterRow(jsonvalues.loads(each), namespace, step, reason)
+            for each, namespace, step, reason in rows
+        ]
+
+    # an existing target that is appended to
+
+    def keep_present_before(self, pages: Iterator[list[Id]]) -> int:
+        """Record the ids that the target held before this run; how many there are."""
+        total = 0
+        with self._transaction() as db:
+            db.execute("DELETE FROM present_before")
+            for number, ids in enumerate(pages):
+                total += len(ids)
+                packed = zlib.compress(jsonvalues.dumps(ids), 1)
+                db.execute("INSERT INTO present_before VALUES (?, ?)", (number, packed))
+            self._append_audit(db, "target held records before", {"records": total})
+        return total
+
+    def present_before(self) -> Iterator[list[Id]]:
+        """The ids that the target held before this run."""
+        with self._lock:
+            numbers = self._db.execute("SELECT number FROM present_before").fetchall()
+        for number in numbers:
+            with self._lock:
+                (packed,) = self._db.execute(
+                    "SELECT ids FROM present_before WHERE number = ?", number
+                ).fetchone()
+            yield jsonvalues.loads(zlib.decompress(packed))
+
+    # throughput
+
+    def sample_throughput(self, at_s: float, records: int, size_bytes: int) -> None:
+        """One point of the rate over time."""
+        with self._transaction() as db:
+            db.execute("INSERT INTO throughput VALUES (?, ?, ?)", (at_s, records, size_bytes))
+
+    def throughput(self) -> list[tuple[float, int, int]]:
+        """All points of the rate over time."""
+        with self._lock:
+            return self._db.execute(
+                "SELECT at_s, records, size_bytes FROM throughput ORDER BY at_s"
+            ).fetchall()
+
+    # audit
+
+    def audit(self, event: str, **facts: Any) -> None:
+        """One line of the audit."""
+        with self._transaction() as db:
+            self._append_audit(db, event, facts)
+
+    def _append_audit(self, db: sqlite3.Connection, event: str, facts: dict[str, Any]) -> None:
+        (number,) = db.execute("SELECT coalesce(max(number), 0) + 1 FROM audit").fetchone()
+        at = _now()
+        text = json.dumps(facts, sort_keys=True, ensure_ascii=False)
+        previous = self._read_audit_head()
+        self._audit_head = audit_hash(previous, number, at, event, text)
+        db.execute(
+            "INSERT INTO audit VALUES (?, ?, ?, ?, ?)", (number, at, event, text, self._audit_head)
+        )
+
+    def _read_audit_head(self) -> str:
+        row = self._db.execute("SELECT hash FROM audit ORDER BY number DESC LIMIT 1").fetchone()
+        return "" if row is None else str(row[0])
+
+    @property
+    def audit_head(self) -> str:
+        """The hash of the newest audit line, which stands for all of them."""
+        with self._lock:
+            return self._read_audit_head()
+
+    def last_audit_time(self) -> str:
+        """When the newest audit line was written, ISO 8601; empty if there is none."""
+        with self._lock:
+            row = self._db.execute("SELECT at FROM audit ORDER BY number DESC LIMIT 1").fetchone()
+        return "" if row is None else str(row[0])
+
+    def audit_lines(self) -> Iterator[dict[str, Any]]:
+        """Every audit line as it is exported."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT number, at, event, facts, hash FROM audit ORDER BY number"
+            ).fetchall()
+        for number, at, event, facts, digest in rows:
+            yield {
+                "number": number,
+                "at": at,
+                "event": event,
+                "facts": json.loads(facts),
+                "hash": digest,
+            }
+
+    def export(self, folder: Path) -> None:
+        """Write ``audit.jsonl`` and, if there are any, ``dead_letters.jsonl`` into *folder*."""
+        _write_lines(folder / "audit.jsonl", self.audit_lines())
+        dead = self.dead_letters()
+        if dead:
+            _write_lines(
+                folder / "dead_letters.jsonl",
+                (
+                    {
+                        "id": each.id,
+                        "namespace": each.namespace,
+                        "step": each.step,
+                        "reason": each.reason,
+                    }
+                    for each in dead
+                ),
+            )
+
+
+def audit_hash(previous: str, number: int, at: str, event: str, facts: str) -> str:
+    """The hash of one audit line: SHA-256 over the previous hash and its own fields."""
+    whole = "\n".join([previous, str(number), at, event, facts])
+    return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def audit_is_whole(lines: Iterator[dict[str, Any]]) -> bool:
+    """Whether no line of an exported audit was changed, left out or put in."""
+    previous = ""
+    for expected, line in enumerate(lines, start=1):
+        text = json.dumps(line["facts"], sort_keys=True, ensure_ascii=False)
+        found = audit_hash(previous, line["number"], line["at"], line["event"], text)
+        if line["number"] != expected or line["hash"] != found:
+            return False
+        previous = found
+    return True
+
+
+def _write_lines(path: Path, lines: Iterator[dict[str, Any]]) -> None:
+    temporary = path.with_suffix(".tmp")
+    descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        for line in lines:
+            file.write(jsonvalues.dumps(line) + b"\n")
+    temporary.replace(path)
+
+
+def _as_digests(packed: bytes) -> Digests:
+    return np.frombuffer(packed, dtype=np.uint8).reshape(-1, DIGEST_BYTES)
+
+
+def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    mode = "?mode=ro" if read_only else "?mode=rw"
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}{mode}",
+        uri=True,
+        check_same_thread=False,
+        isolation_level=None,
+        timeout=10,
+    )
+    if not read_only:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

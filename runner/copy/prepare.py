@@ -1,0 +1,152 @@
+"""What happens to a page between source and target: restore, transform, map ids, fit.
+
+Dry run, copy and checks all prepare records here, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from runner.copy.fit import Fitting, Loss, unfitted
+from runner.copy.ids import ORIGINAL_ID, IdMap, restored
+from runner.copy.journal import DeadLetterRow
+from runner.model import Batch, Id, Metadata, Select
+from runner.transform_loader import Chain
+
+
+@dataclass
+class Prepared:
+    """A page ready to be written.
+
+    Attributes:
+        batch: What goes to the target.
+        source_ids: For each of its records, the id it has in the source.
+        dead_letters: What was set aside, under source ids.
+        losses: Loss → records.
+        transforms: Transform path → ``(seen, changed, failed)``.
+    """
+
+    batch: Batch
+    source_ids: list[Id]
+    dead_letters: list[DeadLetterRow] = field(default_factory=list)
+    losses: Counter[Loss] = field(default_factory=Counter)
+    transforms: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+
+
+class Preparation:
+    """Prepares pages for one target.
+
+    Args:
+        chain: The plan's transforms.
+        ids: The id map.
+        fitting: Makes records fit the target; None leaves them as they are.
+    """
+
+    def __init__(self, chain: Chain, ids: IdMap, fitting: Fitting | None) -> None:
+        self.chain = chain
+        self.ids = ids
+        self.fitting = fitting
+
+    @property
+    def needs_for_ids(self) -> Select:
+        """The columns that `target_ids` has to see besides the ids."""
+        needs_metadata = self.ids.restore or self.ids.kind == "field"
+        return Select.METADATA if needs_metadata else Select(0)
+
+    def prepare(self, page: Batch) -> Prepared:
+        """Everything that is done to *page*.
+
+        Raises:
+            TransformError: A transform failed and its policy is to fail.
+        """
+        source_ids = list(page.ids)
+        batch = unfitted(page)
+        if self.ids.restore:
+            batch = restored(batch)
+        dead: list[DeadLetterRow] = []
+        batch, source_ids, transforms = self._transform(batch, source_ids, dead)
+        losses: Counter[Loss] = Counter()
+        if not self.ids.keeps:
+            batch, source_ids = self._map_ids(batch, source_ids, dead, losses)
+        if self.fitting is None:
+            return Prepared(batch, source_ids, dead, losses, transforms)
+        fitted = self.fitting.fit(batch)
+        dead += [
+            DeadLetterRow(source_ids[each.row], batch.namespace, "target", each.reason)
+            for each in fitted.misfits
+        ]
+        if fitted.misfits:
+            source_ids = [source_ids[row] for row in fitted.rows]
+        return Prepared(fitted.batch, source_ids, dead, losses + fitted.losses, transforms)
+
+    def _transform(
+        self, batch: Batch, source_ids: list[Id], dead: list[DeadLetterRow]
+    ) -> tuple[Batch, list[Id], dict[str, tuple[int, int, int]]]:
+        if self.chain.is_empty:
+            return batch, source_ids, {}
+        applied = self.chain.apply(batch)
+        if applied.dead:
+            # transforms see restored ids; dead letters name the ids that the source knows
+            known = {
+                (type(each), each): source
+                for each, source in zip(batch.ids, source_ids, strict=True)
+            }
+            dead += [
+                DeadLetterRow(known[type(each.id), each.id], each.namespace, each.step, each.reason)
+                for each in applied.dead
+            ]
+            source_ids = [known[type(each), each] for each in applied.batch.ids]
+        counts = {
+            path: (each.seen, each.changed, each.failed) for path, each in applied.stats.items()
+        }
+        return applied.batch, source_ids, counts
+
+    def _map_ids(
+        self,
+        batch: Batch,
+        source_ids: list[Id],
+        dead: list[DeadLetterRow],
+        losses: Counter[Loss],
+    ) -> tuple[Batch, list[Id]]:
+        ids: list[Id] = []
+        objects = []
+        rows = []
+        loss = Loss("id", self.ids.describe(), "ids", reversible=self.ids.kind != "field")
+        for row, (each, found) in enumerate(zip(batch.ids, batch.metadata.objects(), strict=True)):
+            try:
+                mapped = self.ids.map(each, found)
+            except ValueError as error:
+                dead.append(DeadLetterRow(source_ids[row], batch.namespace, "ids", str(error)))
+                continue
+            changed = mapped != each or type(mapped) is not type(each)
+            if changed and found.get(ORIGINAL_ID, each) != each:
+                reason = f"metadata.{ORIGINAL_ID} exists already; `rename` it"
+                dead.append(DeadLetterRow(source_ids[row], batch.namespace, "ids", reason))
+                continue
+            ids.append(mapped)
+            rows.append(row)
+            objects.append({**found, ORIGINAL_ID: each} if changed else found)
+            if changed:
+                losses[loss] += 1
+        if len(rows) < len(batch):
+            batch = batch.take(rows)
+            source_ids = [source_ids[row] for row in rows]
+        return batch.with_(ids=ids, metadata=Metadata(objects=objects)), source_ids
+
+    def target_ids(self, page: Batch) -> dict[Id, Id]:
+        """Source id → target id, for pages read with at least `needs_for_ids`.
+
+        Records that have no target id are left out.
+        """
+        batch = restored(page) if self.ids.restore else page
+        if self.ids.keeps:
+            return dict(zip(page.ids, batch.ids, strict=True))
+        found: dict[Id, Id] = {}
+        for source, each, metadata in zip(page.ids, batch.ids, batch.metadata, strict=True):
+            try:
+                found[source] = self.ids.map(each, metadata)
+            except ValueError:
+                continue
+        return found
