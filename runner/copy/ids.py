@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -31,7 +31,7 @@ _LOOSE_UUID = re.compile(
     r"(?:urn:uuid:)?\{?[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}\}?"
 )
 _NUMBER = re.compile(r"0|-?[1-9][0-9]*")
-_SAMPLE = 20_000
+_SAMPLE = 2_000
 
 
 def uuid_for(record_id: Id) -> str:
@@ -124,27 +124,35 @@ class IdCensus:
             )
 
 
-def take_census(pages: Iterable[list[Id]]) -> IdCensus:
-    """Look at every id once.  Needs 8 bytes an id to see duplicates."""
+def take_census(pages: Callable[[], Iterable[list[Id]]]) -> IdCensus:
+    """Look at every id once; twice if some seem to repeat.  Needs 8 bytes an id.
+
+    Args:
+        pages: Gives all ids, anew at every call.
+    """
     census = IdCensus()
     hashes = array("q")
     spread: list[tuple[bytes, Id]] = []
-    for ids in pages:
+    for ids in pages():
         census.add(ids)
         hashes.extend([hash((type(each), each)) for each in ids])
         spread += [(_spread(each), each) for each in ids]
         if len(spread) > 4 * _SAMPLE:
-            spread = sorted(spread, key=lambda pair: pair[0])[:_SAMPLE]
-    census.sample = [each for _, each in sorted(spread, key=lambda pair: pair[0])[:_SAMPLE]]
+            spread = _first(spread)
+    census.sample = [each for _, each in _first(spread)]
     found = np.sort(np.frombuffer(hashes, dtype=np.int64))
-    repeated = found[1:][found[1:] == found[:-1]]
-    census.duplicates = [int(each) for each in repeated[:10]]
+    repeated = np.unique(found[1:][found[1:] == found[:-1]])
+    if len(repeated):
+        census.duplicates = _repeated(pages(), set(repeated.tolist()))
     return census
 
 
-def repeated_ids(pages: Iterable[list[Id]], hashes: Sequence[int]) -> list[Id]:
-    """Which ids really occur more than once, among those whose hash does."""
-    suspects = set(hashes)
+def _first(spread: list[tuple[bytes, Id]]) -> list[tuple[bytes, Id]]:
+    return sorted(spread, key=lambda pair: pair[0])[:_SAMPLE]
+
+
+def _repeated(pages: Iterable[list[Id]], suspects: set[int]) -> list[Id]:
+    """Which ids really occur more than once, among those whose hash does; at most ten."""
     seen: set[tuple[type, Id]] = set()
     repeated: list[Id] = []
     for ids in pages:
@@ -153,6 +161,8 @@ def repeated_ids(pages: Iterable[list[Id]], hashes: Sequence[int]) -> list[Id]:
             if hash(key) in suspects:
                 if key in seen:
                     repeated.append(each)
+                    if len(repeated) == 10:
+                        return repeated
                 seen.add(key)
     return repeated
 

@@ -301,7 +301,6 @@ class Journal:
     def forget_unconnected(self) -> int:
         """Forget batches after a gap, whose cursors never counted; how many there were."""
         with self._transaction() as db:
-            condition = "number >= (SELECT next_batch FROM partitions p WHERE p.number = partition)"
             db.execute(
                 "DELETE FROM dead_letters WHERE batch >= "
                 "(SELECT next_batch FROM partitions p WHERE p.number = partition)"

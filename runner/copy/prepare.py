@@ -41,13 +41,18 @@ class Preparation:
     Args:
         chain: The plan's transforms.
         ids: The id map.
-        fitting: Makes records fit the target; None leaves them as they are.
+        fitting: Makes records fit the target.
+        vector_names: Source vector → target vector, for every vector.
     """
 
-    def __init__(self, chain: Chain, ids: IdMap, fitting: Fitting | None) -> None:
+    def __init__(
+        self, chain: Chain, ids: IdMap, fitting: Fitting, vector_names: Mapping[str, str]
+    ) -> None:
         self.chain = chain
         self.ids = ids
         self.fitting = fitting
+        self.vector_names = vector_names
+        self._renames = any(old != new for old, new in vector_names.items())
 
     @property
     def needs_for_ids(self) -> Select:
@@ -70,8 +75,8 @@ class Preparation:
         losses: Counter[Loss] = Counter()
         if not self.ids.keeps:
             batch, source_ids = self._map_ids(batch, source_ids, dead, losses)
-        if self.fitting is None:
-            return Prepared(batch, source_ids, dead, losses, transforms)
+        if self._renames:
+            batch = self._rename_vectors(batch)
         fitted = self.fitting.fit(batch)
         dead += [
             DeadLetterRow(source_ids[each.row], batch.namespace, "target", each.reason)
@@ -102,6 +107,15 @@ class Preparation:
             path: (each.seen, each.changed, each.failed) for path, each in applied.stats.items()
         }
         return applied.batch, source_ids, counts
+
+    def _rename_vectors(self, batch: Batch) -> Batch:
+        names = self.vector_names
+        return batch.with_(
+            vectors={names.get(name, name): each for name, each in batch.vectors.items()},
+            present={names.get(name, name): each for name, each in batch.present.items()},
+            sparse={names.get(name, name): each for name, each in batch.sparse.items()},
+            multi={names.get(name, name): each for name, each in batch.multi.items()},
+        )
 
     def _map_ids(
         self,

@@ -33,6 +33,7 @@ from runner.model import (
     FloatArray,
     Hits,
     Id,
+    IdRule,
     Page,
     Partition,
     Proposal,
@@ -101,6 +102,20 @@ _MUTATORS = (
     "write_mark",
     "swap",
 )
+
+
+def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def guard(self: Store, *args: Any, **kwargs: Any) -> Any:
+        if self.access is not Access.WRITE:
+            raise StoreError(
+                f"{self.name}: {method.__name__} was called on a {self.location.side} that was "
+                "opened for reading; nothing was written",
+                "this is a bug in the runner: please report it",
+            )
+        return method(self, *args, **kwargs)
+
+    return guard
 
 
 class Store(ABC):
@@ -180,6 +195,15 @@ class Store(ABC):
     def reserved_keys(self) -> frozenset[str]:
         """Metadata keys that this store uses for its own columns at this location."""
         return frozenset()
+
+    def id_rule(self, id_kind: str) -> IdRule:
+        """Which ids the collection can hold: as it exists, else as it would be made.
+
+        Args:
+            id_kind: What the ids to come are: ``string``, ``integer``, ``uuid``, ``mixed``.
+        """
+        del id_kind  # most stores hold the same ids in every collection
+        return self.capabilities.ids
 
     def findings(self) -> list[Finding]:
         """What preflight should know of this endpoint, found without writing."""
@@ -305,17 +329,3 @@ class CanSwap(Protocol):
         Called again after a crash it looks at what is there and completes what is left.
         """
         ...
-
-
-def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(method)
-    def guard(self: Store, *args: Any, **kwargs: Any) -> Any:
-        if self.access is not Access.WRITE:
-            raise StoreError(
-                f"{self.name}: {method.__name__} was called on a {self.location.side} that was "
-                "opened for reading; nothing was written",
-                "this is a bug in the runner: please report it",
-            )
-        return method(self, *args, **kwargs)
-
-    return guard

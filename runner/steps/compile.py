@@ -1,0 +1,584 @@
+"""Compiles a plan and what preflight saw into ordered steps, or says why it cannot.
+
+Pure: the same input gives the same result, and nothing is read or written.  A dry
+run shows what comes out; a run executes it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from runner.copy.fit import Loss
+from runner.copy.ids import IdMap
+from runner.errors import CapabilityError, HazardError, PlanError, RunnerError, TransformError
+from runner.model import (
+    Capabilities,
+    CollectionSpec,
+    Endpoint,
+    Fidelity,
+    Severity,
+    VectorKind,
+)
+from runner.plan.model import Hazard, IfExists, PlanDocument
+from runner.report.model import (
+    Estimate,
+    FieldRow,
+    HazardRow,
+    LossRow,
+    Remark,
+    StepRow,
+)
+from runner.steps.inventory import FieldSummary, Inventory
+from runner.steps.model import (
+    Append,
+    Check,
+    Copy,
+    Create,
+    Index,
+    Report,
+    Step,
+    Swap,
+    explain,
+    kind_of,
+)
+from runner.steps.preflight import Preflight
+from runner.transform import FieldEffect
+
+_ASSUMED_WRITES_PER_S = {
+    "pgvector": 10_000.0,
+    "chroma": 700.0,
+    "qdrant": 8_000.0,
+    "faiss": 10_000.0,
+    "files": 15_000.0,
+}
+_INSECURE = "insecure-connection"
+_TOUCHES_SOURCE = "touch-source"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that keeps the run from starting.
+
+    Attributes:
+        error: The class that a run would leave with; its exit code is the run's.
+        remark: Where, what, and what to do.
+    """
+
+    error: type[RunnerError]
+    remark: Remark
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What a plan comes to.
+
+    Attributes:
+        steps: In order; frozen.
+        faults: Why nothing may be written; empty if all is well.
+        warnings: What a person should know all the same.
+        hazards: Every hazard of the steps, with who allowed it.
+        fields, losses: What happens to every field, by the sample.
+        estimate: What the run would take.
+        id_map, vector_names: How records change on the way.
+        collection: The target as it is or will be, under its final name.
+        writes_to: The name that is written to: a staging name where a swap follows.
+    """
+
+    steps: tuple[Step, ...]
+    faults: tuple[Fault, ...]
+    warnings: tuple[Remark, ...]
+    hazards: tuple[HazardRow, ...]
+    fields: tuple[FieldRow, ...]
+    losses: tuple[LossRow, ...]
+    estimate: Estimate
+    id_map: IdMap
+    vector_names: Mapping[str, str]
+    collection: CollectionSpec
+    writes_to: str
+
+    @property
+    def exit_code(self) -> int:
+        """What a run would leave with before it writes: 0 if it may start."""
+        return self.faults[0].error.exit_code if self.faults else 0
+
+    def raise_faults(self) -> None:
+        """Leave if anything keeps the run from starting; nothing has been written."""
+        if not self.faults:
+            return
+        first = self.faults[0].error
+        text = "\n".join(
+            f"{each.remark.place}: {each.remark.what}" if each.remark.place else each.remark.what
+            for each in self.faults
+        )
+        hints = list(dict.fromkeys(each.remark.hint for each in self.faults if each.remark.hint))
+        raise first(text, "\n        ".join(hints))
+
+
+def compile_plan(
+    document: PlanDocument,
+    found: Preflight,
+    *,
+    source: tuple[Endpoint, Capabilities],
+    target: tuple[Endpoint, Capabilities],
+    effects: Sequence[FieldEffect],
+    run_id: str,
+    allowed: Mapping[Hazard, str],
+    known_write_rate: tuple[float, str] | None = None,
+) -> Compiled:
+    """The steps of *document*.
+
+    Args:
+        document: The plan.
+        found: What preflight saw.
+        source, target: Endpoint and capabilities of either side.
+        effects: What the transforms say they do to fields.
+        run_id: Names the staging collection of a replacement.
+        allowed: Hazard → who allowed it: ``plan``, or ``--allow`` with a user's name.
+        known_write_rate: Records a second, and the run it was measured in.
+    """
+    faults = [
+        *_store_faults(document, found),
+        *_shape_faults(document, found, source[1], target[1]),
+        *_id_faults(document, found),
+        *_sample_faults(document, found),
+    ]
+    collection = found.collection
+    steps = _steps(document, found, collection, source[1], target[1], run_id)
+    needed = _needed_hazards(document, found, steps)
+    hazards = tuple(
+        HazardRow(each.value, why, allowed.get(each, "")) for each, why in needed.items()
+    )
+    for row in hazards:
+        if not row.allowed_by:
+            faults.append(
+                Fault(
+                    HazardError,
+                    Remark(
+                        "",
+                        f"hazard {row.name}: {row.why}",
+                        f"if that is meant: --allow {row.name}, or `allow: [{row.name}]` "
+                        "in the plan",
+                    ),
+                )
+            )
+    writes_to = next(
+        (each.collection for each in steps if isinstance(each, Create)), collection.name
+    )
+    faults.sort(key=lambda each: each.error.exit_code)
+    return Compiled(
+        steps=steps,
+        faults=tuple(faults),
+        warnings=tuple(_warnings(document, found, effects)),
+        hazards=hazards,
+        fields=tuple(_field_rows(found, effects)),
+        losses=tuple(loss_rows(found.losses, found.before.records, source, target, found)),
+        estimate=_estimate(document, found, target[0], known_write_rate),
+        id_map=found.id_map,
+        vector_names=found.vector_names,
+        collection=collection,
+        writes_to=writes_to,
+    )
+
+
+def step_rows(steps: Sequence[Step], seconds: Mapping[int, float] | None = None) -> list[StepRow]:
+    """The steps as a table, with times where they are known."""
+    return [
+        StepRow(
+            number=number,
+            kind=kind_of(step),
+            text=explain(step),
+            hazards=tuple(each.value for each in step.hazards),
+            seconds=(seconds or {}).get(number),
+        )
+        for number, step in enumerate(steps, start=1)
+    ]
+
+
+# what keeps a run from starting
+
+
+def _fault(
+    document: PlanDocument, error: type[RunnerError], path: str, what: str, hint: str = ""
+) -> Fault:
+    return Fault(error, Remark(document.place(path), what, hint))
+
+
+def _store_faults(document: PlanDocument, found: Preflight) -> list[Fault]:
+    faults = [
+        _fault(document, CapabilityError, each.key or side, each.what, each.hint)
+        for side, each in found.findings
+        if each.severity is Severity.PROBLEM and each.key not in (_INSECURE, _TOUCHES_SOURCE)
+    ]
+    if found.query_problem:
+        faults.append(_fault(document, PlanError, "validation.queries.file", found.query_problem))
+    if found.target_spec is not None and document.if_exists is IfExists.REFUSE:
+        count = f"{found.target_count:,} records" if found.target_count else "no records"
+        faults.append(
+            _fault(
+                document,
+                CapabilityError,
+                "target",
+                f"{found.target_spec.name} exists already, with {count}",
+                "write `if_exists: append` or `if_exists: replace`, name another collection, or "
+                "take back an earlier run with `runner rollback`",
+            )
+        )
+    return faults
+
+
+def _shape_faults(
+    document: PlanDocument, found: Preflight, source: Capabilities, target: Capabilities
+) -> list[Fault]:
+    faults = []
+    for name, spec in found.source_spec.vectors.items():
+        label = f"vector {name}" if name else "the vector"
+        if spec.kind is VectorKind.SPARSE and not target.sparse_vectors:
+            faults.append(
+                _fault(document, CapabilityError, "target", f"{label} is sparse; the target "
+                       "holds no sparse vectors")
+            )  # fmt: skip
+        if spec.kind is VectorKind.MULTI and not target.multi_vectors:
+            faults.append(
+                _fault(document, CapabilityError, "target", f"{label} is a multi-vector; the "
+                       "target holds none")
+            )  # fmt: skip
+        wanted = found.wanted.vectors[found.vector_names[name]]
+        if wanted.metric not in target.metrics:
+            offered = ", ".join(each.value for each in target.metrics)
+            faults.append(
+                _fault(
+                    document,
+                    CapabilityError,
+                    "target.metric",
+                    f"the target does not compare by {wanted.metric.value}",
+                    f"write `metric:` with one of {offered} (hazard changed-metric)",
+                )
+            )
+        if spec.dim > target.max_dim:
+            faults.append(
+                _fault(document, CapabilityError, "target", f"{label} has {spec.dim:,} "
+                       f"components; the target holds {target.max_dim:,}")
+            )  # fmt: skip
+    if len(found.source_spec.vectors) > 1 and not target.named_vectors:
+        names = ", ".join(sorted(found.source_spec.vectors))
+        faults.append(
+            _fault(
+                document,
+                CapabilityError,
+                "source",
+                f"the source has several vectors ({names}), the target holds one",
+                "choose one with `source.vectors`",
+            )
+        )
+    if found.target_spec is not None and document.if_exists is IfExists.APPEND:
+        faults += _append_faults(document, found, found.target_spec)
+    return faults
+
+
+def _append_faults(document: PlanDocument, found: Preflight, target: CollectionSpec) -> list[Fault]:
+    faults = []
+    for name, spec in found.source_spec.vectors.items():
+        there = target.vectors.get(found.vector_names[name])
+        if there is None:
+            what = f"{target.name} has no vector {found.vector_names[name]!r}"
+            faults.append(_fault(document, CapabilityError, "target", what))
+        elif there.dim and spec.dim and there.dim != spec.dim:
+            what = (
+                f"{target.name} holds vectors of {there.dim:,} components, "
+                f"the source has {spec.dim:,}"
+            )
+            faults.append(_fault(document, CapabilityError, "target", what))
+    return faults
+
+
+def _id_faults(document: PlanDocument, found: Preflight) -> list[Fault]:
+    hint = "choose another map with `ids:` (uuid5 fits every store that takes UUIDs or text)"
+    return [
+        _fault(document, CapabilityError, "ids", problem, hint) for problem in found.id_problems
+    ]
+
+
+def _sample_faults(document: PlanDocument, found: Preflight) -> list[Fault]:
+    """What the sample shows would stop the run, or set aside more than the plan lets pass."""
+    dead = len(found.dead_letters)
+    if not dead or dead <= document.validation.max_dead_letters:
+        return []
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for each in found.dead_letters:
+        grouped.setdefault((each.step, each.reason), []).append(repr(each.id))
+    policies = {each.path: each.on_error for each in document.transforms}
+    faults = []
+    for (step, reason), ids in grouped.items():
+        count = "1 record" if len(ids) == 1 else f"{len(ids):,} records"
+        what = f"{count} of {found.before.records:,} looked at, e.g. id {ids[0]}: {reason}"
+        if step in policies:
+            hint = (
+                f"on_error is {policies[step].value}; dead_letter with "
+                "validation.max_dead_letters sets them aside, keep or set_null lets them pass"
+            )
+            faults.append(_fault(document, TransformError, step, what, hint))
+        else:
+            path = "ids" if step == "ids" else "target"
+            hint = "change it with a transform, or let it pass with `fields` or max_dead_letters"
+            faults.append(_fault(document, CapabilityError, path, what, hint))
+    return faults
+
+
+# hazards and warnings
+
+
+def _needed_hazards(
+    document: PlanDocument, found: Preflight, steps: Sequence[Step]
+) -> dict[Hazard, str]:
+    needed: dict[Hazard, str] = {}
+    for step in steps:
+        for each in step.hazards:
+            needed[each] = _why(each, document, found, step)
+    for side, finding in found.findings:
+        if finding.key == _INSECURE:
+            needed[Hazard.INSECURE_CONNECTION] = f"{side}: {finding.what}"
+        elif finding.key == _TOUCHES_SOURCE:
+            needed[Hazard.TOUCH_SOURCE] = f"{side}: {finding.what}"
+    return needed
+
+
+def _why(hazard: Hazard, document: PlanDocument, found: Preflight, step: Step) -> str:
+    name = found.collection.name
+    match hazard:
+        case Hazard.REPLACE_TARGET:
+            count = found.target_count or 0
+            if isinstance(step, Swap):
+                return f"{name} with {count:,} records is put aside as {step.kept}"
+            return f"{name} with {count:,} records is dropped; that cannot be undone"
+        case Hazard.OVERWRITE_RECORDS:
+            return f"{found.collisions[0]:,} records of {name} have ids that will be written"
+        case Hazard.CHANGED_METRIC:
+            metrics = {each.metric.value for each in found.source_spec.vectors.values()}
+            wanted = {each.metric.value for each in found.wanted.vectors.values()}
+            return f"metric {', '.join(sorted(metrics))} becomes {', '.join(sorted(wanted))}"
+        case Hazard.LOSSY_FIELDS:
+            names = sorted({each.field for each in found.losses if _is_lossy(each)})
+            return f"the plan gives up values of {', '.join(names)}"
+        case _:
+            return hazard.value
+
+
+def _is_lossy(loss: Loss) -> bool:
+    return not loss.reversible and loss.policy in ("drop", "stringify", "flatten")
+
+
+def _warnings(
+    document: PlanDocument, found: Preflight, effects: Sequence[FieldEffect]
+) -> list[Remark]:
+    warnings = [
+        Remark(document.place(each.key or side), each.what, each.hint)
+        for side, each in found.findings
+        if each.severity is not Severity.PROBLEM and each.key not in (_INSECURE, _TOUCHES_SOURCE)
+    ]
+    if found.before.records:
+        for path, (_, changed, failed) in found.transforms.items():
+            if not changed and not failed:
+                what = f"matched nothing in the {found.before.records:,} records looked at"
+                warnings.append(Remark(document.place(path), what))
+    if found.dead_letters and len(found.dead_letters) <= document.validation.max_dead_letters:
+        what = f"{len(found.dead_letters):,} of {found.before.records:,} records looked at "
+        warnings.append(Remark("", what + "would be set aside", "the plan allows that"))
+    if document.limit is not None:
+        warnings.append(
+            Remark(
+                document.place("source.limit"),
+                f"only {document.limit:,} records are copied",
+                "checks of the whole set are left out",
+            )
+        )
+    return warnings
+
+
+# steps
+
+
+def _steps(
+    document: PlanDocument,
+    found: Preflight,
+    collection: CollectionSpec,
+    source: Capabilities,
+    target: Capabilities,
+    run_id: str,
+) -> tuple[Step, ...]:
+    records = found.source_count if document.limit is None else min(
+        found.source_count, document.limit
+    )  # fmt: skip
+    limit = target.max_batch_records or document.batch_size.records
+    batch_records = min(document.batch_size.records, limit)
+    writers = max(1, min(document.workers, target.max_writers))
+    # several readers would be cut off at different places by a limit
+    readers = 1 if document.limit is not None else min(document.workers, source.max_readers)
+    verify_every = {"every_batch": 1, "sample": 10, "none": 0}[document.validation.checksum]
+    hazards = [Hazard.LOSSY_FIELDS] if any(_is_lossy(each) for each in found.losses) else []
+    copy = Copy(
+        records, batch_records, writers, max(1, readers), verify_every, hazards=tuple(hazards)
+    )
+    check = Check(document.validation, limited=document.limit is not None)
+    existing = found.target_spec
+    changed = _changed_metric(found)
+    if existing is None or document.if_exists is IfExists.REFUSE:
+        create = Create(collection, found.proposal.summary, collection.name, hazards=changed)
+        return (create, copy, Index(collection), check, Report())
+    if document.if_exists is IfExists.APPEND:
+        overwrite = (Hazard.OVERWRITE_RECORDS,) if found.collisions[0] else ()
+        append = Append(collection.name, found.target_count or 0, hazards=overwrite + changed)
+        return (append, copy, Index(collection), check, Report())
+    if not found.can_swap:
+        create = Create(
+            collection,
+            found.proposal.summary,
+            collection.name,
+            drop_first=True,
+            hazards=(Hazard.REPLACE_TARGET, *changed),
+        )
+        return (create, copy, Index(collection), check, Report())
+    staged, kept = beside(collection.name, "new", run_id), beside(collection.name, "old", run_id)
+    create = Create(collection, found.proposal.summary, staged, hazards=changed)
+    swap = Swap(collection.name, staged, kept, hazards=(Hazard.REPLACE_TARGET,))
+    return (create, copy, Index(collection), check, swap, Report())
+
+
+def beside(name: str, word: str, run_id: str) -> str:
+    """A name beside *name* for this run: ``documents__old_4f2a91c0``; at most 63 bytes."""
+    suffix = f"__{word}_{run_id[-8:]}"
+    return name.encode()[: 63 - len(suffix)].decode("utf-8", "ignore") + suffix
+
+
+def _changed_metric(found: Preflight) -> tuple[Hazard, ...]:
+    for name, spec in found.source_spec.vectors.items():
+        there = found.collection.vectors.get(found.vector_names[name])
+        wanted = there or found.wanted.vectors[found.vector_names[name]]
+        if wanted.metric is not spec.metric:
+            return (Hazard.CHANGED_METRIC,)
+    return ()
+
+
+# what a person is shown
+
+
+def _field_rows(found: Preflight, effects: Sequence[FieldEffect]) -> list[FieldRow]:
+    before, after = found.before, found.after
+    named = {each.field: each for each in effects if each.field}
+    rows = []
+    arrived = set()
+    for name, summary in before.fields.items():
+        effect = named.get(name)
+        becomes, note = _fate(name, summary, after, effect)
+        arrived.add(becomes if becomes in after.fields else name)
+        rows.append(_row(name, summary, before, becomes, note))
+    for name, summary in after.fields.items():
+        if name not in arrived and name not in before.fields:
+            note = named[name].note if name in named else "added"
+            rows.append(_row("", summary, after, name, note))
+    return rows
+
+
+def _fate(
+    name: str, summary: FieldSummary, after: Inventory, effect: FieldEffect | None
+) -> tuple[str, str]:
+    """What a field becomes, and in a word what happens to it."""
+    if effect is not None and effect.becomes and effect.becomes in after.fields:
+        return effect.becomes, effect.note
+    arrived = after.fields.get(name)
+    if arrived is None:
+        return "", effect.note if effect is not None else "dropped by the plan"
+    if set(arrived.kinds) != set(summary.kinds):
+        return ", ".join(arrived.kind_words), effect.note if effect is not None else "changed"
+    return "", effect.note if effect is not None else "kept"
+
+
+def _row(
+    name: str, summary: FieldSummary, inventory: Inventory, becomes: str, note: str
+) -> FieldRow:
+    return FieldRow(
+        name=name,
+        kinds=summary.kind_words,
+        becomes=becomes,
+        records=summary.records,
+        looked_at=inventory.records,
+        nulls=summary.nulls,
+        distinct=summary.distinct,
+        note=note,
+    )
+
+
+def field_rows(inventory: Inventory) -> list[FieldRow]:
+    """The fields of one side, as they are."""
+    return [_row(name, each, inventory, "", "") for name, each in inventory.fields.items()]
+
+
+def loss_rows(
+    losses: Counter[Loss],
+    looked_at: int,
+    source: tuple[Endpoint, Capabilities],
+    target: tuple[Endpoint, Capabilities],
+    found: Preflight | None = None,
+    vectors: Mapping[str, CollectionSpec] | None = None,
+) -> list[LossRow]:
+    """The loss report: what fitting counted, and what either store does to vectors by nature."""
+    rows = []
+    specs = vectors or {}
+    if found is not None:
+        specs = {"source": found.source_spec, "target": found.collection}
+    for side, store in (("source", source[0].store), ("target", target[0].store)):
+        spec = specs.get(side)
+        for name, vector in (spec.vectors if spec else {}).items():
+            what = _vector_loss(store, vector.fidelity, vector.dtype, side)
+            if what:
+                label = f"vector {name}" if name else "vector"
+                rows.append(LossRow(label, what, None, looked_at, "store", reversible=False))
+    rows += [
+        LossRow(each.field, each.what, count, looked_at, each.policy, each.reversible)
+        for each, count in sorted(losses.items(), key=lambda pair: (pair[0].field, pair[0].what))
+    ]
+    return rows
+
+
+def _vector_loss(store: str, fidelity: Fidelity, dtype: str, side: str) -> str:
+    if fidelity is Fidelity.EXACT:
+        return ""
+    if side == "source":
+        if fidelity is Fidelity.QUANTISED:
+            return f"{store} holds approximations only ({dtype}); they are what is copied"
+        return ""
+    return {
+        Fidelity.ROUNDED: f"{store} rounds components ({dtype})",
+        Fidelity.NORMALISED: f"{store} scales vectors to length 1",
+        Fidelity.QUANTISED: f"{store} keeps an approximation ({dtype})",
+    }[fidelity]
+
+
+def _estimate(
+    document: PlanDocument,
+    found: Preflight,
+    target: Endpoint,
+    known: tuple[float, str] | None,
+) -> Estimate:
+    records = found.source_count
+    if document.limit is not None:
+        records = min(records, document.limit)
+    assumed = _ASSUMED_WRITES_PER_S.get(target.store)
+    write, origin = known if known is not None else (assumed, "assumed")
+    read = found.read_per_s
+    seconds = None
+    if records and read and write:
+        passes = 2 if document.validation.checksum == "every_batch" else 1
+        seconds = records / read + passes * records / write
+    elif not records:
+        seconds = 0.0
+    return Estimate(
+        records=records,
+        size_bytes=records * found.after.average_record_bytes,
+        batches=-(-records // document.batch_size.records),
+        seconds=seconds,
+        read_per_s=read,
+        write_per_s=write,
+        write_source=origin,
+    )

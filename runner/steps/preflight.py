@@ -1,0 +1,394 @@
+"""Looks at both ends before anything is decided, and writes to neither.
+
+What it finds is the input of `runner.steps.compile`, for a dry run and for a run alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import pyarrow.parquet as parquet
+
+from runner.checks.digest import id_digests, keys_of
+from runner.copy.fit import Fitting, Loss, unfitted
+from runner.copy.ids import IdCensus, IdMap, choose, restored, take_census
+from runner.copy.journal import DeadLetterRow
+from runner.copy.prepare import Preparation
+from runner.errors import CollectionNotFoundError
+from runner.model import (
+    DEFAULT_VECTOR,
+    Batch,
+    BatchSize,
+    CollectionSpec,
+    Finding,
+    Id,
+    IndexSpec,
+    Metric,
+    Proposal,
+    Select,
+    VectorKind,
+    VectorSpec,
+)
+from runner.plan.model import IdPolicy, IfExists, OnError, PlanDocument, TransformStep
+from runner.steps.inventory import Inventory, take_inventory
+from runner.stores.base import CanSwap, Source, Target
+from runner.transform_loader import Chain, load_chain
+
+SAMPLE = 1000
+_INDEX_PARAMS = ("m", "ef_construction", "ef_search", "lists", "probes")
+
+
+@dataclass
+class Preflight:
+    """Everything that compile needs to know; nothing in here writes.
+
+    Attributes:
+        source_spec, source_count: The source as it is.
+        target_spec, target_count, target_mark: The target as it is; None if it does not exist.
+        can_swap: Whether a replacement can be built beside the existing target.
+        census: Of all source ids, with originals restored.
+        id_map: How ids will change; *id_problems*: what stands against it.
+        vector_names: Source vector → target vector.
+        wanted: The collection that the plan asks for, in common terms.
+        proposal: What the target would make of it.
+        before, after: Inventories of the sample as it is and as it would be written.
+        dead_letters, losses, transforms: What preparing the sample led to.
+        read_per_s: Records a second, measured; None for an empty source.
+        collisions: Ids that a target that is appended to holds already: how many, and some.
+        findings: Side → what the stores themselves found.
+        query_problem: What is wrong with the file of queries; empty if nothing.
+    """
+
+    source_spec: CollectionSpec
+    source_count: int
+    source_storage_bytes: int | None
+    target_spec: CollectionSpec | None
+    target_count: int | None
+    target_mark: str | None
+    can_swap: bool
+    census: IdCensus
+    id_map: IdMap
+    id_problems: list[str]
+    vector_names: dict[str, str]
+    wanted: CollectionSpec
+    proposal: Proposal
+    before: Inventory
+    after: Inventory
+    dead_letters: list[DeadLetterRow] = field(default_factory=list)
+    losses: Counter[Loss] = field(default_factory=Counter)
+    transforms: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    read_per_s: float | None = None
+    collisions: tuple[int, list[Id]] = (0, [])
+    findings: list[tuple[str, Finding]] = field(default_factory=list)
+    query_problem: str = ""
+
+    @property
+    def collection(self) -> CollectionSpec:
+        """The target as it is, or as it would be made."""
+        return self.proposal.spec
+
+
+def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
+    """Everything compile needs.
+
+    Raises:
+        CollectionNotFoundError: The source does not exist.
+        StoreError: A store cannot be reached.
+    """
+    source_spec = source.describe()
+    if source_spec is None:
+        raise CollectionNotFoundError(
+            f"{document.place('source')}: there is no {type(source).endpoint(source.location)}",
+            "`runner inspect` shows what is there",
+        )
+    target_spec = target.describe()
+    appends = target_spec is not None and document.if_exists is IfExists.APPEND
+    kept_spec = target_spec if appends else None
+    count = source.count()
+    first, read_per_s = _first_pages(source)
+    carries_originals = any(restored(unfitted(each)).ids != each.ids for each in first)
+    census = take_census(lambda: _source_id_pages(source, carries_originals))
+    sample = first if carries_originals else _spread_sample(source, census, first)
+    kind = document.ids.kind
+    rule = target.id_rule(census.kind if kind in ("auto", "keep") else _kind_after(kind))
+    id_map, id_problems = choose(document.ids, census, rule, target.name)
+    names = _vector_names(source_spec, kept_spec)
+    wanted = _wanted(document, source, source_spec, target, id_map, census, names)
+    average = take_inventory(sample).average_record_bytes
+    proposal = (
+        Proposal(kept_spec, "append to what is there")
+        if kept_spec is not None
+        else target.propose(wanted, count, count * average)
+    )
+    found = Preflight(
+        source_spec=source_spec,
+        source_count=count,
+        source_storage_bytes=source.storage_bytes(),
+        target_spec=target_spec,
+        target_count=None if target_spec is None else target.count(),
+        target_mark=None if target_spec is None else target.read_mark(),
+        can_swap=isinstance(target, CanSwap),
+        census=census,
+        id_map=id_map,
+        id_problems=id_problems,
+        vector_names=names,
+        wanted=wanted,
+        proposal=proposal,
+        before=Inventory(),
+        after=Inventory(),
+        read_per_s=read_per_s,
+    )
+    found.findings = [
+        *(("source", each) for each in source.findings()),
+        *(("target", each) for each in target.findings()),
+        *(("target", each) for each in proposal.findings),
+    ]
+    preparation = preparation_for(
+        document, target, found.collection, id_map, names, collect_failures=True
+    )
+    _prepare_sample(found, preparation, sample)
+    _judge_mapped_ids(found, source, preparation, target)
+    if appends and found.target_count:
+        found.collisions = _collisions(source, preparation, target)
+    found.query_problem = _query_problem(document, source_spec)
+    return found
+
+
+def preparation_for(
+    document: PlanDocument,
+    target: Target,
+    collection: CollectionSpec,
+    id_map: IdMap,
+    vector_names: dict[str, str],
+    *,
+    collect_failures: bool = False,
+) -> Preparation:
+    """What happens to every page of this plan.
+
+    With *collect_failures*, records that would stop the run are set aside instead, so
+    that a look at a sample finds them all.
+    """
+    steps = document.transforms
+    if collect_failures:
+        steps = tuple(
+            replace(each, on_error=OnError.DEAD_LETTER) if each.on_error is OnError.FAIL else each
+            for each in steps
+        )
+    chain = chain_of(document, steps)
+    fitting = Fitting(
+        target.capabilities,
+        collection.vectors,
+        target.reserved_keys,
+        document.fields,
+        document.unsupported,
+        target.id_rule(collection.id_kind),
+    )
+    return Preparation(chain, id_map, fitting, vector_names)
+
+
+def chain_of(document: PlanDocument, steps: Sequence[TransformStep] | None = None) -> Chain:
+    """The plan's transforms, loaded."""
+    return load_chain(
+        document.transforms if steps is None else steps,
+        plan_dir=document.path.parent,
+        root=document.root,
+    )
+
+
+def _kind_after(kind: str) -> str:
+    return {"uuid5": "uuid", "integer": "integer", "string": "string"}.get(kind, "string")
+
+
+def _first_pages(source: Source) -> tuple[list[Batch], float | None]:
+    """The first records as a copy would read them, and how many came in a second."""
+    partition = source.partitions(1)[0]
+    began = time.monotonic()
+    first: list[Batch] = []
+    for page in source.scan(partition, None, BatchSize(SAMPLE)):
+        first.append(page.batch)
+        if sum(map(len, first)) >= SAMPLE:
+            break
+    seconds = time.monotonic() - began
+    looked_at = sum(map(len, first))
+    rate = looked_at / seconds if looked_at and seconds > 0 else None
+    return first, rate
+
+
+def _spread_sample(source: Source, census: IdCensus, first: list[Batch]) -> list[Batch]:
+    """The sample to judge by: ids spread over the whole set; the first pages if that is all."""
+    if census.count <= sum(map(len, first)) or not census.sample:
+        return first
+    fetched = source.fetch(census.sample[:SAMPLE])
+    return [fetched] if len(fetched) else first
+
+
+def _source_id_pages(source: Source, carries_originals: bool) -> Iterator[list[Id]]:
+    """All source ids, page by page, with originals restored where records carry them."""
+    if not carries_originals:
+        yield from source.scan_ids()
+        return
+    for batch in _all(source, Select.METADATA):
+        yield restored(batch).ids
+
+
+def _all(source: Source, select: Select) -> Iterator[Batch]:
+    for partition in source.partitions(1):
+        for page in source.scan(partition, None, BatchSize(5000), select):
+            yield page.batch
+
+
+def mapped_id_pages(source: Source, preparation: Preparation) -> Iterator[list[Id]]:
+    """The target ids of all source records that have one, page by page."""
+    if not preparation.needs_for_ids:
+        for ids in source.scan_ids():
+            yield [preparation.ids.map(each) for each in ids]
+        return
+    for batch in _all(source, Select.METADATA):
+        yield list(preparation.target_ids(batch).values())
+
+
+def _vector_names(source: CollectionSpec, target: CollectionSpec | None) -> dict[str, str]:
+    """Source vector → target vector: a single one takes the name of the target's single one."""
+    if target is not None and len(source.vectors) == 1 and len(target.vectors) == 1:
+        return {next(iter(source.vectors)): next(iter(target.vectors))}
+    if len(source.vectors) == 1:
+        return {next(iter(source.vectors)): DEFAULT_VECTOR}
+    return {name: name for name in source.vectors}
+
+
+def _wanted(
+    document: PlanDocument,
+    source: Source,
+    spec: CollectionSpec,
+    target: Target,
+    id_map: IdMap,
+    census: IdCensus,
+    names: dict[str, str],
+) -> CollectionSpec:
+    """The plan's target in common terms: the source's shape, and what the plan says besides."""
+    options = document.target.options
+    metric = options.get("metric")
+    vectors = {
+        names[name]: VectorSpec(
+            dim=each.dim,
+            metric=Metric(metric) if metric else each.metric,
+            kind=each.kind,
+        )
+        for name, each in spec.vectors.items()
+    }
+    same_store = source.name == target.name
+    return CollectionSpec(
+        name=type(target).endpoint(document.target).collection,
+        vectors=vectors,
+        index=_wanted_index(options.get("index"), spec.index, same_store),
+        id_kind=census.kind if id_map.keeps else _kind_after(id_map.kind),
+        fields=spec.fields if same_store else {},
+        extra=spec.extra if same_store else {},
+    )
+
+
+def _wanted_index(
+    asked: dict[str, object] | None, found: IndexSpec | None, same_store: bool
+) -> IndexSpec | None:
+    """The index the plan asks for; else the source's, as far as other stores know its terms."""
+    carried: dict[str, object] = {}
+    if found is not None and (same_store or found.type == "hnsw"):
+        carried = {
+            name: value
+            for name, value in found.params.items()
+            if same_store or name in _INDEX_PARAMS
+        }
+    if asked is not None:
+        kind = str(asked.get("type") or (found.type if found and carried else "hnsw"))
+        if found is None or kind != found.type:
+            carried = {}
+        given = {name: value for name, value in asked.items() if name != "type"}
+        return IndexSpec(kind, {**carried, **given})
+    if found is None or not carried:
+        return found if same_store else None
+    return IndexSpec(found.type, carried)
+
+
+def _prepare_sample(found: Preflight, preparation: Preparation, sample: list[Batch]) -> None:
+    for batch in sample:
+        found.before.add(batch)
+        prepared = preparation.prepare(batch)
+        found.after.add(prepared.batch)
+        found.dead_letters += prepared.dead_letters
+        found.losses.update(prepared.losses)
+        for path, counts in prepared.transforms.items():
+            known = found.transforms.get(path, (0, 0, 0))
+            found.transforms[path] = (
+                known[0] + counts[0], known[1] + counts[1], known[2] + counts[2],
+            )  # fmt: skip
+
+
+def _judge_mapped_ids(
+    found: Preflight, source: Source, preparation: Preparation, target: Target
+) -> None:
+    """Collisions over the whole id set, for maps that can bring two ids together."""
+    kind = found.id_map.kind
+    if found.census.duplicates:
+        shown = ", ".join(repr(each) for each in found.census.duplicates[:3])
+        found.id_problems.append(f"the source holds some ids more than once: {shown}")
+        return
+    could_collide = kind == "field" or (
+        kind in ("string", "integer") and 0 < found.census.integers < found.census.count
+    )
+    if not could_collide or (found.id_problems and kind != "field"):
+        return
+    census = take_census(lambda: mapped_id_pages(source, preparation))
+    if kind == "field":
+        without = found.census.count - census.count
+        if without:
+            found.id_problems.append(
+                f"{without:,} of {found.census.count:,} records have no text or whole number in "
+                f"metadata.{found.id_map.field}"
+            )
+        rule = target.id_rule(census.kind)
+        found.id_problems += choose(IdPolicy("keep"), census, rule, target.name)[1]
+    if census.duplicates:
+        shown = ", ".join(repr(each) for each in census.duplicates[:3])
+        found.id_problems.append(f"several records would get the same id under this map: {shown}")
+
+
+def _collisions(source: Source, preparation: Preparation, target: Target) -> tuple[int, list[Id]]:
+    """How many of the ids to be written the target holds already, and the first ten."""
+    present = set()
+    for ids in target.scan_ids():
+        present.update(keys_of(id_digests(ids)).tolist())
+    total = 0
+    first: list[Id] = []
+    for ids in mapped_id_pages(source, preparation):
+        for each, key in zip(ids, keys_of(id_digests(ids)).tolist(), strict=True):
+            if key in present:
+                total += 1
+                if len(first) < 10:
+                    first.append(each)
+    return total, first
+
+
+def _query_problem(document: PlanDocument, spec: CollectionSpec) -> str:
+    queries = document.validation.queries
+    if queries is None or queries.file is None:
+        return ""
+    try:
+        schema = parquet.read_schema(queries.file)
+    except (OSError, ValueError) as error:
+        return f"{queries.file.name} cannot be read as Parquet: {error}"
+    if "vector" not in schema.names:
+        return f"{queries.file.name} has no column `vector`; it has {', '.join(schema.names)}"
+    dims = {each.dim for each in spec.vectors.values() if each.kind is VectorKind.DENSE}
+    column = parquet.read_table(queries.file, columns=["vector"]).column("vector")
+    lengths = {len(each) for each in column.to_pylist() if each is not None}
+    if not lengths:
+        return f"{queries.file.name} holds no query"
+    if dims - {0} and lengths != dims:
+        return (
+            f"{queries.file.name} has vectors of {sorted(lengths)} components, "
+            f"the source has {sorted(dims)}"
+        )
+    return ""
