@@ -43,7 +43,8 @@ class CopySettings:
         vectors: The target's vectors: what a read-back may differ by.
         total: How many records the source holds, for progress; None if unknown.
         limit: Stop after so many records read; None for all.
-        resumed: Whether batches in flight at a crash may be there already.
+        doubtful: How many records of each partition may be on the target already, because
+            they were in flight when an earlier part of the run broke off.
         append: Whether records may be there already, anywhere.
     """
 
@@ -55,7 +56,7 @@ class CopySettings:
     vectors: dict[str, VectorSpec]
     total: int | None = None
     limit: int | None = None
-    resumed: bool = False
+    doubtful: int = 0
     append: bool = False
 
 
@@ -205,8 +206,7 @@ class Copier:
         """Cut one partition into batches, going on after its cursor."""
         index = state.partition.index
         number = state.next_batch
-        # what was in flight when the run broke off may be on the target already
-        doubtful = self.journal.fact("in_flight_records", 0) if self.settings.resumed else 0
+        doubtful = self.settings.doubtful
         for page in self._pages(state.partition, state.cursor):
             limited = self._within_limit(page)
             if limited is None:

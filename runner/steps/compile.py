@@ -140,13 +140,13 @@ def compile_plan(
     """
     faults = [
         *_store_faults(document, found),
-        *_shape_faults(document, found, source[1], target[1]),
+        *_shape_faults(document, found, target[1]),
         *_id_faults(document, found),
         *_sample_faults(document, found),
     ]
     collection = found.collection
     steps = _steps(document, found, collection, source[1], target[1], run_id)
-    needed = _needed_hazards(document, found, steps)
+    needed = _needed_hazards(found, steps)
     hazards = tuple(
         HazardRow(each.value, why, allowed.get(each, "")) for each, why in needed.items()
     )
@@ -170,7 +170,7 @@ def compile_plan(
     return Compiled(
         steps=steps,
         faults=tuple(faults),
-        warnings=tuple(_warnings(document, found, effects)),
+        warnings=tuple(_warnings(document, found)),
         hazards=hazards,
         fields=tuple(_field_rows(found, effects)),
         losses=tuple(loss_rows(found.losses, found.before.records, source, target, found)),
@@ -228,9 +228,7 @@ def _store_faults(document: PlanDocument, found: Preflight) -> list[Fault]:
     return faults
 
 
-def _shape_faults(
-    document: PlanDocument, found: Preflight, source: Capabilities, target: Capabilities
-) -> list[Fault]:
+def _shape_faults(document: PlanDocument, found: Preflight, target: Capabilities) -> list[Fault]:
     faults = []
     for name, spec in found.source_spec.vectors.items():
         label = f"vector {name}" if name else "the vector"
@@ -329,13 +327,11 @@ def _sample_faults(document: PlanDocument, found: Preflight) -> list[Fault]:
 # hazards and warnings
 
 
-def _needed_hazards(
-    document: PlanDocument, found: Preflight, steps: Sequence[Step]
-) -> dict[Hazard, str]:
+def _needed_hazards(found: Preflight, steps: Sequence[Step]) -> dict[Hazard, str]:
     needed: dict[Hazard, str] = {}
     for step in steps:
         for each in step.hazards:
-            needed[each] = _why(each, document, found, step)
+            needed[each] = _why(each, found, step)
     for side, finding in found.findings:
         if finding.key == _INSECURE:
             needed[Hazard.INSECURE_CONNECTION] = f"{side}: {finding.what}"
@@ -344,7 +340,7 @@ def _needed_hazards(
     return needed
 
 
-def _why(hazard: Hazard, document: PlanDocument, found: Preflight, step: Step) -> str:
+def _why(hazard: Hazard, found: Preflight, step: Step) -> str:
     name = found.collection.name
     match hazard:
         case Hazard.REPLACE_TARGET:
@@ -366,12 +362,10 @@ def _why(hazard: Hazard, document: PlanDocument, found: Preflight, step: Step) -
 
 
 def _is_lossy(loss: Loss) -> bool:
-    return not loss.reversible and loss.policy in ("drop", "stringify", "flatten")
+    return not loss.reversible and loss.policy in ("drop", "stringify")
 
 
-def _warnings(
-    document: PlanDocument, found: Preflight, effects: Sequence[FieldEffect]
-) -> list[Remark]:
+def _warnings(document: PlanDocument, found: Preflight) -> list[Remark]:
     warnings = [
         Remark(document.place(each.key or side), each.what, each.hint)
         for side, each in found.findings

@@ -1,0 +1,167 @@
+"""Where runs are kept: one folder a plan, one folder a run, one lock.
+
+``.runner/<plan name>/runs/<run id>/`` beside the plan holds the journal, the audit,
+dead letters and reports.  The folder ignores itself in git.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from runner.errors import JournalError
+from runner.plan.model import PlanDocument
+
+_NETWORK = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.s3fs", "afs", "ceph"}
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's folder.
+
+    Attributes:
+        path: ``…/runs/2026-11-23T10-15-00-4f2a91c0``.
+    """
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        """The run's name."""
+        return self.path.name
+
+    @property
+    def journal(self) -> Path:
+        """The journal's file."""
+        return self.path / "journal.sqlite"
+
+    @property
+    def scratch(self) -> Path:
+        """For snapshots; removed when the run ends."""
+        return self.path / "scratch"
+
+    def clear_scratch(self) -> None:
+        """Remove snapshots, also those of a run that was killed."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+class State:
+    """The state folder of one plan.
+
+    Args:
+        document: The plan; its ``state_dir`` moves the folder.
+    """
+
+    def __init__(self, document: PlanDocument) -> None:
+        base = document.state_dir or document.path.parent / ".runner"
+        self.base = base
+        self.folder = base / document.name
+        self.runs = self.folder / "runs"
+
+    def run_folders(self) -> list[RunFolder]:
+        """Every run that has a journal, oldest first."""
+        if not self.runs.is_dir():
+            return []
+        found = [RunFolder(each) for each in sorted(self.runs.iterdir())]
+        return [each for each in found if each.journal.exists()]
+
+    def newest(self) -> RunFolder | None:
+        """The newest run; None if there is none."""
+        found = self.run_folders()
+        return found[-1] if found else None
+
+    def new_run(self) -> RunFolder:
+        """A folder for a new run, made."""
+        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
+        folder = RunFolder(self.runs / f"{stamp}-{secrets.token_hex(4)}")
+        try:
+            folder.path.mkdir(parents=True, mode=0o700)
+        except OSError as error:
+            raise _cannot_write(folder.path, error) from error
+        return folder
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the plan's lock: one runner at a time.
+
+        Raises:
+            JournalError: Another runner holds it, or the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            ignore = self.base / ".gitignore"
+            if not ignore.exists():
+                ignore.write_text("*\n")
+            _refuse_network(self.folder)
+            descriptor = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+        except OSError as error:
+            raise _cannot_write(self.folder, error) from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = os.pread(descriptor, 100, 0).decode(errors="replace").strip()
+                raise JournalError(
+                    f"another runner works on this plan (process {holder or 'unknown'})",
+                    "wait for it, or stop it: `runner status` shows how far it is",
+                ) from error
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def is_locked(self) -> bool:
+        """Whether a runner holds the lock now; changes nothing."""
+        path = self.folder / "lock"
+        if not path.exists():
+            return False
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+
+def _cannot_write(path: Path, error: OSError) -> JournalError:
+    return JournalError(
+        f"{path}: the state folder cannot be written: {error.strerror}",
+        "choose another one with --state-dir",
+    )
+
+
+def _refuse_network(folder: Path) -> None:
+    """SQLite's locks and syncs cannot be trusted on network file systems."""
+    kind = file_system_of(folder)
+    if kind in _NETWORK:
+        raise JournalError(
+            f"{folder} lies on a network file system ({kind}), where a journal is not safe",
+            "choose a local folder with --state-dir",
+        )
+
+
+def file_system_of(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
+    """The type of the file system that *folder* lies on; empty where the system does not say."""
+    if not mounts.exists():
+        return ""
+    best, kind = "", ""
+    place = str(folder.resolve())
+    for line in mounts.read_text(errors="replace").splitlines():
+        fields = line.split(" ")
+        point = fields[1].replace("\\040", " ")
+        inside = place == point or place.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, fields[2]
+    return kind
