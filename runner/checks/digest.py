@@ -84,7 +84,9 @@ def record_digests(batch: Batch) -> Digests:
     columns.append([_sized(text) for text in batch.metadata.canonical()])
     sha = hashlib.sha256
     join = b"".join
-    found = join([sha(head + join(fields)).digest()[:DIGEST_BYTES] for fields in zip(*columns, strict=True)])
+    found = join(
+        [sha(head + join(fields)).digest()[:DIGEST_BYTES] for fields in zip(*columns, strict=True)]
+    )
     return np.frombuffer(found, dtype=np.uint8).reshape(n, DIGEST_BYTES)
 
 

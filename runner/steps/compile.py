@@ -173,7 +173,15 @@ def compile_plan(
         warnings=tuple(_warnings(document, found)),
         hazards=hazards,
         fields=tuple(_field_rows(found, effects)),
-        losses=tuple(loss_rows(found.losses, found.before.records, source, target, found)),
+        losses=tuple(
+            loss_rows(
+                found.losses,
+                found.before.records,
+                source[0].store,
+                target[0].store,
+                {"source": found.source_spec, "target": collection},
+            )
+        ),
         estimate=_estimate(document, found, target[0], known_write_rate),
         id_map=found.id_map,
         vector_names=found.vector_names,
@@ -404,15 +412,17 @@ def _steps(
     records = found.source_count if document.limit is None else min(
         found.source_count, document.limit
     )  # fmt: skip
-    limit = target.max_batch_records or document.batch_size.records
-    batch_records = min(document.batch_size.records, limit)
-    writers = max(1, min(document.workers, target.max_writers))
+    pace = pace_of(document, target)
     # several readers would be cut off at different places by a limit
     readers = 1 if document.limit is not None else min(document.workers, source.max_readers)
-    verify_every = {"every_batch": 1, "sample": 10, "none": 0}[document.validation.checksum]
     hazards = [Hazard.LOSSY_FIELDS] if any(_is_lossy(each) for each in found.losses) else []
     copy = Copy(
-        records, batch_records, writers, max(1, readers), verify_every, hazards=tuple(hazards)
+        records,
+        pace.batch_records,
+        pace.writers,
+        max(1, readers),
+        pace.verify_every,
+        hazards=tuple(hazards),
     )
     check = Check(document.validation, limited=document.limit is not None)
     existing = found.target_spec
@@ -437,6 +447,25 @@ def _steps(
     create = Create(collection, found.proposal.summary, staged, hazards=changed)
     swap = Swap(collection.name, staged, kept, hazards=(Hazard.REPLACE_TARGET,))
     return (create, copy, Index(collection), check, swap, Report())
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a copy goes; may change between a run and its resume."""
+
+    batch_records: int
+    writers: int
+    verify_every: int
+
+
+def pace_of(document: PlanDocument, target: Capabilities) -> Pace:
+    """What the plan asks for, within what the target allows."""
+    limit = target.max_batch_records or document.batch_size.records
+    return Pace(
+        batch_records=min(document.batch_size.records, limit),
+        writers=max(1, min(document.workers, target.max_writers)),
+        verify_every={"every_batch": 1, "sample": 10, "none": 0}[document.validation.checksum],
+    )
 
 
 def beside(name: str, word: str, run_id: str) -> str:
@@ -511,17 +540,20 @@ def field_rows(inventory: Inventory) -> list[FieldRow]:
 def loss_rows(
     losses: Counter[Loss],
     looked_at: int,
-    source: tuple[Endpoint, Capabilities],
-    target: tuple[Endpoint, Capabilities],
-    found: Preflight | None = None,
-    vectors: Mapping[str, CollectionSpec] | None = None,
+    source: str,
+    target: str,
+    specs: Mapping[str, CollectionSpec],
 ) -> list[LossRow]:
-    """The loss report: what fitting counted, and what either store does to vectors by nature."""
+    """The loss report: what fitting counted, and what either store does to vectors by nature.
+
+    Args:
+        losses: Loss → records.
+        looked_at: Out of how many.
+        source, target: Names of the stores.
+        specs: ``source`` and ``target``, as far as they are known.
+    """
     rows = []
-    specs = vectors or {}
-    if found is not None:
-        specs = {"source": found.source_spec, "target": found.collection}
-    for side, store in (("source", source[0].store), ("target", target[0].store)):
+    for side, store in (("source", source), ("target", target)):
         spec = specs.get(side)
         for name, vector in (spec.vectors if spec else {}).items():
             what = _vector_loss(store, vector.fidelity, vector.dtype, side)

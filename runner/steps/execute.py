@@ -139,9 +139,9 @@ class Execution:
     def _reopen_staged(self) -> None:
         """Go on writing to the staging collection of a run that was interrupted."""
         for step in self.steps:
-            if isinstance(step, Create) and step.collection != step.spec.name:
-                if not self._swapped():
-                    self.target = self._sibling(step.collection)
+            staged = isinstance(step, Create) and step.collection != step.spec.name
+            if isinstance(step, Create) and staged and not self._swapped():
+                self.target = self._sibling(step.collection)
 
     def _swapped(self) -> bool:
         return any(

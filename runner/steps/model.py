@@ -6,7 +6,7 @@ what a run does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, assert_never
 
@@ -189,3 +189,83 @@ def spec_from_json(found: Mapping[str, Any]) -> CollectionSpec:
         fields=found["fields"],
         extra=found["extra"],
     )
+
+
+def steps_to_json(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """Steps as JSON values, for the journal; what may change on a resume is left out."""
+    found = []
+    for step in steps:
+        row: dict[str, Any] = {
+            "kind": kind_of(step),
+            "hazards": [each.value for each in step.hazards],
+        }
+        match step:
+            case Create():
+                row |= {
+                    "spec": spec_to_json(step.spec),
+                    "summary": step.summary,
+                    "collection": step.collection,
+                    "drop_first": step.drop_first,
+                }
+            case Append():
+                row |= {"collection": step.collection, "present": step.present}
+            case Copy():
+                row |= {"records": step.records, "readers": step.readers}
+            case Index():
+                row |= {"spec": spec_to_json(step.spec)}
+            case Swap():
+                row |= {"collection": step.collection, "staged": step.staged, "kept": step.kept}
+            case Check() | Report():
+                pass
+            case _:
+                assert_never(step)
+        found.append(row)
+    return found
+
+
+def steps_from_json(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    batch_records: int,
+    writers: int,
+    verify_every: int,
+    validation: Validation,
+    limited: bool,
+) -> tuple[Step, ...]:
+    """The steps that `steps_to_json` wrote, with what the plan says now of the rest.
+
+    Raises:
+        KeyError: The rows are of another version.
+    """
+    steps: list[Step] = []
+    for row in rows:
+        hazards = tuple(Hazard(each) for each in row["hazards"])
+        match row["kind"]:
+            case "create":
+                spec = spec_from_json(row["spec"])
+                create = Create(spec, row["summary"], row["collection"], row["drop_first"], hazards)
+                steps.append(create)
+            case "append":
+                steps.append(Append(row["collection"], row["present"], hazards))
+            case "copy":
+                steps.append(
+                    Copy(
+                        row["records"],
+                        batch_records,
+                        writers,
+                        row["readers"],
+                        verify_every,
+                        hazards,
+                    )
+                )
+            case "index":
+                steps.append(Index(spec_from_json(row["spec"]), hazards))
+            case "check":
+                steps.append(Check(validation, limited, hazards))
+            case "swap":
+                steps.append(Swap(row["collection"], row["staged"], row["kept"], hazards))
+            case "report":
+                steps.append(Report(hazards))
+            case kind:
+                raise KeyError(kind)
+    return tuple(steps)

@@ -1,0 +1,866 @@
+"""What notebooks, Airflow and Dagster tasks call; the command line is a thin layer over it.
+
+Every method returns the typed results that the screens and reports are made from
+(`runner.report.model`), and raises the errors of `runner.errors`.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from runner import jsonvalues
+from runner.checks.evidence import Ends
+from runner.copy.ids import IdMap
+from runner.copy.journal import Journal
+from runner.copy.prepare import Preparation
+from runner.copy.retry import Retrying, Stop
+from runner.errors import (
+    CollectionNotFoundError,
+    HazardError,
+    JournalError,
+    PlanError,
+    StoreError,
+)
+from runner.model import BatchSize, CollectionSpec, Id
+from runner.plan.fingerprint import fingerprint
+from runner.plan.load import load_document
+from runner.plan.model import Hazard, PlanDocument
+from runner.report.html import to_html
+from runner.report.markdown import to_markdown
+from runner.report.model import (
+    DryRunResult,
+    InspectedSide,
+    InspectResult,
+    Remark,
+    RollbackResult,
+    RunResult,
+    StatusResult,
+    Verdict,
+    to_json,
+)
+from runner.report.progress import ProgressEvent
+from runner.steps.compile import (
+    Compiled,
+    compile_plan,
+    field_rows,
+    pace_of,
+    step_rows,
+)
+from runner.steps.execute import Execution, Listener, refuse_foreign_run, run_checks
+from runner.steps.inventory import take_inventory
+from runner.steps.model import (
+    Step,
+    Swap,
+    spec_from_json,
+    spec_to_json,
+    steps_from_json,
+    steps_to_json,
+    thresholds,
+)
+from runner.steps.preflight import SAMPLE, Preflight, chain_of, look, preparation_for
+from runner.steps.results import result_of, side_of, versions_of
+from runner.steps.rollback import Rollback, Undo, in_flight_batches
+from runner.steps.state import RunFolder, State
+from runner.stores import open_store, store_class
+from runner.stores.base import Access, Store, Target
+
+__all__ = ["Plan", "load_plan"]
+
+
+def load_plan(
+    path: str | Path,
+    vars: Mapping[str, str] | None = None,  # noqa: A002  (the word the plan itself uses)
+    *,
+    state_dir: str | Path | None = None,
+    limit: int | None = None,
+) -> Plan:
+    """The plan in the file *path*.
+
+    Args:
+        path: A YAML file.
+        vars: Values for ``${var:key}``; they override the plan's own ``vars``.
+        state_dir: Where runs are kept, instead of ``.runner`` beside the plan.
+        limit: Copy at most this many records.
+
+    Raises:
+        PlanError: With every problem of the file at once.
+    """
+    return Plan(
+        load_document(
+            path,
+            variables=vars,
+            limit=limit,
+            state_dir=None if state_dir is None else Path(state_dir).absolute(),
+        )
+    )
+
+
+@dataclass
+class _Sight:
+    """Both ends and what was seen there."""
+
+    source: Store
+    target: Target
+    found: Preflight
+    compiled: Compiled
+    seconds: float
+
+
+class Plan:
+    """A loaded plan: compile it, try it, run it, prove it, take it back.
+
+    Args:
+        document: What the file says; see `load_plan`.
+    """
+
+    def __init__(self, document: PlanDocument) -> None:
+        self.document = document
+        self.state = State(document)
+
+    @property
+    def name(self) -> str:
+        """The plan's name."""
+        return self.document.name
+
+    def __repr__(self) -> str:
+        return f"Plan({self.document.file!r})"
+
+    # before a run
+
+    def compile(self, allow: Iterable[str] = ()) -> Compiled:
+        """The steps of this plan, given both ends as they are; writes nothing."""
+        with self._scratch() as scratch, self._sight(scratch, allow, "preview") as sight:
+            return sight.compiled
+
+    def dry_run(self, allow: Iterable[str] = ()) -> DryRunResult:
+        """Everything a run would do, seen without writing anything anywhere."""
+        with self._scratch() as scratch, self._sight(scratch, allow, "preview") as sight:
+            compiled, found = sight.compiled, sight.found
+            source, target = self._sides(sight)
+            return DryRunResult(
+                name=self.name,
+                strategy=self.document.strategy,
+                description=self.document.description,
+                source=source,
+                target=target,
+                fields=compiled.fields,
+                losses=compiled.losses,
+                steps=tuple(step_rows(compiled.steps)),
+                thresholds=tuple(
+                    thresholds(self.document.validation, limited=self.document.limit is not None)
+                ),
+                estimate=compiled.estimate,
+                hazards=compiled.hazards,
+                problems=tuple(each.remark for each in compiled.faults),
+                warnings=compiled.warnings,
+                sampled=found.before.records,
+                fingerprint=self._fingerprint(),
+                exit_code=compiled.exit_code,
+            )
+
+    def inspect(self) -> InspectResult:
+        """What is in the source, and in the target if it exists; writes nothing."""
+        sides = []
+        problem = 0
+        with self._scratch() as scratch:
+            for side in ("source", "target"):
+                location = getattr(self.document, side)
+                endpoint = store_class(location.store).endpoint(location)
+                with self._open(side, Access.READ, scratch) as store:
+                    spec = store.describe()
+                    if spec is None and side == "source":
+                        raise _no_source(self.document, str(endpoint))
+                    sides.append(_inspected(side, store, spec))
+        return InspectResult(self.name, tuple(sides), problem)
+
+    # running
+
+    def run(
+        self,
+        progress: Listener | None = None,
+        *,
+        allow: Iterable[str] = (),
+        restart: bool = False,
+        stop: Stop | None = None,
+    ) -> RunResult:
+        """Run the plan; go on with an unfinished run; after success, give its result again.
+
+        Args:
+            progress: Called with a `ProgressEvent` now and then, from any thread.
+            allow: Hazards to allow besides those of the plan.
+            restart: Leave an unfinished run behind and start over.
+            stop: Lets another thread end the run after the batches in flight.
+
+        Raises:
+            RunnerError: The run did not come to its end; it can be resumed.
+        """
+        listener = progress or _silent
+        with self.state.lock():
+            newest = self.state.newest()
+            if newest is not None and not restart:
+                journal = Journal.open_existing(newest.journal)
+                try:
+                    ended = journal.fact("rolled_back") or journal.fact("abandoned")
+                    same = journal.fact("fingerprint") == self._fingerprint()
+                    finished = journal.fact("finished", False)
+                    if not ended and finished and same:
+                        return self._again(newest, journal)
+                    if not ended and not finished:
+                        return self._go_on(newest, journal, listener, stop, "run", allow)
+                finally:
+                    journal.close()
+            elif newest is not None:
+                self._abandon(newest)
+            return self._start(listener, allow, stop)
+
+    def resume(self, progress: Listener | None = None, *, stop: Stop | None = None) -> RunResult:
+        """Go on with the unfinished run.
+
+        Raises:
+            JournalError: There is none.
+        """
+        with self.state.lock():
+            folder, journal = self._newest_journal("resume")
+            try:
+                if journal.fact("finished", False):
+                    raise JournalError(
+                        f"the run {folder.run_id} is finished; there is nothing to resume",
+                        "`runner verify` checks it again, `runner report` shows its result",
+                    )
+                return self._go_on(folder, journal, progress or _silent, stop, "resume", ())
+            finally:
+                journal.close()
+
+    def verify(self, progress: Listener | None = None) -> RunResult:
+        """Check the newest run again: both ends as they are now, every record re-read."""
+        listener = progress or _silent
+        folder, journal = self._newest_journal("verify", read_only=True)
+        try:
+            with self._scratch() as scratch, ExitStack() as stack:
+                source = stack.enter_context(self._open("source", Access.READ, scratch))
+                target = stack.enter_context(self._open("target", Access.READ, scratch))
+                assert isinstance(target, Target)
+                source_spec, target_spec = source.describe(), target.describe()
+                if source_spec is None:
+                    raise _no_source(self.document, str(self._endpoint("source")))
+                if target_spec is None:
+                    raise CollectionNotFoundError(
+                        f"there is no {self._endpoint('target')}: nothing to verify",
+                        "`runner status` shows how far the run came",
+                    )
+                steps = self._steps_of(journal, target)
+                ends = Ends(
+                    source=source,
+                    target=target,
+                    journal=journal,
+                    preparation=self._preparation_of(journal, target),
+                    source_spec=source_spec,
+                    target_spec=target_spec,
+                    records_before=journal.fact("records_before", 0),
+                    held_before=journal.fact("held_before", 0),
+                    limited=self.document.limit is not None,
+                    fingerprint=journal.fact("fingerprint", ""),
+                )
+
+                def tell(name: str) -> None:
+                    listener(ProgressEvent(phase="check", message=name))
+
+                checks = run_checks(ends, self.document.validation, tell, rescan=True)
+                about = side_of(
+                    self._endpoint("target"), target_spec, target.count(), "exists", target
+                )
+                result = result_of(
+                    journal,
+                    steps,
+                    command="verify",
+                    report=folder.path / "verify.html",
+                    next_acts=self._next(journal, _verdict_of(checks)),
+                    checks=tuple(checks),
+                    target=about,
+                )
+            _write_report(result, folder.path, "verify")
+            return result
+        finally:
+            journal.close()
+
+    def report(self) -> RunResult:
+        """The result of the newest run, out of its journal."""
+        folder, journal = self._newest_journal("report", read_only=True)
+        try:
+            return self._result(folder, journal, "run")
+        finally:
+            journal.close()
+
+    def status(self) -> StatusResult:
+        """How the newest run stands; reads the journal only."""
+        newest = self.state.newest()
+        running = self.state.is_locked()
+        if newest is None:
+            return _never_run(self.name, self.document.file, running)
+        journal = Journal.open_existing(newest.journal, read_only=True)
+        try:
+            return _status_of(self, newest, journal, running)
+        finally:
+            journal.close()
+
+    # taking back
+
+    def rollback(self, *, confirmed: bool = False) -> RollbackResult:
+        """Remove what the newest run created, and only that.
+
+        Args:
+            confirmed: Do it.  Else it is only shown what would be done.
+
+        Raises:
+            JournalError: There is no journal to tell what is the run's.
+        """
+        with self.state.lock(), self._scratch() as scratch:
+            folder, journal = self._newest_journal("roll back")
+            try:
+                access = Access.WRITE if confirmed else Access.READ
+                with self._open("target", access, scratch) as target:
+                    assert isinstance(target, Target)
+                    steps = self._steps_of(journal, target)
+                    rollback = Rollback(
+                        journal, steps, target, self._in_flight(journal, target, scratch)
+                    )
+                    undo = rollback.look()
+                    if confirmed:
+                        rollback.act(undo)
+                        journal.export(folder.path)
+                    spec = target.describe()
+                    about = side_of(
+                        self._endpoint("target"),
+                        spec,
+                        None if spec is None else target.count(),
+                        "does not exist" if spec is None else "exists",
+                        target,
+                    )
+                    folder.clear_scratch()
+                    return _rollback_result(self, folder, undo, about, done=confirmed)
+            finally:
+                journal.close()
+
+    def finalise(self, *, confirmed: bool = False) -> RollbackResult:
+        """Drop the collection that a replacement kept aside; after that, no way back.
+
+        Raises:
+            JournalError: The newest run kept none.
+        """
+        with self.state.lock(), self._scratch() as scratch:
+            folder, journal = self._newest_journal("finalise")
+            try:
+                access = Access.WRITE if confirmed else Access.READ
+                with self._open("target", access, scratch) as target:
+                    assert isinstance(target, Target)
+                    steps = self._steps_of(journal, target)
+                    kept = next((each.kept for each in steps if isinstance(each, Swap)), "")
+                    if not kept or not journal.fact("finished", False):
+                        raise JournalError(
+                            "the newest run keeps no replaced collection aside",
+                            "`runner status` shows how it stands",
+                        )
+                    aside = target.sibling(kept)  # type: ignore[attr-defined]
+                    try:
+                        spec = aside.describe()
+                        count = 0 if spec is None else aside.count()
+                        about = side_of(self._endpoint("target"), spec, count, "kept aside", aside)
+                        if confirmed:
+                            aside.drop()
+                            journal.keep("finalised", finalised=True)
+                            journal.export(folder.path)
+                    finally:
+                        aside.close()
+                undo = Undo("drop" if spec is not None else "nothing", kept, count)
+                return _rollback_result(self, folder, undo, about, done=confirmed)
+            finally:
+                journal.close()
+
+    # parts of a run
+
+    def _start(self, listener: Listener, allow: Iterable[str], stop: Stop | None) -> RunResult:
+        folder = self.state.new_run()
+        try:
+            folder.scratch.mkdir()
+            listener(ProgressEvent(phase="preflight", message="looking at both ends"))
+            with ExitStack() as stack:
+                sight = stack.enter_context(self._sight(folder.scratch, allow, folder.run_id))
+                refuse_foreign_run(sight.found.target_mark, folder.run_id)
+                sight.compiled.raise_faults()
+                journal = Journal.create(folder.journal)
+                stack.callback(journal.close)
+                self._keep_facts(journal, folder, sight)
+                # the target was looked at for reading; now it is opened for writing
+                sight.target.close()
+                return self._execute(folder, journal, sight.source, listener, stop, "run")
+        finally:
+            folder.clear_scratch()
+            if not folder.journal.exists():
+                shutil.rmtree(folder.path, ignore_errors=True)
+
+    def _go_on(
+        self,
+        folder: RunFolder,
+        journal: Journal,
+        listener: Listener,
+        stop: Stop | None,
+        command: str,
+        allow: Iterable[str],
+    ) -> RunResult:
+        del allow  # hazards were judged when the run began
+        if journal.fact("fingerprint") != self._fingerprint():
+            raise JournalError(
+                f"the plan has changed since the run {folder.run_id} began, in what it would "
+                "write, so the run cannot go on",
+                "undo the change, or take the run back (`runner rollback`) and run again, or "
+                "leave it behind with `run --restart`",
+            )
+        folder.clear_scratch()
+        folder.scratch.mkdir(parents=True)
+        try:
+            with self._open("source", Access.READ, folder.scratch) as source:
+                if source.describe() is None:
+                    raise _no_source(self.document, str(self._endpoint("source")))
+                journal.keep("resumed", resumed=journal.fact("resumed", 0) + 1)
+                listener(
+                    ProgressEvent(
+                        phase="resume",
+                        records=journal.totals().records,
+                        total=journal.fact("records_before"),
+                        message=f"going on with run {folder.run_id}",
+                    )
+                )
+                return self._execute(folder, journal, source, listener, stop, command)
+        finally:
+            folder.clear_scratch()
+
+    def _execute(
+        self,
+        folder: RunFolder,
+        journal: Journal,
+        source: Store,
+        listener: Listener,
+        stop: Stop | None,
+        command: str,
+    ) -> RunResult:
+        with self._open("target", Access.WRITE, folder.scratch) as target:
+            assert isinstance(target, Target)
+            execution = Execution(
+                self.document,
+                journal,
+                self._steps_of(journal, target),
+                source,
+                target,
+                self._preparation_of(journal, target),
+                stop or Stop(),
+                listener,
+            )
+            try:
+                verdict = execution.run()
+                spec = execution.target.describe()
+                about = side_of(
+                    self._endpoint("target"), spec, execution.target.count(), "exists", target
+                )
+                journal.keep(
+                    target=to_json(about),
+                    target_spec=None if spec is None else spec_to_json(spec),
+                )
+                if verdict is not Verdict.FAILED:
+                    execution.mark_done()
+                    journal.keep("finished", finished=True, finished_at=_now())
+            finally:
+                execution.close()
+        result = self._result(folder, journal, command)
+        _write_report(result, folder.path, "report")
+        journal.export(folder.path)
+        return result
+
+    def _again(self, folder: RunFolder, journal: Journal) -> RunResult:
+        return self._result(folder, journal, "run")
+
+    def _result(self, folder: RunFolder, journal: Journal, command: str) -> RunResult:
+        verdict = Verdict(journal.fact("verdict", Verdict.SKIPPED.value))
+        return result_of(
+            journal,
+            self._steps_of(journal, None),
+            command=command,
+            report=folder.path / "report.html",
+            next_acts=self._next(journal, verdict),
+        )
+
+    def _next(self, journal: Journal, verdict: Verdict) -> tuple[str, ...]:
+        file = self.document.file
+        back = f"runner rollback {file}    undoes this run"
+        if verdict is Verdict.FAILED:
+            return (
+                "look at the failures above; the report has all of them",
+                f"run {file}    checks again once the cause is mended",
+                back,
+            )
+        replaced = any(each["kind"] == "swap" for each in journal.fact("steps", []))
+        acts = ["switch your application's reads to the target", back]
+        if replaced:
+            acts.append(f"runner finalise {file}    drops the replaced collection for good")
+        return tuple(acts)
+
+    def _abandon(self, folder: RunFolder) -> None:
+        journal = Journal.open_existing(folder.journal)
+        try:
+            if not journal.fact("finished", False):
+                journal.keep("abandoned", abandoned=True)
+        finally:
+            journal.close()
+
+    def _keep_facts(self, journal: Journal, folder: RunFolder, sight: _Sight) -> None:
+        compiled, found = sight.compiled, sight.found
+        source, target = self._sides(sight)
+        journal.keep(
+            "run begins",
+            run_id=folder.run_id,
+            name=self.name,
+            strategy=self.document.strategy,
+            description=self.document.description,
+            fingerprint=self._fingerprint(),
+            plan_text=self.document.text,
+            started_at=_now(),
+            preflight_seconds=round(sight.seconds, 3),
+            records_before=compiled.estimate.records,
+            steps=steps_to_json(compiled.steps),
+            id_map={
+                "kind": compiled.id_map.kind,
+                "field": compiled.id_map.field,
+                "restore": compiled.id_map.restore,
+            },
+            vector_names=dict(compiled.vector_names),
+            collection=spec_to_json(compiled.collection),
+            source_spec=spec_to_json(found.source_spec),
+            source=to_json(source),
+            target=to_json(target),
+            fields=to_json(compiled.fields),
+            hazards=to_json(compiled.hazards),
+            warnings=to_json(compiled.warnings),
+            versions=versions_of({self.document.source.store, self.document.target.store}),
+        )
+        for row in compiled.hazards:
+            journal.audit("hazard allowed", hazard=row.name, by=row.allowed_by)
+
+    def _steps_of(self, journal: Journal, target: Target | None) -> tuple[Step, ...]:
+        capabilities = (
+            target.capabilities
+            if target is not None
+            else store_class(self.document.target.store).capabilities
+        )
+        pace = pace_of(self.document, capabilities)
+        return steps_from_json(
+            journal.fact("steps", []),
+            batch_records=pace.batch_records,
+            writers=pace.writers,
+            verify_every=pace.verify_every,
+            validation=self.document.validation,
+            limited=self.document.limit is not None,
+        )
+
+    def _preparation_of(self, journal: Journal, target: Target) -> Preparation:
+        return preparation_for(
+            self.document,
+            target,
+            spec_from_json(journal.fact("collection")),
+            IdMap(**journal.fact("id_map")),
+            journal.fact("vector_names"),
+        )
+
+    def _in_flight(self, journal: Journal, target: Target, scratch: Path) -> list[Any]:
+        """What an interrupted run may have written beyond its journal."""
+        if all(state.done for state in journal.partitions()):
+            return []
+        try:
+            with self._open("source", Access.READ, scratch) as source:
+                preparation = self._preparation_of(journal, target)
+                return list(in_flight_batches(journal, source, preparation))
+        except StoreError as error:
+            journal.audit("source cannot be read for the rollback", why=error.what)
+            return []
+
+    def _newest_journal(self, what: str, *, read_only: bool = False) -> tuple[RunFolder, Journal]:
+        newest = self.state.newest()
+        if newest is None:
+            raise JournalError(
+                f"there is no run of {self.name} to {what}",
+                f"start one with `run {self.document.file}`",
+            )
+        journal = Journal.open_existing(newest.journal, read_only=read_only)
+        gone = "rolled back" if journal.fact("rolled_back") else ""
+        gone = gone or ("left behind by --restart" if journal.fact("abandoned") else "")
+        if gone and what != "report":
+            journal.close()
+            raise JournalError(
+                f"the newest run, {newest.run_id}, was {gone}; there is nothing to {what}",
+                f"start a new one with `run {self.document.file}`",
+            )
+        return newest, journal
+
+    # both ends
+
+    def _endpoint(self, side: str) -> Any:
+        location = getattr(self.document, side)
+        return store_class(location.store).endpoint(location)
+
+    @contextmanager
+    def _open(self, side: str, access: Access, scratch: Path) -> Iterator[Store]:
+        location = getattr(self.document, side)
+        folder = scratch / side
+        folder.mkdir(parents=True, exist_ok=True)
+        retrying = Retrying(Stop())
+        store = retrying.call(f"opening the {side}", lambda: open_store(location, access, folder))
+        try:
+            yield store
+        finally:
+            store.close()
+
+    @contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        """A private folder for snapshots, outside everything a dry run must leave alone."""
+        with tempfile.TemporaryDirectory(prefix="vector-migration-") as folder:
+            yield Path(folder)
+
+    @contextmanager
+    def _sight(self, scratch: Path, allow: Iterable[str], run_id: str) -> Iterator[_Sight]:
+        """Look at both ends, for reading, and compile."""
+        allowed = self._allowed(allow)
+        chain = chain_of(self.document)
+        began = time.monotonic()
+        with (
+            self._open("source", Access.READ, scratch) as source,
+            self._open("target", Access.READ, scratch) as target,
+        ):
+            assert isinstance(target, Target)
+            retrying = Retrying(Stop())
+            found = retrying.call(
+                "looking at both ends", lambda: look(self.document, source, target)
+            )
+            compiled = compile_plan(
+                self.document,
+                found,
+                source=(self._endpoint("source"), source.capabilities),
+                target=(self._endpoint("target"), target.capabilities),
+                effects=chain.effects,
+                run_id=run_id,
+                allowed=allowed,
+                known_write_rate=self._known_rate(),
+            )
+            yield _Sight(source, target, found, compiled, time.monotonic() - began)
+
+    def _allowed(self, allow: Iterable[str]) -> dict[Hazard, str]:
+        allowed = dict.fromkeys(self.document.allow, "plan")
+        for word in allow:
+            try:
+                allowed[Hazard(word)] = f"--allow by {_user()}"
+            except ValueError as error:
+                words = ", ".join(each.value for each in Hazard)
+                raise PlanError(f"--allow {word}: not a hazard; expected one of {words}") from error
+        return allowed
+
+    def _sides(self, sight: _Sight) -> tuple[Any, Any]:
+        found = sight.found
+        source = side_of(
+            self._endpoint("source"), found.source_spec, found.source_count, "", sight.source
+        )
+        target_endpoint = self._endpoint("target")
+        if found.target_spec is None:
+            about = side_of(target_endpoint, None, None, "", sight.target)
+            planned = side_of(target_endpoint, found.collection, None, "", sight.target)
+            return source, replace(
+                planned, place=about.place, state="does not exist, will be created"
+            )
+        words = {
+            "refuse": "exists already",
+            "append": "exists, will be appended to",
+            "replace": "exists, will be replaced",
+        }[self.document.if_exists.value]
+        return source, side_of(
+            target_endpoint, found.target_spec, found.target_count, words, sight.target
+        )
+
+    def _fingerprint(self) -> str:
+        extra = {side: dict(self._endpoint(side).identity) for side in ("source", "target")}
+        return fingerprint(self.document, transforms_code=chain_of(self.document).code, extra=extra)
+
+    def _known_rate(self) -> tuple[float, str] | None:
+        """How fast an earlier run of this plan wrote."""
+        for folder in reversed(self.state.run_folders()):
+            journal = Journal.open_existing(folder.journal, read_only=True)
+            try:
+                seconds = journal.fact("copy_seconds", 0.0)
+                records = journal.totals().records
+            finally:
+                journal.close()
+            if seconds > 0 and records:
+                return records / seconds, f"run {folder.run_id}"
+        return None
+
+
+def _silent(event: ProgressEvent) -> None:
+    del event  # nobody wants to know
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _no_source(document: PlanDocument, place: str) -> CollectionNotFoundError:
+    return CollectionNotFoundError(
+        f"{document.place('source')}: there is no {place}",
+        "look at the source's keys: `runner inspect` reads them as a run does",
+    )
+
+
+def _verdict_of(checks: Iterable[Any]) -> Verdict:
+    failed = any(each.verdict is Verdict.FAILED for each in checks)
+    return Verdict.FAILED if failed else Verdict.PASSED
+
+
+def _write_report(result: RunResult, folder: Path, name: str) -> None:
+    """The result as JSON, Markdown and HTML, each put in place whole."""
+    forms: dict[str, Callable[[], bytes]] = {
+        "json": lambda: jsonvalues.dumps(to_json(result)),
+        "md": lambda: to_markdown(result).encode("utf-8", "replace"),
+        "html": lambda: to_html(result).encode("utf-8", "replace"),
+    }
+    for suffix, make in forms.items():
+        temporary = folder / f"{name}.{suffix}.tmp"
+        temporary.write_bytes(make())
+        temporary.replace(folder / f"{name}.{suffix}")
+
+
+def _inspected(side: str, store: Store, spec: CollectionSpec | None) -> InspectedSide:
+    endpoint = type(store).endpoint(store.location)
+    if spec is None:
+        about = side_of(endpoint, None, None, "does not exist", store)
+        return InspectedSide(side, about, {}, (), 0, {}, 0, 0, 0, 0)
+    count = store.count()
+    batches = []
+    looked_at = 0
+    for partition in store.partitions(1):
+        for page in store.scan(partition, None, BatchSize(SAMPLE)):
+            batches.append(page.batch)
+            looked_at += len(page.batch)
+            if looked_at >= 10 * SAMPLE:
+                break
+    inventory = take_inventory(batches)
+    vectors = {
+        name or "(unnamed)": " · ".join(
+            [f"{each.dim} dims", each.metric.value, each.dtype, each.fidelity.value]
+        )
+        for name, each in spec.vectors.items()
+    }
+    remarks = tuple(Remark(each.key, each.what, each.hint) for each in store.findings())
+    return InspectedSide(
+        side=side,
+        about=side_of(endpoint, spec, count, "exists", store),
+        vectors=vectors,
+        fields=tuple(field_rows(inventory)),
+        looked_at=inventory.records,
+        id_kinds=dict(inventory.ids),
+        longest_id_bytes=inventory.longest_id_bytes,
+        documents=inventory.documents,
+        longest_document=inventory.longest_document,
+        average_record_bytes=inventory.average_record_bytes,
+        remarks=remarks,
+    )
+
+
+def _never_run(name: str, file: str, running: bool) -> StatusResult:
+    return StatusResult(
+        name=name,
+        run_id="",
+        phase="never run",
+        running=running,
+        records=0,
+        total=None,
+        size_bytes=0,
+        seconds=0.0,
+        rate_per_s=None,
+        dead_letters=0,
+        retries=0,
+        verdict=None,
+        started_at="",
+        updated_at="",
+        next=(f"run {file} --dry-run", f"run {file}"),
+    )
+
+
+def _status_of(plan: Plan, folder: RunFolder, journal: Journal, running: bool) -> StatusResult:
+    totals = journal.totals()
+    file = plan.document.file
+    verdict = journal.fact("verdict")
+    copied = journal.fact("copy_seconds", 0.0)
+    points = journal.throughput()
+    if points:
+        copied = max(copied, points[-1][0])
+    rate = totals.records / copied if copied else None
+    if journal.fact("rolled_back"):
+        phase, acts = "rolled back", (f"run {file}",)
+    elif journal.fact("abandoned"):
+        phase, acts = "left behind", (f"run {file}",)
+    elif journal.fact("finished", False):
+        phase, acts = "finished", (f"runner report {file}", f"runner verify {file}")
+    else:
+        phase = journal.step_in_progress() or "beginning"
+        acts = () if running else (f"runner resume {file}", f"runner rollback {file}")
+    return StatusResult(
+        name=plan.name,
+        run_id=folder.run_id,
+        phase=phase,
+        running=running,
+        records=totals.records,
+        total=journal.fact("records_before"),
+        size_bytes=totals.size_bytes,
+        seconds=sum(journal.step_seconds().values()),
+        rate_per_s=rate,
+        dead_letters=totals.dead_letters,
+        retries=journal.fact("retries", 0),
+        verdict=Verdict(verdict) if verdict else None,
+        started_at=journal.fact("started_at", ""),
+        updated_at=journal.last_audit_time(),
+        history=tuple(each.run_id for each in plan.state.run_folders()),
+        next=acts,
+    )
+
+
+def _rollback_result(
+    plan: Plan, folder: RunFolder, undo: Undo, about: Any, *, done: bool
+) -> RollbackResult:
+    kept: dict[str, tuple[int, tuple[Id, ...]]] = dict(undo.kept)
+    file = plan.document.file
+    return RollbackResult(
+        name=plan.name,
+        run_id=folder.run_id,
+        done=done,
+        action=undo.action,
+        target=about,
+        removed=undo.removed,
+        kept=kept,
+        next=(f"run {file}    starts over",) if done else (f"runner rollback {file} --yes",),
+    )
+
+
+def refuse_unconfirmed(what: str) -> HazardError:
+    """The error of a destructive command that nobody confirmed."""
+    return HazardError(f"{what} was not confirmed; nothing was changed", "add --yes")

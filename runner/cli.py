@@ -1,0 +1,427 @@
+"""The command line: arguments → calls → exit code.
+
+Two console scripts: ``runner`` with all commands, and ``run``, which is ``runner run``.
+Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from runner import __version__
+from runner.errors import HazardError, PausedError, PlanError, RunnerError, StoppedError
+
+if TYPE_CHECKING:
+    from runner.api import Plan
+    from runner.copy.retry import Stop
+
+GRACE_S = 20.0
+"""How long a signal waits for the batches in flight before it ends the process."""
+
+_EXIT_CODES = """\
+exit codes:
+  0  done, every check passed        6  a transform failed
+  1  a bug in the runner             7  a check failed
+  2  the plan or the command line    8  journal, changed plan, second runner
+  3  the target cannot hold it       75 paused: `runner resume` goes on
+  4  a hazard was not allowed        130, 143  stopped by a signal
+  5  a store failed
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The ``runner`` command; its exit code."""
+    return _main(sys.argv[1:] if arguments is None else list(arguments), _parser())
+
+
+def main_run(arguments: Sequence[str] | None = None) -> int:
+    """The ``run`` command: ``runner run``."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    return _main(["run", *given], _parser(only="run"))
+
+
+def _main(arguments: list[str], parser: argparse.ArgumentParser) -> int:
+    options = parser.parse_args(arguments)
+    redact: Callable[[str], str] = str
+    try:
+        with _redacting() as known:
+            redact = known.text
+            code: int = options.command(options, known)
+            return code
+    except RunnerError as error:
+        if options.verbose:
+            import traceback
+
+            print(redact(traceback.format_exc()), file=sys.stderr)
+        _print_error(error, options, redact)
+        if isinstance(error, StoppedError):
+            return 128 + (error.signal_number or signal.SIGINT)
+        return error.exit_code
+    except BrokenPipeError:
+        # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Exception:
+        import traceback
+
+        text = redact(traceback.format_exc())
+        print(f"{text}\nThis is a bug in the runner. Please report it.", file=sys.stderr)
+        return 1
+
+
+# arguments
+
+
+def _parser(only: str = "") -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--verbose", action="store_true", help="show where errors come from")
+    planned = argparse.ArgumentParser(add_help=False, parents=[common])
+    planned.add_argument("plan", help="the plan, a YAML file")
+    planned.add_argument(
+        "--var", action="append", default=[], metavar="KEY=VALUE", help="a value for ${var:KEY}"
+    )
+    planned.add_argument(
+        "--state-dir", metavar="DIR", help="where runs are kept (default: .runner beside the plan)"
+    )
+    shaped = argparse.ArgumentParser(add_help=False)
+    shaped.add_argument(
+        "--format",
+        choices=["text", "markdown", "json"],
+        default="text",
+        help="how to print the result (default: text)",
+    )
+    confirmed = argparse.ArgumentParser(add_help=False)
+    confirmed.add_argument("--yes", action="store_true", help="do not ask")
+
+    if only == "run":
+        parser = argparse.ArgumentParser(
+            prog="run",
+            parents=[planned, shaped],
+            description="Run a migration plan, or try it with --dry-run.",
+            epilog=_EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        _add_run_options(parser)
+        return _WithoutCommandWord(parser)
+    parser = argparse.ArgumentParser(
+        prog="runner",
+        description=(
+            "Move collections between vector databases by a reviewed plan, and prove that what "
+            "arrived is what left."
+        ),
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"runner {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(
+        name: str, words: str, function: Callable[..., int], *parents: argparse.ArgumentParser
+    ) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name, help=words, description=words[0].upper() + words[1:] + ".", parents=list(parents)
+        )
+        made.set_defaults(command=function)
+        return made
+
+    _add_run_options(command("run", "run a plan, or try it with --dry-run", _run, planned, shaped))
+    lint = command("lint", "check plans offline; no store is touched", _lint, common)
+    lint.add_argument("paths", nargs="+", metavar="PLAN", help="plans, or folders of plans")
+    command("inspect", "show what the source holds, and the target", _inspect, planned, shaped)
+    command("status", "show how far the newest run is", _status, planned, shaped)
+    command("resume", "go on with an unfinished run", _resume, planned, shaped)
+    command("verify", "check the newest run again, from both ends", _verify, planned, shaped)
+    report = command("report", "show the result of the newest run", _report, planned)
+    report.add_argument(
+        "--format",
+        choices=["text", "markdown", "json", "html"],
+        default="text",
+        help="how to print the result (default: text)",
+    )
+    command("rollback", "remove what the newest run created", _rollback, planned, shaped, confirmed)
+    command(
+        "finalise",
+        "drop the collection that a replacement kept aside",
+        _finalise,
+        planned,
+        shaped,
+        confirmed,
+    )
+    return parser
+
+
+class _WithoutCommandWord(argparse.ArgumentParser):
+    """The parser of ``run``, which is handed the word ``run`` that nobody typed."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        super().__init__(add_help=False)
+        self._parser = parser
+        parser.set_defaults(command=_run)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse what stands after ``run``."""
+        return self._parser.parse_args(list(args)[1:], namespace)
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would happen; write nothing anywhere"
+    )
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="HAZARD", help="allow a hazard by name"
+    )
+    parser.add_argument(
+        "--restart", action="store_true", help="leave an unfinished run behind and start over"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="copy at most N records")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="with --dry-run: a transform that matched nothing is an error",
+    )
+
+
+# commands
+
+
+def _run(options: argparse.Namespace, known: _Known) -> int:
+    plan = _load(options, known, limit=options.limit)
+    if options.dry_run:
+        result = plan.dry_run(options.allow)
+        _show(result, options)
+        if options.strict and result.warnings and not result.exit_code:
+            raise PlanError("there are warnings, and --strict was given")
+        return result.exit_code
+    return _with_progress(
+        plan,
+        options,
+        lambda tell, stop: plan.run(tell, allow=options.allow, restart=options.restart, stop=stop),
+    )
+
+
+def _resume(options: argparse.Namespace, known: _Known) -> int:
+    plan = _load(options, known)
+    return _with_progress(plan, options, lambda tell, stop: plan.resume(tell, stop=stop))
+
+
+def _verify(options: argparse.Namespace, known: _Known) -> int:
+    plan = _load(options, known)
+    return _with_progress(plan, options, lambda tell, stop: plan.verify(tell))
+
+
+def _lint(options: argparse.Namespace, known: _Known) -> int:
+    del known  # lint resolves no secret
+    from runner.plan.lint import lint_paths
+
+    found = lint_paths(options.paths)
+    if found.problems:
+        raise PlanError.of(found.problems)
+    for note in found.notes:
+        print(note)
+    plans = "1 plan is" if len(found.files) == 1 else f"{len(found.files)} plans are"
+    print(f"{plans} well-formed; nothing was connected to")
+    return 0
+
+
+def _inspect(options: argparse.Namespace, known: _Known) -> int:
+    result = _load(options, known).inspect()
+    _show(result, options)
+    return result.exit_code
+
+
+def _status(options: argparse.Namespace, known: _Known) -> int:
+    result = _load(options, known).status()
+    _show(result, options)
+    return result.exit_code
+
+
+def _report(options: argparse.Namespace, known: _Known) -> int:
+    result = _load(options, known).report()
+    if options.format == "html":
+        from runner.report.html import to_html
+
+        print(to_html(result))
+    else:
+        _show(result, options)
+    return result.exit_code
+
+
+def _rollback(options: argparse.Namespace, known: _Known) -> int:
+    plan = _load(options, known)
+    return _confirmed("the rollback", options, plan.rollback)
+
+
+def _finalise(options: argparse.Namespace, known: _Known) -> int:
+    plan = _load(options, known)
+    return _confirmed("dropping the replaced collection", options, plan.finalise)
+
+
+def _confirmed(what: str, options: argparse.Namespace, act: Callable[..., Any]) -> int:
+    """Show what a destructive command would do; do it once somebody said yes."""
+    if not options.yes:
+        preview = act(confirmed=False)
+        _show(preview, options)
+        if preview.action == "nothing":
+            return 0
+        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+            raise HazardError(f"{what} was not confirmed; nothing was changed", "add --yes")
+        if input("Do it? Type yes: ").strip() != "yes":
+            raise HazardError(f"{what} was not confirmed; nothing was changed")
+    result = act(confirmed=True)
+    _show(result, options)
+    return int(result.exit_code)
+
+
+# around a command
+
+
+class _Known:
+    """Secrets that no output may show; filled in once a plan is loaded."""
+
+    def __init__(self) -> None:
+        self._redactor: Any = None
+
+    def learn(self, secrets: frozenset[str]) -> None:
+        """These strings are secret."""
+        from runner.plan.redact import Redactor
+
+        self._redactor = Redactor(secrets)
+
+    def text(self, text: str) -> str:
+        """*text* without secrets."""
+        if self._redactor is None:
+            return text
+        redacted: str = self._redactor.text(text)
+        return redacted
+
+
+@contextmanager
+def _redacting() -> Iterator[_Known]:
+    yield _Known()
+
+
+def _load(options: argparse.Namespace, known: _Known, limit: int | None = None) -> Plan:
+    from runner.api import load_plan
+
+    variables = {}
+    for each in options.var:
+        key, equals, value = each.partition("=")
+        if not equals:
+            raise PlanError(f"--var {each}: expected KEY=VALUE")
+        variables[key] = value
+    plan = load_plan(options.plan, variables, state_dir=options.state_dir, limit=limit)
+    known.learn(plan.document.secrets)
+    return plan
+
+
+def _with_progress(plan: Plan, options: argparse.Namespace, act: Callable[[Any, Stop], Any]) -> int:
+    from runner.copy.retry import Stop
+    from runner.report.progress import ProgressDisplay
+
+    stop = Stop()
+    shows_text = options.format == "text"
+    try:
+        with _signals(stop), ProgressDisplay(_console(stderr=not shows_text)) as display:
+            result = act(display.tell, stop)
+    except (StoppedError, PausedError) as error:
+        status = plan.status()
+        total = "" if status.total is None else f" of {status.total:,}"
+        file = plan.document.file
+        why = f"{error.what}\n" if isinstance(error, PausedError) else ""
+        word = "Paused" if isinstance(error, PausedError) else "Stopped"
+        text = (
+            f"{why}{word} after {status.records:,}{total} records. "
+            "Nothing is lost; the target is incomplete.\n"
+            f"  run {file}    goes on from here\n"
+            f"  runner rollback {file}    removes what this run created"
+        )
+        if isinstance(error, PausedError):
+            raise PausedError(text) from error
+        raise StoppedError(text, "", error.signal_number) from error
+    _show(result, options)
+    return int(result.exit_code)
+
+
+@contextmanager
+def _signals(stop: Stop) -> Iterator[None]:
+    """Ctrl-C and SIGTERM stop after the batches in flight; a second one at once."""
+
+    def on_signal(number: int, _frame: Any) -> None:
+        if stop.requested:
+            os._exit(128 + number)
+        stop.request(number)
+        print(
+            f"\nstopping after the batches in flight (at most {GRACE_S:.0f} s; "
+            "once more to stop at once) …",
+            file=sys.stderr,
+        )
+        # the journal survives any end, so an abrupt one is safe
+        timer = threading.Timer(GRACE_S, os._exit, [128 + number])
+        timer.daemon = True
+        timer.start()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {each: signal.signal(each, on_signal) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _console(*, stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+
+
+def _show(result: Any, options: argparse.Namespace) -> None:
+    match options.format:
+        case "json":
+            import json
+
+            from runner.report.model import to_json
+
+            print(json.dumps(to_json(result), indent=2, ensure_ascii=True))
+        case "markdown":
+            from runner.report.markdown import to_markdown
+
+            print(to_markdown(result))
+        case _:
+            from runner.report.terminal import render
+
+            render(result, _console(), verbose=options.verbose)
+
+
+def _print_error(
+    error: RunnerError, options: argparse.Namespace, redact: Callable[[str], str]
+) -> None:
+    text = redact(str(error))
+    if isinstance(error, PlanError) and error.problems:
+        count = len(error.problems)
+        problems = "1 problem" if count == 1 else f"{count} problems"
+        text = f"{redact(error.what)}\n{problems}; nothing was read or written"
+    if getattr(options, "format", "text") == "json":
+        import json
+
+        found = {
+            "error": type(error).__name__,
+            "what": redact(error.what),
+            "hint": redact(error.hint),
+            "exit_code": error.exit_code,
+        }
+        print(json.dumps(found, indent=2))
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
