@@ -49,12 +49,11 @@ def main_run(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: list[str], parser: argparse.ArgumentParser) -> int:
     options = parser.parse_args(arguments)
-    redact: Callable[[str], str] = str
+    known = _Known()
+    redact = known.text
     try:
-        with _redacting() as known:
-            redact = known.text
-            code: int = options.command(options, known)
-            return code
+        code: int = options.command(options, known)
+        return code
     except RunnerError as error:
         if options.verbose:
             import traceback
@@ -213,7 +212,7 @@ def _resume(options: argparse.Namespace, known: _Known) -> int:
 
 def _verify(options: argparse.Namespace, known: _Known) -> int:
     plan = _load(options, known)
-    return _with_progress(plan, options, lambda tell, stop: plan.verify(tell))
+    return _with_progress(plan, options, lambda tell, _stop: plan.verify(tell))
 
 
 def _lint(options: argparse.Namespace, known: _Known) -> int:
@@ -300,11 +299,6 @@ class _Known:
             return text
         redacted: str = self._redactor.text(text)
         return redacted
-
-
-@contextmanager
-def _redacting() -> Iterator[_Known]:
-    yield _Known()
 
 
 def _load(options: argparse.Namespace, known: _Known, limit: int | None = None) -> Plan:

@@ -1,0 +1,50 @@
+"""The fingerprint of a plan: it changes when the result would."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from runner import jsonvalues
+from runner.plan.model import PlanDocument
+from runner.stores.base import Location
+
+# What of a side decides about what is read or made, beyond the identity that its store tells.
+# Addresses and credentials are not among them: a server may move and a key be renewed
+# between a run and its resume.
+_DECIDING = ("where", "columns", "vectors", "document_field", "metric", "index")
+
+
+def fingerprint(document: PlanDocument, *, transforms_code: str, extra: Mapping[str, Any]) -> str:
+    """SHA-256, in hex, of all that changes what the run makes.
+
+    Batch size, workers, thresholds, credentials, addresses, allowances and descriptions do not.
+
+    Args:
+        document: The plan.
+        transforms_code: Everything that the transforms run, as text.
+        extra: What else identifies the run, as JSON values: each side's
+            ``endpoint(location).identity``, schemas.
+    """
+    deciding = {
+        "source": _side(document.source),
+        "target": _side(document.target),
+        "limit": document.limit,
+        "ids": [document.ids.kind, document.ids.field],
+        "fields": {
+            name: [policy.type, policy.unsupported] for name, policy in document.fields.items()
+        },
+        "unsupported": document.unsupported,
+        "transforms": [[step.name, step.args, step.on_error] for step in document.transforms],
+        "code": transforms_code,
+        "extra": extra,
+    }
+    return hashlib.sha256(jsonvalues.dumps(deciding, sort_keys=True)).hexdigest()
+
+
+def _side(location: Location) -> dict[str, Any]:
+    return {
+        "store": location.store,
+        "options": {key: location.options[key] for key in _DECIDING if key in location.options},
+    }

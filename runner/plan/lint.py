@@ -1,0 +1,109 @@
+"""Lint: all that can be known of plans without touching a store.
+
+The YAML, the schema, the references' form, the transforms.  References that are not
+set here pass and are noted: the machine that runs the plan may have them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.errors import Problem
+from runner.plan.load import Examined, examine
+
+_SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class LintResult:
+    """What linting several plans found.
+
+    Attributes:
+        files: Every plan that was read, in order.
+        problems: What is wrong; no plan with one of these would run.
+        notes: References that are not set here.
+    """
+
+    files: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    notes: tuple[Problem, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 if nothing is wrong, else 2."""
+        return 2 if self.problems else 0
+
+
+def lint_file(
+    path: str | Path,
+    *,
+    variables: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> list[Problem]:
+    """Everything wrong with the plan in file *path*, by place; empty if nothing is."""
+    return _lint(path, variables, environ)[0]
+
+
+def lint_paths(
+    paths: Sequence[str | Path],
+    *,
+    variables: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> LintResult:
+    """Lint plan files, and every ``*.yaml`` and ``*.yml`` beneath folders.
+
+    Folders whose name begins with a dot are passed over: ``.runner``, ``.git``.  A folder
+    without a plan is a problem: whoever named it expected one.
+    """
+    files: list[str] = []
+    problems: list[Problem] = []
+    notes: list[Problem] = []
+    for path in paths:
+        found = _plans_beneath(path) if Path(path).is_dir() else [str(path)]
+        if not found:
+            problems.append(Problem(str(path), 0, 0, "", "has no *.yaml or *.yml file in it"))
+        for file in found:
+            wrong, unset = _lint(file, variables, environ)
+            files.append(file)
+            problems += wrong
+            notes += unset
+    return LintResult(tuple(files), tuple(problems), tuple(notes))
+
+
+def _plans_beneath(folder: str | Path) -> list[str]:
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [os.path.join(place, name) for name in names if name.endswith(_SUFFIXES)]
+    return sorted(found)
+
+
+def _lint(
+    path: str | Path,
+    variables: Mapping[str, str] | None,
+    environ: Mapping[str, str] | None,
+) -> tuple[list[Problem], list[Problem]]:
+    examined = examine(path, variables=variables, allow_unset=True, environ=environ)
+    problems = sorted({*examined.problems, *_wrong_in_transforms(examined)})
+    return problems, list(examined.unset)
+
+
+def _wrong_in_transforms(examined: Examined) -> Iterator[Problem]:
+    if not examined.steps or examined.resolved is None:
+        return
+    # Not at the top: it takes Jinja2, and only plans with transforms need it.
+    from runner import transform_loader
+
+    known = {problem.path for problem in examined.problems}
+    for step in examined.steps:
+        found: Iterable[tuple[str, str, str]] = transform_loader.lint_step(
+            step, plan_dir=examined.path.parent, root=examined.root
+        )
+        for path, what, hint in found:
+            # What the schema has refused, or what is not set here, is not judged again.
+            if path in known or examined.is_unset(path):
+                continue
+            yield Problem(examined.file, *examined.place(path), path, what, hint)

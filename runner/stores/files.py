@@ -1,0 +1,537 @@
+"""Parquet and JSON lines: one file, a folder, or (for reading) a glob.
+
+The exchange format, for pandas, DuckDB and people as well.  A Parquet file has the columns
+
+``id``
+    text, or int64 where all ids are integers.  Where both kinds occur, or integers beyond
+    64 bits, text, with a column ``id_type`` beside it that says ``int`` or ``str``.
+``document``
+    text; null where a record has none.
+``metadata``
+    one JSON object as text; ``{}`` where a record has none.
+``vector``
+    a fixed-size list of float32; null where a record has none.
+
+and says under ``runner`` in its schema metadata what the collection is, as JSON: ``dim``,
+``metric``, ``id_kind``.  A line of JSON lines is ``{"id", "vector", "document", "metadata"}``;
+its metric stands in a note beside it, ``<file>.runner.json``.  Vectors come back bit for bit.
+
+Reading takes files of others too: option ``columns`` names their columns, a struct is as good
+as JSON text for the metadata, and every other column becomes metadata (null: the record lacks
+the key).  A file that changes under a copy is an error.
+
+Writing: each batch is a durable part, in ``<file>.staging/`` or in the folder.  `finish` merges
+them into the file in one rename, or leaves a folder whose parts hide nothing from each other.
+"""
+
+from __future__ import annotations
+
+import glob
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from runner.errors import CollectionMismatchError, Id, PlanError, StoreError
+from runner.jsonvalues import ValueKind
+from runner.model import (
+    DEFAULT_VECTOR,
+    Batch,
+    BatchSize,
+    Capabilities,
+    CollectionSpec,
+    Cursor,
+    Endpoint,
+    Fidelity,
+    Finding,
+    IdRule,
+    Metric,
+    Outcome,
+    Page,
+    Partition,
+    Proposal,
+    Select,
+    Severity,
+    VectorSpec,
+)
+from runner.stores.base import Access, Location, Target
+from runner.stores.parts import (
+    Layers,
+    Note,
+    is_trace,
+    missing,
+    move,
+    open_layers,
+    place_findings,
+    refuse_unfit,
+    remove,
+    remove_folder,
+    remove_traces,
+    replacing,
+    several_vectors,
+    spec_from_json,
+    spec_to_json,
+    sync_folder,
+    write_through,
+)
+from runner.stores.segments import (
+    LINES_SUFFIXES,
+    PARQUET_SUFFIXES,
+    Columns,
+    LinesWriter,
+    ParquetSegment,
+    Segment,
+    TableWriter,
+    joined_kind,
+    open_segment,
+)
+
+SUFFIXES = (*sorted(LINES_SUFFIXES, key=len, reverse=True), *PARQUET_SUFFIXES)
+_NOTE_IN_FOLDER = "_runner.json"
+
+
+class FilesStore(Target):
+    """A collection in Parquet or JSON lines.
+
+    Options: ``path`` (``*.parquet``, ``*.jsonl``, ``*.jsonl.gz``, ``*.jsonl.zst``, a folder or
+    a glob), ``columns`` (``{id, vector, document, metadata}``: the names in files of others),
+    ``metric`` (of files that do not say).
+    """
+
+    name = "files"
+    capabilities = Capabilities(
+        # no end in sight for integers either: they are kept as text where they are long
+        ids=IdRule(integers=(-(2**256), 2**256)),
+        metrics=dict.fromkeys(Metric, Fidelity.EXACT),
+        values={ValueKind.NON_FINITE: Outcome.ALTERED, ValueKind.UNKNOWN: Outcome.REFUSED},
+        missing_vector=True,
+        searches=False,
+        swaps=True,
+        max_readers=4,
+        max_writers=4,
+    )
+
+    def __init__(self, location: Location, access: Access, scratch: Path) -> None:
+        super().__init__(location, access, scratch)
+        self._path = path_of(location)
+        self._lock = threading.RLock()
+        self._opened: tuple[object, Layers] | None = None
+
+    @classmethod
+    def endpoint(cls, location: Location) -> Endpoint:
+        """The folder and the file's name."""
+        path = path_of(location)
+        return Endpoint("files", str(path.parent), path.name, {"path": str(path)})
+
+    def describe(self) -> CollectionSpec | None:
+        """What the files say of themselves; metric ``cosine`` where they say nothing."""
+        if not self._exists:
+            return None
+        note = Note.read(self._note_path)
+        if note is not None and note.spec:
+            return spec_from_json(self._path.name, note.spec)
+        segments = self._layers().segments
+        about: dict[str, Any] = {}
+        for each in segments:
+            if isinstance(each, ParquetSegment) and each.about:
+                about = each.about
+                break
+        dim = int(about.get("dim", 0)) or next((each.dim for each in segments if each.dim), 0)
+        metric = Metric(self.location.options.get("metric") or about.get("metric") or "cosine")
+        kinds = {each.id_kind for each in segments}
+        kind = str(about.get("id_kind") or (kinds.pop() if len(kinds) == 1 else "mixed"))
+        return CollectionSpec(
+            self._path.name, {DEFAULT_VECTOR: VectorSpec(dim, metric)}, id_kind=kind
+        )
+
+    def count(self) -> int:
+        """Number of records; of files of others: of rows."""
+        return self._layers().count()
+
+    def partitions(self, n: int) -> list[Partition]:
+        """Ranges of files and row groups of about equal size in bytes."""
+        return self._layers().partitions(n)
+
+    def scan(
+        self,
+        partition: Partition,
+        after: Cursor | None,
+        batch_size: BatchSize,
+        select: Select = Select.ALL,
+    ) -> Iterator[Page]:
+        """See `Store.scan`.
+
+        Raises:
+            StoreError: A file changed since *partition* or *after* was made, or is damaged.
+        """
+        return self._layers().scan(partition, after, batch_size, select)
+
+    def scan_ids(self, page_size: int = 10_000) -> Iterator[list[Id]]:
+        """Every id once; of Parquet only that column is read."""
+        return self._layers().scan_ids(page_size)
+
+    def fetch(self, ids: Sequence[Id], select: Select = Select.ALL) -> Batch:
+        """See `Store.fetch`.  The first call reads all ids: 16 bytes of memory a record."""
+        return self._layers().fetch(ids, select)
+
+    def close(self) -> None:
+        """Forget what was read."""
+        self._opened = None
+
+    def findings(self) -> list[Finding]:
+        """Whether an earlier copy into these files was left unfinished."""
+        if self._exists and self._layered and self.location.side == "source":
+            what = f"{self._path}: a copy into it was not finished; its parts are read as they are"
+            return [Finding(what, severity=Severity.WARNING, key="source.path")]
+        return []
+
+    def storage_bytes(self) -> int | None:
+        """The size of all files."""
+        return sum(each.size_bytes for each in self._layers().segments) if self._exists else None
+
+    def read_mark(self) -> str | None:
+        """See `Target.write_mark`."""
+        note = Note.read(self._note_path) if self._exists else None
+        return note.mark if note else None
+
+    # Writing
+
+    def propose(self, wanted: CollectionSpec, records: int, size_bytes: int) -> Proposal:
+        """See `Target.propose`."""
+        vector = next(iter(wanted.vectors.values()), VectorSpec(0))
+        spec = CollectionSpec(
+            self._path.name,
+            {DEFAULT_VECTOR: VectorSpec(vector.dim, vector.metric)},
+            id_kind=wanted.id_kind,
+        )
+        findings = several_vectors(wanted)
+        if self._is_glob:
+            findings.append(Finding(
+                f"{self._path} is a pattern, which can only be read",
+                "write a file's or folder's path",
+                key="target.path",
+            ))  # fmt: skip
+        elif not self._suffix and self._path.suffix and not self._path.is_dir():
+            findings.append(Finding(
+                f"{self._path.name}: files of this kind are not written",
+                f"end the path with one of {', '.join(SUFFIXES)}, or without any for a folder",
+                key="target.path",
+            ))  # fmt: skip
+        else:
+            # a single file is merged from its parts: both are there for a moment
+            needed = size_bytes * 2 if self._suffix else size_bytes
+            findings += place_findings(self._path, needed)
+        shape = "folder of Parquet files" if not self._suffix else f"{self._suffix[1:]} file"
+        return Proposal(spec, f"{shape} {self._path.name}", tuple(findings))
+
+    def create(self, spec: CollectionSpec) -> None:
+        """See `Target.create`."""
+        if self._is_glob:
+            raise StoreError(f"{self._path} is a pattern, which can only be read")
+        if self._exists:
+            raise CollectionMismatchError(f"{self._path}: exists already")
+        try:
+            self._staged.parent.mkdir(parents=True, exist_ok=True)
+            note = Note(spec_to_json(spec))
+            if self._suffix:
+                note.write(self._note_path)
+                self._staged.mkdir()
+                sync_folder(self._staged.parent)
+            else:
+                self._staged.mkdir(exist_ok=True)
+                note.write(self._note_path)
+        except OSError as error:
+            raise StoreError(f"{self._path}: cannot be made: {error.strerror}") from error
+        self._opened = None
+
+    def write(self, batch: Batch, *, fresh: bool = False) -> None:
+        """See `Target.write`: one durable part."""
+        del fresh  # nothing is gained by it
+        spec = self._spec
+        refuse_unfit(batch, int(spec.get("dim", 0)), self._path)
+        self._unfinished().write(batch, spec)
+
+    def delete(self, ids: Sequence[Id]) -> None:
+        """See `Target.delete`."""
+        if ids:
+            self._unfinished().delete(ids)
+
+    def finish(self, spec: CollectionSpec) -> None:
+        """See `Target.finish`: merge into one file, or remove what is hidden from the parts."""
+        del spec
+        with self._lock:
+            if not self._exists:
+                raise missing(self._path)
+            if not self._layered:
+                return
+            if self._suffix:
+                self._merge()
+            else:
+                self._settle()
+            self._opened = None
+
+    def drop(self) -> None:
+        """See `Target.drop`; what else lies in a folder stays."""
+        with self._lock:
+            self._opened = None
+            if self._suffix:
+                remove(self._path)
+                remove_folder(self._staged)
+                remove(self._note_path)
+            elif self._path.is_dir():
+                for path, _ in self._files():
+                    remove(path)
+                remove_traces(self._path)
+                remove(self._note_path)
+                if not any(self._path.iterdir()):
+                    remove_folder(self._path)
+
+    def write_mark(self, mark: str | None) -> None:
+        """See `Target.write_mark`: it stands in the note."""
+        with self._lock:
+            if not self._exists:
+                raise missing(self._path)
+            note = Note.read(self._note_path) or Note(self._spec, finished=not self._layered)
+            self._put_note(note.with_(mark=mark))
+
+    # Taking another's place
+
+    def sibling(self, collection: str) -> FilesStore:
+        """See `CanSwap.sibling`; *collection* is a name in the same folder."""
+        options = {**self.location.options, "path": str(self._beside(collection))}
+        location = Location(self.location.store, options, side=self.location.side)
+        return FilesStore(location, self.access, self.scratch)
+
+    def swap(self, staged: str, kept: str) -> None:
+        """See `CanSwap.swap`: two renames; between them neither is under this name."""
+        new, old = self._beside(staged), self._beside(kept)
+        swap_files(self._path, new, old, _companions(bool(self._suffix)))
+        self._opened = None
+
+    def _beside(self, collection: str) -> Path:
+        name = collection
+        if self._suffix and not name.endswith(self._suffix):
+            name = name.replace(self._suffix, "") + self._suffix
+        return self._path.with_name(name)
+
+    # Where things are
+
+    @cached_property
+    def _suffix(self) -> str:
+        """Of a single file; empty for a folder or a glob."""
+        name = self._path.name.lower()
+        if self._is_glob or self._path.is_dir():
+            return ""
+        return next((each for each in SUFFIXES if name.endswith(each)), "")
+
+    @cached_property
+    def _is_glob(self) -> bool:
+        return glob.has_magic(str(self._path)) and not self._path.exists()
+
+    @property
+    def _note_path(self) -> Path:
+        if self._suffix or self._is_glob:
+            return self._path.with_name(self._path.name + ".runner.json")
+        return self._path / _NOTE_IN_FOLDER
+
+    @property
+    def _staged(self) -> Path:
+        if self._suffix:
+            return self._path.with_name(self._path.name + ".staging")
+        return self._path
+
+    @property
+    def _exists(self) -> bool:
+        if self._suffix:
+            return self._path.exists() or self._staged.exists()
+        return self._note_path.exists() or bool(self._files())
+
+    @property
+    def _layered(self) -> bool:
+        """Whether parts may hide one another."""
+        if self._suffix:
+            return self._staged.exists()
+        note = Note.read(self._note_path)
+        return note is not None and not note.finished
+
+    @property
+    def _spec(self) -> Mapping[str, Any]:
+        note = Note.read(self._note_path)
+        if note is not None and note.spec:
+            return note.spec
+        found = self.describe()
+        if found is None:
+            raise missing(self._path)
+        return spec_to_json(found)
+
+    def _files(self) -> list[tuple[Path, str]]:
+        """Every file of records with its name in the collection."""
+        if self._suffix:
+            return [(self._path, self._path.name)] if self._path.exists() else []
+        if self._is_glob:
+            found = sorted(Path(each) for each in glob.glob(str(self._path), recursive=True))
+            return [(each, str(each)) for each in found if each.is_file()]
+        return [
+            (path, str(path.relative_to(self._path)))
+            for path in sorted(self._path.rglob("*"))
+            if path.is_file()
+            and path.name.lower().endswith(SUFFIXES)
+            and not any(
+                part.startswith(("_", ".")) or part.endswith(".staging")
+                for part in path.relative_to(self._path).parts
+            )
+        ]
+
+    def _layers(self) -> Layers:
+        """The files as they are now; indexed ones are kept until the files change."""
+        with self._lock:
+            if self._opened and self.access is Access.WRITE and self._opened[1].layered:
+                return self._opened[1]
+            if not self._exists:
+                raise missing(self._path)
+            layered = self._layered
+            columns = columns_of(self.location)
+            base = [open_segment(path, name, columns) for path, name in self._files()]
+            traces = []
+            if layered:
+                traces = sorted(
+                    each.name
+                    for each in self._staged.iterdir()
+                    if not is_trace(each) or each.suffix == ".json"
+                )
+            state = (layered, [(each.name, each.identity) for each in base], traces)
+            if not self._opened or self._opened[0] != state:
+                staged = self._staged if layered else None
+                self._opened = (state, open_layers(self._path, base, staged, layered=layered))
+            return self._opened[1]
+
+    def _unfinished(self) -> Layers:
+        """The collection, made ready for parts on top of it."""
+        with self._lock:
+            if not self._exists:
+                raise missing(self._path)
+            if not self._layered:
+                note = Note.read(self._note_path) or Note(self._spec)
+                self._put_note(note.with_(finished=False))
+                if self._suffix:
+                    self._staged.mkdir(exist_ok=True)
+                    sync_folder(self._staged.parent)
+            return self._layers()
+
+    def _put_note(self, note: Note) -> None:
+        """Keep *note* where something in it is not said elsewhere."""
+        in_parquet = self._suffix in PARQUET_SUFFIXES and self._path.exists()
+        if in_parquet and note.finished and note.mark is None:
+            remove(self._note_path)
+        else:
+            note.write(self._note_path)
+
+    # Finishing
+
+    def _merge(self) -> None:
+        """One file of everything, then no parts any more; oldest first, memory bounded."""
+        layers = self._layers()
+        spec = dict(self._spec)
+        batches = (each for segment in layers.segments for each in layers.chunks(segment))
+        if self._suffix in PARQUET_SUFFIXES:
+            kind = self._final_kind(layers.segments, str(spec.get("id_kind")))
+            write_through(self._path, batches, lambda path: TableWriter(path, spec, kind))
+        else:
+            name = self._path.name
+            write_through(self._path, batches, lambda path: LinesWriter(path, name))
+        remove_folder(self._staged)
+        note = Note.read(self._note_path) or Note(spec)
+        self._put_note(note.with_(finished=True))
+
+    def _settle(self) -> None:
+        """Write each part anew without what newer ones hide."""
+        layers = self._layers()
+        spec = dict(self._spec)
+        for segment in layers.segments:
+            dead = layers.dead_in(segment)
+            if not dead:
+                continue
+            if dead == segment.count():
+                remove(segment.path)
+            else:
+                _rewrite(segment, layers, spec)
+        remove_traces(self._path)
+        note = Note.read(self._note_path) or Note(spec)
+        self._put_note(note.with_(finished=True))
+
+    def _final_kind(self, segments: Sequence[Segment], wanted: str) -> str:
+        if not segments:
+            return wanted if wanted in ("integer", "mixed") else "string"
+        kinds = {each.id_kind for each in segments}
+        return joined_kind({"mixed" if each == "unknown" else each for each in kinds})
+
+
+def path_of(location: Location) -> Path:
+    """The location's ``path``.
+
+    Raises:
+        PlanError: It has none.
+    """
+    path = location.options.get("path")
+    if not path:
+        raise PlanError(
+            f"{location.side}: the {location.store} store needs a path",
+            "write `path: export.parquet`, a folder, or a pattern",
+        )
+    return Path(path)
+
+
+def columns_of(location: Location) -> Columns:
+    """The location's ``columns``."""
+    names = dict(location.options.get("columns") or {})
+    try:
+        return Columns(**names)
+    except TypeError as error:
+        raise PlanError(
+            f"{location.side}.columns: expected some of id, vector, document, metadata; "
+            f"found {', '.join(map(str, names))}"
+        ) from error
+
+
+def _rewrite(segment: Segment, layers: Layers, spec: Mapping[str, Any]) -> None:
+    """*segment* without its dead records, under its own name, as Parquet."""
+    path = segment.path
+    kind = "mixed" if segment.id_kind == "unknown" else segment.id_kind
+    if not path.name.lower().endswith(PARQUET_SUFFIXES):
+        path = path.with_name(path.name + ".parquet")
+    write_through(path, layers.chunks(segment), lambda to: TableWriter(to, spec, kind))
+    if path != segment.path:
+        remove(segment.path)
+
+
+def _companions(single: bool) -> tuple[str, ...]:
+    return (".runner.json",) if single else ()
+
+
+def swap_files(path: Path, staged: Path, kept: Path, companions: Sequence[str]) -> None:
+    """*path* becomes *kept* and *staged* becomes *path*, with the files beside them.
+
+    Companions go first, so that the main file's place says how far it came.
+
+    Raises:
+        StoreError: There is nothing to put in place, an unfinished copy, or *kept* exists.
+    """
+    for each in (path, staged):
+        if each.with_name(each.name + ".staging").exists():
+            raise StoreError(f"{each}: the copy into it is not finished", "finish it first")
+    if not staged.exists():
+        if path.exists() and kept.exists():
+            return
+        raise missing(staged)
+    if path.exists():
+        if kept.exists():
+            raise CollectionMismatchError(
+                f"{kept}: exists already; {path.name} cannot be kept under this name"
+            )
+        for suffix in companions:
+            move(path.with_name(path.name + suffix), kept.with_name(kept.name + suffix))
+        move(path, kept)
+    for suffix in companions:
+        move(staged.with_name(staged.name + suffix), path.with_name(path.name + suffix))
+    move(staged, path)

@@ -1,0 +1,280 @@
+"""What preflight should know of a PostgreSQL server, a table, and a place for a new one."""
+
+# ruff: noqa: S608 - identifiers are quoted by the driver
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg2.extensions import connection as Session  # noqa: N812 - SQL's own word for one
+
+from runner.model import Finding, IndexSpec, Severity
+from runner.stores.base import Location
+from runner.stores.pgvector_session import all_rows, literal, one_row, row_or_none
+from runner.stores.pgvector_table import BUILD_PARAMS, INDEX_DEFAULTS, Table, pages_are_sorted
+
+MAX_DIM = 16_000
+MAX_INDEXED_DIM = 2_000
+MAX_INDEXED_HALF_DIM = 4_000
+MAX_NAME_BYTES = 63
+
+_INDEX_RANGES = {
+    "m": (2, 100), "ef_construction": (4, 1000), "lists": (1, 32_768),
+    "ef_search": (1, 1000), "probes": (1, 32_768),
+}  # fmt: skip
+
+
+def server_findings(session: Session, location: Location) -> list[Finding]:
+    """Encoding, poolers, time limits, replicas."""
+    found = []
+    if one_row(session, "SHOW server_encoding")[0] == "SQL_ASCII":
+        found.append(
+            Finding(
+                "the database has encoding SQL_ASCII: its texts have no known meaning",
+                "move them into a database with encoding UTF8 first",
+                key=_key(location, "dsn"),
+            )
+        )
+    # A pooler hands out a process number of its own at login.
+    if one_row(session, "SELECT pg_backend_pid()")[0] != session.info.backend_pid:
+        found.append(
+            Finding(
+                "a connection pooler stands before the server; in transaction mode it loses "
+                "the session's settings",
+                "give the server's own address, or the pooler's session mode",
+                Severity.WARNING,
+                _key(location, "dsn"),
+            )
+        )
+    for name, value, unit in all_rows(
+        session,
+        "SELECT name, reset_val, unit FROM pg_settings WHERE reset_val <> '0' AND name IN "
+        "('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout', "
+        "'idle_session_timeout')",
+    ):
+        found.append(
+            Finding(
+                f"the server sets {name} to {value} {unit}",
+                "the runner lifts it for its own sessions; a pooler or a proxy may not let it",
+                Severity.NOTE,
+                _key(location, "dsn"),
+            )
+        )
+    if location.side == "target" and one_row(session, "SELECT pg_is_in_recovery()")[0]:
+        found.append(
+            Finding(
+                "the server is a read-only replica; expected one that can be written",
+                "give the primary's address",
+                key=_key(location, "dsn"),
+            )
+        )
+    return found
+
+
+def table_findings(session: Session, table: Table, where: str, location: Location) -> list[Finding]:
+    """Columns that stay behind, a key that is none, a target that cannot be written, sorting."""
+    found = []
+    if table.other_vectors:
+        found.append(
+            Finding(
+                f"table {table.name} has more vector columns, which are not copied: "
+                + ", ".join(table.other_vectors),
+                severity=Severity.WARNING,
+                key=_key(location, "columns.vector"),
+            )
+        )
+    if not table.unique:
+        found.append(_key_finding(session, table, where, location))
+    if location.side == "target":
+        found += _target_findings(session, table, location)
+    if pages_are_sorted(session, table, where):
+        found.append(
+            Finding(
+                f"PostgreSQL would sort {table.name} for every page: column {table.key.name} "
+                "has no index it can be read in order by",
+                f"CREATE UNIQUE INDEX ON {table.quoted} ({table.key.quoted})",
+                Severity.WARNING,
+                _key(location, "columns.id"),
+            )
+        )
+    return found
+
+
+def _key_finding(session: Session, table: Table, where: str, location: Location) -> Finding:
+    """Without a unique index, the records themselves have to show that it is a key."""
+    key = table.key.quoted
+    total, filled, different = one_row(
+        session,
+        f"SELECT count(*), count({key}), count(DISTINCT {key}) FROM {table.source(where)}",
+    )
+    if total == filled == different and location.side != "target":
+        return Finding(
+            f"column {table.key.name} of {table.name} is unique in every record, but no index "
+            "keeps it so",
+            severity=Severity.WARNING,
+            key=_key(location, "columns.id"),
+        )
+    return Finding(
+        f"column {table.key.name} of {table.name} has no unique index ({total:,} records, "
+        f"{total - filled:,} of them without it, {different:,} different values)",
+        "choose another with `columns: {id: …}`, or make a unique index",
+        key=_key(location, "columns.id"),
+    )
+
+
+def _target_findings(session: Session, table: Table, location: Location) -> list[Finding]:
+    found = []
+    if table.kind not in "rp":
+        found.append(
+            Finding(f"{table.name} is not a table; expected one that can be written",
+                    key=_key(location, "table"))
+        )  # fmt: skip
+        return found
+    missing = [
+        privilege
+        for privilege in ("SELECT", "INSERT", "UPDATE", "DELETE")
+        if not one_row(session, f"SELECT has_table_privilege({table.oid}, '{privilege}')")[0]
+    ]
+    if missing:
+        found.append(
+            Finding(
+                f"the user may not {', '.join(missing)} on {table.name}",
+                f"GRANT {', '.join(missing)} ON {table.quoted} TO …",
+                key=_key(location, "table"),
+            )
+        )
+    if table.required:
+        found.append(
+            Finding(
+                f"table {table.name} has columns that must be filled and that no record "
+                f"fills: {', '.join(table.required)}",
+                "give them a default, or let them be null",
+                key=_key(location, "columns"),
+            )
+        )
+    return found
+
+
+def place_findings(session: Session, schema: str, location: Location) -> list[Finding]:
+    """What keeps a table from being created here."""
+    row = row_or_none(
+        session,
+        "SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace "
+        f"WHERE nspname = {literal(session, schema)}",
+    )
+    found = []
+    if row is None:
+        found.append(
+            Finding(f"schema {schema} does not exist", f"CREATE SCHEMA {schema}",
+                    key=_key(location, "schema"))
+        )  # fmt: skip
+    elif not row[0]:
+        found.append(
+            Finding(f"the user may not create tables in schema {schema}",
+                    f"GRANT CREATE ON SCHEMA {schema} TO …", key=_key(location, "schema"))
+        )  # fmt: skip
+    found += _extension_findings(session, location)
+    return found
+
+
+def _extension_findings(session: Session, location: Location) -> list[Finding]:
+    if row_or_none(session, "SELECT 1 FROM pg_extension WHERE extname = 'vector'"):
+        return []
+    available = row_or_none(
+        session,
+        "SELECT bool_or(v.trusted) FROM pg_available_extension_versions v "
+        "WHERE v.name = 'vector' HAVING count(*) > 0",
+    )
+    if available is None:
+        return [
+            Finding(
+                "the server does not have the extension vector",
+                "install pgvector there: https://github.com/pgvector/pgvector#installation",
+                key=_key(location, "dsn"),
+            )
+        ]
+    may = one_row(
+        session,
+        "SELECT rolsuper, has_database_privilege(current_database(), 'CREATE') "
+        "FROM pg_roles WHERE rolname = current_user",
+    )
+    if may[0] or (available[0] and may[1]):
+        return [
+            Finding(
+                "the database does not have the extension vector yet; it will be created",
+                severity=Severity.NOTE,
+                key=_key(location, "dsn"),
+            )
+        ]
+    return [
+        Finding(
+            "the database does not have the extension vector, and the user may not create it",
+            "let an administrator run: CREATE EXTENSION vector",
+            key=_key(location, "dsn"),
+        )
+    ]
+
+
+def index_for(
+    wanted: IndexSpec | None, dim: int, location: Location
+) -> tuple[IndexSpec, list[Finding]]:
+    """The index that we would build, every setting filled in."""
+    asked = wanted or IndexSpec("hnsw")
+    kind = {"flat": "none"}.get(asked.type, asked.type)
+    if kind not in (*BUILD_PARAMS, "none"):
+        kind = "hnsw"
+    known = BUILD_PARAMS.get(kind, ())
+    search = {"hnsw": ("ef_search",), "ivfflat": ("probes",)}.get(kind, ())
+    params = {
+        **INDEX_DEFAULTS.get(kind, {}),
+        **{each: asked.params[each] for each in (*known, *search) if each in asked.params},
+    }
+    found = [
+        Finding(
+            f"index setting {name} is {value!r}; expected a whole number from "
+            f"{_INDEX_RANGES[name][0]} to {_INDEX_RANGES[name][1]:,}",
+            key=_key(location, f"index.{name}"),
+        )
+        for name, value in params.items()
+        if not isinstance(value, int)
+        or not _INDEX_RANGES[name][0] <= value <= _INDEX_RANGES[name][1]
+    ]
+    if not found and kind == "hnsw" and params["ef_construction"] < 2 * params["m"]:
+        params["ef_construction"] = 2 * params["m"]
+        found.append(
+            Finding(
+                f"pgvector asks for an ef_construction of at least twice m: it becomes "
+                f"{params['ef_construction']}",
+                severity=Severity.NOTE,
+                key=_key(location, "index.ef_construction"),
+            )
+        )
+    if kind != "none" and MAX_INDEXED_HALF_DIM < dim <= MAX_DIM:
+        found.append(
+            Finding(
+                f"vectors of {dim:,} dimensions cannot be indexed (at most "
+                f"{MAX_INDEXED_HALF_DIM:,}, as halves): every search reads the whole table",
+                severity=Severity.WARNING,
+                key=_key(location, "index"),
+            )
+        )
+        kind, params = "none", {}
+    return IndexSpec(kind, params), found
+
+
+def name_findings(names: Sequence[str], location: Location) -> list[Finding]:
+    """Names that PostgreSQL would shorten."""
+    return [
+        Finding(
+            f"the name {name!r} has {len(name.encode())} bytes; PostgreSQL keeps "
+            f"{MAX_NAME_BYTES} and would cut it in silence",
+            "choose a shorter one",
+            key=_key(location, "table"),
+        )
+        for name in names
+        if len(name.encode()) > MAX_NAME_BYTES
+    ]
+
+
+def _key(location: Location, option: str) -> str:
+    return f"{location.side}.{option}"

@@ -1,0 +1,301 @@
+"""Connections to PostgreSQL: a pool, statements, and errors by SQLSTATE."""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any
+
+import psycopg2
+from psycopg2 import errorcodes
+from psycopg2.extensions import connection as Session  # noqa: N812 - SQL's own word for one
+from psycopg2.extensions import parse_dsn
+
+from runner.errors import (
+    AuthError,
+    CollectionMismatchError,
+    CollectionNotFoundError,
+    PlanError,
+    StoreError,
+    TransientStoreError,
+)
+from runner.model import Finding, Severity
+from runner.stores.base import Access, Location
+from runner.stores.pgvector_copy import Received
+
+
+class Sessions:
+    """Connections of one location, handed out one a thread at a time."""
+
+    def __init__(self, location: Location, access: Access) -> None:
+        self._location = location
+        self._access = access
+        self._lock = threading.Lock()
+        self._idle: list[Session] = []
+        self._busy: set[Session] = set()
+
+    @contextmanager
+    def transaction(
+        self, *, patient: bool = False, snapshot: bool = False, commit: bool = True
+    ) -> Iterator[Session]:
+        """A connection within a transaction, committed if all goes well.
+
+        Args:
+            patient: Statements may take longer than one request usually does.
+            snapshot: All statements see the same state.
+            commit: False where the caller commits.
+        """
+        session = self._take()
+        try:
+            if snapshot:
+                run(session, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            if patient:
+                run(session, "SET LOCAL statement_timeout = 0")
+            yield session
+            if commit and not snapshot:
+                session.commit()
+        finally:
+            self._put_back(session)
+
+    def close(self) -> None:
+        """Close all, those in use by an unfinished scan too."""
+        with self._lock:
+            sessions = [*self._idle, *self._busy]
+            self._idle, self._busy = [], set()
+        for session in sessions:
+            session.close()
+
+    def _take(self) -> Session:
+        with self._lock:
+            session = self._idle.pop() if self._idle else None
+        if session is None:
+            session = _connect(self._location, self._access)
+        with self._lock:
+            self._busy.add(session)
+        return session
+
+    def _put_back(self, session: Session) -> None:
+        with self._lock:
+            ours = session in self._busy
+            self._busy.discard(session)
+        if not ours or session.closed:
+            session.close()
+            return
+        try:
+            session.rollback()
+        except psycopg2.Error:
+            session.close()  # what broke it is on its way up
+            return
+        with self._lock:
+            self._idle.append(session)
+
+
+def dsn_parts(location: Location) -> dict[str, Any]:
+    """The settings in the location's DSN, the password too.
+
+    Raises:
+        PlanError: It is not a DSN.
+    """
+    try:
+        return dict(parse_dsn(str(location.options["dsn"])))
+    except psycopg2.ProgrammingError as error:
+        raise PlanError(
+            f"{location.side}.dsn is not a PostgreSQL connection string",
+            "write `postgresql://user@host:5432/database` or `host=… dbname=…`",
+        ) from error
+
+
+def _connect_arguments(location: Location) -> dict[str, Any]:
+    """What libpq gets: the DSN's own settings win over those of ``connection``, but for TLS."""
+    given = location.connection
+    timeout_s = max(2, round(given.timeout_s))
+    arguments: dict[str, Any] = {
+        "connect_timeout": timeout_s,
+        "tcp_user_timeout": 1000 * timeout_s,
+        "application_name": "vector-migration-runner",
+        **dsn_parts(location),
+        "client_encoding": "UTF8",
+    }
+    if given.ca_file is not None:
+        arguments |= {"sslmode": "verify-full", "sslrootcert": str(given.ca_file)}
+    if given.cert_file is not None:
+        arguments["sslcert"] = str(given.cert_file)
+    if given.key_file is not None:
+        arguments["sslkey"] = str(given.key_file)
+    if given.insecure:
+        arguments["sslmode"] = "require"
+        # With a root certificate at hand libpq would verify after all.
+        arguments.pop("sslrootcert", None)
+    return arguments
+
+
+def _connect(location: Location, access: Access) -> Session:
+    try:
+        session: Session = psycopg2.connect(**_connect_arguments(location))
+    except psycopg2.OperationalError as error:
+        raise _connect_error(error, location) from error
+    limits = [
+        f"SET statement_timeout = {round(1000 * location.connection.timeout_s)}",
+        "SET idle_in_transaction_session_timeout = 0",
+        "SET jit = off",  # compiling a chunk's query takes longer than running it
+    ]
+    if session.server_version >= 140_000:
+        limits.append("SET idle_session_timeout = 0")
+    if session.server_version >= 170_000:
+        limits.append("SET transaction_timeout = 0")
+    if access is Access.READ:
+        limits.append("SET default_transaction_read_only = on")
+    run(session, "; ".join(limits))
+    session.commit()
+    return session
+
+
+def _is_local(parts: Mapping[str, Any]) -> bool:
+    """Whether every host is a Unix socket or the loopback."""
+    hosts = str(parts.get("hostaddr") or parts.get("host") or "").split(",")
+    return all(_is_local_host(each) for each in hosts)
+
+
+def _is_local_host(host: str) -> bool:
+    if not host or host[0] in "/@" or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
+
+
+def insecure_findings(location: Location) -> Iterator[Finding]:
+    """A connection beyond this machine that is not encrypted to a verified server."""
+    arguments = _connect_arguments(location)
+    mode = str(arguments.get("sslmode") or "prefer")
+    if _is_local(arguments) or mode in ("verify-ca", "verify-full"):
+        return
+    what = {
+        "require": "is encrypted, but whoever answers is believed",
+        "disable": "is not encrypted",
+    }.get(mode, "may be unencrypted, and whoever answers is believed")
+    yield Finding(
+        f"the connection to {arguments.get('host')} {what} (sslmode={mode})",
+        "write `connection: {ca_file: …}`, or `sslmode=verify-full` into the dsn",
+        Severity.WARNING,
+        "insecure-connection",
+    )
+
+
+# ---- errors
+
+_AUTH_CLASSES = ("28",)
+_TRANSIENT_CLASSES = (
+    errorcodes.CLASS_CONNECTION_EXCEPTION,
+    errorcodes.CLASS_TRANSACTION_ROLLBACK,
+    errorcodes.CLASS_INSUFFICIENT_RESOURCES,
+    errorcodes.CLASS_OPERATOR_INTERVENTION,
+)
+_LASTING = (errorcodes.DISK_FULL, errorcodes.DATABASE_DROPPED)
+_HINTS = {
+    errorcodes.INSUFFICIENT_PRIVILEGE: "let its owner GRANT what is missing",
+    errorcodes.READ_ONLY_SQL_TRANSACTION: "the server may be a replica: give the primary's address",
+    errorcodes.DISK_FULL: "make room on the server's disk, then go on",
+    errorcodes.UNDEFINED_COLUMN: "check `columns` and `where`",
+    errorcodes.SYNTAX_ERROR: "check `where`",
+}
+
+
+def mapped_error(error: psycopg2.Error, location: Location) -> StoreError:
+    """Our error for one of psycopg2's, by SQLSTATE."""
+    code = error.pgcode or ""
+    what = f"pgvector: {location.side}: {first_line(error)}"
+    if code:
+        what += f" (SQLSTATE {code})"
+    if code[:2] in _AUTH_CLASSES:
+        return AuthError(what, f"check user and password of `{location.side}.dsn`")
+    if code == errorcodes.QUERY_CANCELED:
+        return TransientStoreError(what, f"raise `{location.side}.connection.timeout_s`")
+    if code in (errorcodes.UNDEFINED_TABLE, errorcodes.INVALID_SCHEMA_NAME):
+        return CollectionNotFoundError(what, f"check `{location.side}.table`")
+    if code == errorcodes.DUPLICATE_TABLE:
+        return CollectionMismatchError(what, "somebody else has just made it")
+    lost = not code and isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+    if lost or (code[:2] in _TRANSIENT_CLASSES and code not in _LASTING):
+        return TransientStoreError(what, "the server may be restarting or out of connections")
+    return StoreError(what, _HINTS.get(code, ""))
+
+
+# libpq gives no SQLSTATE for a refused login, only this text of the server's, in its language.
+_REFUSED_LOGIN = ("password authentication failed", "no password supplied", "pg_hba.conf")
+_REFUSED_FOR_GOOD = ("does not exist", "certificate", "SSL")
+
+
+def _connect_error(error: psycopg2.OperationalError, location: Location) -> StoreError:
+    """Our error for a connection that did not come about."""
+    text = str(error)
+    what = f"pgvector: {location.side}: {first_line(error)}"
+    if any(each in text for each in _REFUSED_LOGIN):
+        return AuthError(what, f"check user and password of `{location.side}.dsn`")
+    if any(each in text for each in _REFUSED_FOR_GOOD):
+        return StoreError(what, f"check `{location.side}.dsn` and `{location.side}.connection`")
+    return TransientStoreError(what, "is the server running, and is its address right?")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without where in which statement."""
+    diagnosis = getattr(error, "diag", None)
+    primary = getattr(diagnosis, "message_primary", None)
+    return str(primary or (str(error).strip().splitlines() or [type(error).__name__])[0])
+
+
+# ---- statements
+
+
+def run(session: Session, sql: str) -> None:
+    """Execute a statement; this and the next three take no parameters, so ``%`` is a ``%``."""
+    with session.cursor() as cursor:
+        cursor.execute(sql)
+
+
+def all_rows(session: Session, sql: str) -> list[tuple[Any, ...]]:
+    """Every row of a query."""
+    with session.cursor() as cursor:
+        cursor.execute(sql)
+        return cursor.fetchall()
+
+
+def row_or_none(session: Session, sql: str) -> tuple[Any, ...] | None:
+    """The first row of a query, if it has one."""
+    with session.cursor() as cursor:
+        cursor.execute(sql)
+        return cursor.fetchone()
+
+
+def one_row(session: Session, sql: str) -> tuple[Any, ...]:
+    """The first row of a query that always has one."""
+    row = row_or_none(session, sql)
+    assert row is not None
+    return row
+
+
+def literal(session: Session, value: str | list[str]) -> str:
+    """*value* as an SQL literal."""
+    with session.cursor() as cursor:
+        return cursor.mogrify("%s", (value,)).decode()
+
+
+def copy_out(session: Session, sql: str) -> bytes:
+    """The whole binary COPY of a query."""
+    received = Received()
+    with session.cursor() as cursor:
+        cursor.copy_expert(f"COPY ({sql}) TO STDOUT (FORMAT binary)", received)
+    return received.whole()
+
+
+def copy_rows(session: Session, into: str, columns: str, rows: bytes) -> None:
+    """Send a binary COPY to those columns of a table."""
+    with session.cursor() as cursor:
+        # Each piece costs a turn at the interpreter's lock, so they are large.
+        cursor.copy_expert(
+            f"COPY {into} ({columns}) FROM STDIN (FORMAT binary)", BytesIO(rows), size=1 << 20
+        )

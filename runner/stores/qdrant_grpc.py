@@ -1,0 +1,377 @@
+"""Qdrant over gRPC: a channel of our own, points as wire bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import grpc
+import numpy as np
+from qdrant_client import grpc as qdrant
+from qdrant_client.conversions.conversion import GrpcToRest
+
+from runner.errors import (
+    AuthError,
+    CollectionMismatchError,
+    CollectionNotFoundError,
+    Id,
+    PlanError,
+    StoreError,
+    TransientStoreError,
+)
+from runner.model import BoolArray, FloatArray
+from runner.stores.qdrant_address import Address, FullError, RefusedError, Want, certificate_error
+from runner.stores.qdrant_wire import Encoder, Rows, decode_rows, replies
+
+__all__ = ["GrpcTransport"]
+
+_RECEIVED_BYTES = 64 << 20
+# Servers and proxies of other makes end at 4 MiB; a request has a few bytes more than its points.
+_REQUEST_BYTES = (4 << 20) - (64 << 10)
+
+_Code = grpc.StatusCode
+_PASSING = {_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED, _Code.ABORTED, _Code.CANCELLED}
+_WRONG = {_Code.INVALID_ARGUMENT, _Code.OUT_OF_RANGE, _Code.FAILED_PRECONDITION}
+
+
+class GrpcTransport:
+    """One channel to one server.
+
+    Args:
+        address: The server.
+
+    Raises:
+        PlanError: The address cannot be reached by gRPC.
+    """
+
+    request_bytes = _REQUEST_BYTES
+
+    def __init__(self, address: Address) -> None:
+        if address.connection.insecure and address.tls:
+            raise PlanError(
+                f"{address.side}: gRPC cannot leave certificates unverified",
+                "name the certificate in connection.ca_file, or write `transport: rest`",
+            )
+        if address.prefix and not address.connection.grpc_host:
+            raise PlanError(
+                f"{address.side}.url has a path, {address.prefix!r}, which gRPC does not have",
+                "write `transport: rest`, or name the endpoint in connection.grpc_host",
+            )
+        self._address = address
+        self._timeout_s = address.connection.timeout_s
+        self._metadata = tuple((key.lower(), value) for key, value in address.headers.items())
+        self._channel = _channel(address)
+        self._encoders: dict[tuple[str, int], Encoder] = {}
+        channel = self._channel
+        self._collections = qdrant.CollectionsStub(channel)
+        self._points = qdrant.PointsStub(channel)
+        self._upsert = channel.unary_unary(
+            "/qdrant.Points/Upsert",
+            request_serializer=_as_is,
+            response_deserializer=qdrant.PointsOperationResponse.FromString,
+        )
+        self._scroll = channel.unary_unary(
+            "/qdrant.Points/Scroll",
+            request_serializer=qdrant.ScrollPoints.SerializeToString,
+            response_deserializer=replies.scroll,
+        )
+        self._get = channel.unary_unary(
+            "/qdrant.Points/Get",
+            request_serializer=qdrant.GetPoints.SerializeToString,
+            response_deserializer=replies.get,
+        )
+
+    # Collections
+
+    def info(self, collection: str) -> dict[str, Any] | None:
+        """The collection's description, as REST has it."""
+        request = qdrant.GetCollectionInfoRequest(collection_name=collection)
+        try:
+            reply = self._call(self._collections.Get, request)
+        except CollectionNotFoundError:
+            return None
+        model = GrpcToRest.convert_collection_info(reply.result)
+        found: dict[str, Any] = model.model_dump(mode="json", exclude_none=True)
+        return found
+
+    def create(self, collection: str, settings: Mapping[str, Any]) -> None:
+        """Make a collection."""
+        vectors = settings["vectors"]
+        if isinstance(vectors.get("size"), int):
+            config = qdrant.VectorsConfig(params=_vector_params(vectors))
+        else:
+            named = {name: _vector_params(each) for name, each in vectors.items()}
+            config = qdrant.VectorsConfig(params_map=qdrant.VectorParamsMap(map=named))
+        request = qdrant.CreateCollection(
+            collection_name=collection,
+            vectors_config=config,
+            hnsw_config=qdrant.HnswConfigDiff(**settings.get("hnsw_config", {})),
+        )
+        self._call(self._collections.Create, request)
+
+    def update(self, collection: str, settings: Mapping[str, Any]) -> None:
+        """Change the optimizers' threshold and the collection's metadata."""
+        request = qdrant.UpdateCollection(collection_name=collection)
+        if "optimizers_config" in settings:
+            request.optimizers_config.CopyFrom(
+                qdrant.OptimizersConfigDiff(**settings["optimizers_config"])
+            )
+        for key, value in settings.get("metadata", {}).items():
+            request.metadata[key].CopyFrom(_scalar(value))
+        self._call(self._collections.Update, request)
+
+    def drop(self, collection: str) -> None:
+        """Remove a collection."""
+        try:
+            self._call(
+                self._collections.Delete, qdrant.DeleteCollection(collection_name=collection)
+            )
+        except CollectionNotFoundError:
+            return
+
+    def aliases(self, collection: str) -> list[str]:
+        """The names that also stand for *collection*."""
+        request = qdrant.ListCollectionAliasesRequest(collection_name=collection)
+        reply = self._call(self._collections.ListCollectionAliases, request)
+        return [each.alias_name for each in reply.aliases]
+
+    def alias(self, collection: str, *, add: str | None, remove: Sequence[str]) -> None:
+        """Change aliases as one act."""
+        actions = [
+            qdrant.AliasOperations(delete_alias=qdrant.DeleteAlias(alias_name=name))
+            for name in remove
+        ]
+        if add is not None:
+            new = qdrant.CreateAlias(collection_name=collection, alias_name=add)
+            actions.append(qdrant.AliasOperations(create_alias=new))
+        if actions:
+            self._call(self._collections.UpdateAliases, qdrant.ChangeAliases(actions=actions))
+
+    # Reading points
+
+    def count(self, collection: str) -> int:
+        """Exact number of points."""
+        request = qdrant.CountPoints(collection_name=collection, exact=True)
+        return int(self._call(self._points.Count, request).result.count)
+
+    def scroll(self, collection: str, start: Id | None, limit: int, want: Want) -> Rows:
+        """The first *limit* points from id *start* on."""
+        request = qdrant.ScrollPoints(
+            collection_name=collection,
+            offset=None if start is None else _point_id(start),
+            limit=limit,
+            with_payload=_with_payload(want),
+            with_vectors=_with_vectors(want),
+        )
+        return _rows(self._call(self._scroll, request).result, want)
+
+    def retrieve(self, collection: str, ids: Sequence[Id], want: Want) -> Rows:
+        """These points, in any order."""
+        request = qdrant.GetPoints(
+            collection_name=collection,
+            ids=[_point_id(each) for each in ids],
+            with_payload=_with_payload(want),
+            with_vectors=_with_vectors(want),
+        )
+        return _rows(self._call(self._get, request).result, want)
+
+    def sample(self, collection: str, n: int) -> list[Id]:
+        """Ids of *n* random points."""
+        request = qdrant.QueryPoints(
+            collection_name=collection,
+            query=qdrant.Query(sample=qdrant.Sample.Random),
+            limit=n,
+            with_payload=qdrant.WithPayloadSelector(enable=False),
+        )
+        reply = self._call(self._points.Query, request)
+        return [_id(each.id) for each in reply.result]
+
+    # Writing points
+
+    def encode(
+        self,
+        vector: str,
+        ids: Sequence[Id],
+        vectors: FloatArray,
+        present: BoolArray | None,
+        payloads: Sequence[Mapping[str, Any]],
+    ) -> tuple[list[bytes], dict[int, str]]:
+        """Each point as a frame of the request."""
+        key = (vector, vectors.shape[1])
+        encoder = self._encoders.get(key)
+        if encoder is None:
+            encoder = self._encoders[key] = Encoder(*key)
+        return encoder.points(ids, vectors, present, payloads)
+
+    def upsert(self, collection: str, points: Sequence[bytes]) -> None:
+        """Write encoded points; on return they are applied."""
+        request = Encoder.head(collection) + b"".join(points)
+        try:
+            self._applied(self._call(self._upsert, request))
+        except FullError as error:
+            if len(request) > 4 << 20:
+                raise RefusedError(error.what) from error
+            raise
+
+    def delete(self, collection: str, ids: Sequence[Id]) -> None:
+        """Remove points; on return they are gone."""
+        listed = qdrant.PointsIdsList(ids=[_point_id(each) for each in ids])
+        request = qdrant.DeletePoints(
+            collection_name=collection, wait=True, points=qdrant.PointsSelector(points=listed)
+        )
+        self._applied(self._call(self._points.Delete, request))
+
+    def _applied(self, reply: Any) -> None:
+        status = reply.result.status
+        if status != qdrant.UpdateStatus.Completed:
+            raise TransientStoreError(
+                f"qdrant {self._address.grpc}: a write was answered "
+                f"{qdrant.UpdateStatus.Name(status)}; expected Completed"
+            )
+
+    # Searching
+
+    def search(
+        self, collection: str, queries: FloatArray, k: int, vector: str, params: Mapping[str, Any]
+    ) -> list[list[tuple[Id, float]]]:
+        """The *k* nearest points of each query with their scores, best first."""
+        searches = [
+            qdrant.QueryPoints(
+                collection_name=collection,
+                query=qdrant.Query(
+                    nearest=qdrant.VectorInput(dense=qdrant.DenseVector(data=query))
+                ),
+                using=vector or None,
+                limit=k,
+                params=qdrant.SearchParams(**params),
+                with_payload=qdrant.WithPayloadSelector(enable=False),
+            )
+            for query in queries.astype(np.float32).tolist()
+        ]
+        request = qdrant.QueryBatchPoints(collection_name=collection, query_points=searches)
+        reply = self._call(self._points.QueryBatch, request)
+        return [[(_id(hit.id), hit.score) for hit in each.result] for each in reply.result]
+
+    def close(self) -> None:
+        """End the channel."""
+        self._channel.close()
+
+    # Calls and their errors
+
+    def _call(self, method: Callable[..., Any], request: Any) -> Any:
+        try:
+            return method(request, timeout=self._timeout_s, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise self._error(error) from error
+
+    def _error(self, error: Any) -> StoreError:
+        code, details = error.code(), error.details() or ""
+        what = f"qdrant {self._address.grpc}: {details or code.name}"
+        if code in (_Code.UNAUTHENTICATED, _Code.PERMISSION_DENIED):
+            return AuthError(what, f"check `{self._address.side}.api_key`")
+        if code is _Code.NOT_FOUND:
+            return CollectionNotFoundError(what)
+        if code is _Code.ALREADY_EXISTS:
+            return CollectionMismatchError(what)
+        if code is _Code.RESOURCE_EXHAUSTED:
+            wait_s = _retry_after(error)
+            return FullError(what) if wait_s is None else TransientStoreError(what, "", wait_s)
+        if code is _Code.UNAVAILABLE and self._address.tls and not self._address.connection.proxy:
+            untrusted = certificate_error(self._address, self._address.grpc)
+            if untrusted is not None:
+                return untrusted
+        if code in _PASSING:
+            hint = f"is a server listening there, with {'' if self._address.tls else 'out '}TLS?"
+            return TransientStoreError(what, hint if code is _Code.UNAVAILABLE else "")
+        if code in _WRONG:
+            return RefusedError(what)
+        return StoreError(f"{what} ({code.name})")
+
+
+def _as_is(request: bytes) -> bytes:
+    return request
+
+
+def _channel(address: Address) -> Any:
+    wanted = address.connection
+    options: list[tuple[str, Any]] = [
+        ("grpc.max_receive_message_length", _RECEIVED_BYTES),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        # The environment's proxy is no host that the plan names.
+        ("grpc.enable_http_proxy", int(wanted.proxy is not None)),
+    ]
+    if wanted.proxy:
+        options.append(("grpc.http_proxy", wanted.proxy))
+    if not address.tls:
+        return grpc.insecure_channel(address.grpc, options)
+
+    def read(file: Any) -> bytes | None:
+        return file.read_bytes() if file else None
+
+    try:
+        credentials = grpc.ssl_channel_credentials(
+            root_certificates=read(wanted.ca_file),
+            private_key=read(wanted.key_file or wanted.cert_file),
+            certificate_chain=read(wanted.cert_file),
+        )
+    except OSError as error:
+        raise PlanError(
+            f"{address.side}.connection: a certificate file cannot be used: {error}"
+        ) from error
+    return grpc.secure_channel(address.grpc, credentials, options)
+
+
+def _retry_after(error: Any) -> float | None:
+    for key, value in error.trailing_metadata() or ():
+        if key == "retry-after":
+            try:
+                return float(value)
+            except ValueError:
+                return None
+    return None
+
+
+def _rows(points: Sequence[Any], want: Want) -> Rows:
+    try:
+        return decode_rows(points, want.vector or "", None if want.vector is None else want.dim)
+    except ValueError as error:
+        raise StoreError(f"qdrant: {error}", "did the collection change meanwhile?") from error
+
+
+def _point_id(record_id: Id) -> Any:
+    if isinstance(record_id, int):
+        return qdrant.PointId(num=record_id)
+    return qdrant.PointId(uuid=record_id)
+
+
+def _id(found: Any) -> Id:
+    record_id: Id = found.uuid or found.num
+    return record_id
+
+
+def _with_payload(want: Want) -> Any:
+    if isinstance(want.payload, bool):
+        return qdrant.WithPayloadSelector(enable=want.payload)
+    fields = qdrant.PayloadIncludeSelector(fields=want.payload)
+    return qdrant.WithPayloadSelector(include=fields)
+
+
+def _with_vectors(want: Want) -> Any:
+    if not want.vector:
+        return qdrant.WithVectorsSelector(enable=want.vector is not None)
+    return qdrant.WithVectorsSelector(include=qdrant.VectorsSelector(names=[want.vector]))
+
+
+def _vector_params(settings: Mapping[str, Any]) -> Any:
+    distance = qdrant.Distance.Value(settings["distance"])
+    return qdrant.VectorParams(size=settings["size"], distance=distance)
+
+
+def _scalar(value: str | int | None) -> Any:
+    if value is None:
+        return qdrant.Value(null_value=qdrant.NullValue.NULL_VALUE)
+    if isinstance(value, int):
+        return qdrant.Value(integer_value=value)
+    return qdrant.Value(string_value=value)

@@ -1,0 +1,815 @@
+"""Files of records: Parquet and JSON lines, read column by column.  Shared by stores.
+
+A *segment* is one file.  A *position* in it is a row number (Parquet) or the byte
+offset of a line (JSON lines); positions are sound as long as the file's identity holds.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from runner import jsonvalues
+from runner.errors import Id, StoreError
+from runner.model import DEFAULT_VECTOR, Batch, BoolArray, FloatArray, Metadata, Select
+
+PARQUET_SUFFIXES = (".parquet", ".pq")
+LINES_SUFFIXES = tuple(
+    base + packed for base in (".jsonl", ".ndjson") for packed in ("", ".gz", ".zst")
+)
+SCHEMA_KEY = b"runner"
+"""Under this key of a Parquet file's schema stands what the collection is, as JSON."""
+
+ID_ONLY = Select(0)
+_ID_TYPE = "id_type"
+_INT64 = range(-(2**63), 2**63)
+_GROUP_BYTES = 16 * 2**20
+
+Positions = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column or key holds what (option ``columns``)."""
+
+    id: str = "id"
+    vector: str = "vector"
+    document: str = "document"
+    metadata: str = "metadata"
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All four."""
+        return frozenset((self.id, self.vector, self.document, self.metadata))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Records that lie one after the other in a segment.
+
+    Attributes:
+        batch: The records.
+        positions: Where each begins.
+        end: Where the next one begins.
+    """
+
+    batch: Batch
+    positions: Positions
+    end: int
+
+
+class Segment(Protocol):
+    """One file of records."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Its path relative to the collection."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Changes when the file does."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes up."""
+        ...
+
+    @property
+    def id_kind(self) -> str:
+        """``string``, ``integer``, ``mixed``, or ``unknown``."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Components of its vectors; 0 if it holds none."""
+        ...
+
+    def count(self) -> int:
+        """How many records it holds."""
+        ...
+
+    def cuts(self) -> list[tuple[float, int]]:
+        """Where it is cheap to begin reading: share of the file before it, position."""
+        ...
+
+    def read(self, start: int, stop: int | None, records: int, select: Select) -> Iterator[Chunk]:
+        """Its records from position *start* up to *stop*, at most *records* at once."""
+        ...
+
+    def take(self, positions: Positions, select: Select) -> Batch:
+        """The records that begin at these ascending positions."""
+        ...
+
+
+def open_segment(path: Path, name: str, columns: Columns) -> Segment:
+    """The segment at *path*, by its suffix.
+
+    Raises:
+        StoreError: The suffix is not one of ours, or the file is not there.
+    """
+    lowered = path.name.lower()
+    if lowered.endswith(PARQUET_SUFFIXES):
+        return ParquetSegment(path, name, columns)
+    if lowered.endswith(LINES_SUFFIXES):
+        return LinesSegment(path, name, columns)
+    raise StoreError(
+        f"{path}: files of this kind cannot be read",
+        f"expected one of {', '.join([*PARQUET_SUFFIXES, *LINES_SUFFIXES])}",
+    )
+
+
+# Tables
+
+
+def to_table(batch: Batch, about: Mapping[str, Any], id_kind: str = "") -> pa.Table:
+    """*batch* as the table that is stored; *about* goes into its schema.
+
+    Args:
+        batch: Records with one dense vector, or none.
+        about: What the collection is; JSON.
+        id_kind: ``string``, ``integer`` or ``mixed``; by default what the ids ask for.
+    """
+    kind = id_kind or kind_of_ids(batch.ids)
+    columns: dict[str, Any] = {}
+    if kind == "integer":
+        columns["id"] = pa.array(batch.ids, pa.int64())
+    else:
+        columns["id"] = pa.array([str(each) for each in batch.ids], pa.string())
+    if kind == "mixed":
+        types = ["int" if isinstance(each, int) else "str" for each in batch.ids]
+        columns[_ID_TYPE] = pa.array(types, pa.string())
+    columns["document"] = pa.array(batch.documents, pa.string())
+    columns["metadata"] = pa.array(batch.metadata.texts(), pa.binary()).cast(pa.string())
+    for vectors in batch.vectors.values():
+        columns["vector"] = vector_array(vectors, batch.present.get(DEFAULT_VECTOR))
+    table = pa.table(columns)
+    return table.replace_schema_metadata({SCHEMA_KEY: jsonvalues.dumps(dict(about))})
+
+
+def vector_array(vectors: FloatArray, present: BoolArray | None) -> Any:
+    """A column of fixed-size lists over the memory of *vectors*, null where not *present*."""
+    dim = vectors.shape[1]
+    kind = pa.list_(pa.field("element", pa.float32(), nullable=False), dim)
+    values = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    mask = None if present is None else pa.array(~present)
+    return pa.FixedSizeListArray.from_arrays(values, type=kind, mask=mask)
+
+
+def kind_of_ids(ids: Sequence[Id]) -> str:
+    """``integer`` if all fit into 64 bits with a sign, ``string`` if all are text, else ``mixed``."""
+    if all(isinstance(each, str) for each in ids):
+        return "string"
+    return "integer" if all(each in _INT64 for each in ids) else "mixed"
+
+
+def joined_kind(kinds: set[str]) -> str:
+    """The kind of id column that holds ids of all *kinds*; ``string`` if there are none."""
+    return kinds.pop() if len(kinds) == 1 else "mixed" if kinds else "string"
+
+
+def writer_options(table: pa.Schema) -> dict[str, Any]:
+    """How a table of ours is written: texts packed, vectors as they are."""
+    packed = {
+        name: "zstd" for name in ("id", _ID_TYPE, "document", "metadata") if name in table.names
+    }
+    if "vector" in table.names:
+        packed["vector.list.element"] = "none"
+    statistics = ["id"]
+    return {"compression": packed, "use_dictionary": False, "write_statistics": statistics}
+
+
+class TableWriter:
+    """A Parquet file that grows by batches; holds one row group in memory."""
+
+    def __init__(self, path: Path, about: Mapping[str, Any], id_kind: str) -> None:
+        self._path = path
+        self._about = about
+        self._id_kind = id_kind
+        self._writer: Any = None
+        self._waiting: list[Any] = []
+        self._waiting_bytes = 0
+
+    def add(self, batch: Batch) -> None:
+        """Append *batch*."""
+        self.add_table(to_table(batch, self._about, self._id_kind))
+
+    def add_table(self, table: pa.Table) -> None:
+        """Append a table; all have one schema."""
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(
+                self._path, table.schema, **writer_options(table.schema)
+            )
+        self._waiting.append(table)
+        self._waiting_bytes += table.nbytes
+        if self._waiting_bytes >= _GROUP_BYTES:
+            self._flush()
+
+    def close(self) -> None:
+        """Complete the file."""
+        if self._writer is None:
+            dim = int(self._about.get("dim", 0))
+            vectors = {DEFAULT_VECTOR: np.empty((0, dim), np.float32)} if dim else {}
+            self.add(Batch([], vectors, [], Metadata.of([])))
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            table = pa.concat_tables(self._waiting)
+            self._writer.write_table(table, row_group_size=max(1, len(table)))
+        self._waiting, self._waiting_bytes = [], 0
+
+
+def concatenated(batches: Sequence[Batch]) -> Batch:
+    """One batch of all records, in order."""
+    if len(batches) == 1:
+        return batches[0]
+    if not batches:
+        return Batch([], {}, [], Metadata.of([]))
+    texts = all(each.metadata.has_texts for each in batches)
+    metadata = (
+        Metadata(texts=[text for each in batches for text in each.metadata.texts()])
+        if texts
+        else Metadata(objects=[one for each in batches for one in each.metadata.objects()])
+    )
+    dims = {name: array.shape[1] for each in batches for name, array in each.vectors.items()}
+    masked = {
+        name
+        for each in batches
+        for name in dims
+        if name in each.present or name not in each.vectors
+    }
+    return Batch(
+        ids=[one for each in batches for one in each.ids],
+        vectors={
+            name: np.concatenate(
+                [each.vectors.get(name, np.zeros((len(each), dim), np.float32)) for each in batches]
+            )
+            for name, dim in dims.items()
+        },
+        documents=[one for each in batches for one in each.documents],
+        metadata=metadata,
+        present={
+            name: np.concatenate([_presence(each, name) for each in batches]) for name in masked
+        },
+    )
+
+
+def _presence(batch: Batch, name: str) -> BoolArray:
+    if name not in batch.vectors:
+        return np.zeros(len(batch), np.bool_)
+    return batch.present.get(name, np.ones(len(batch), np.bool_))
+
+
+# Parquet
+
+
+class ParquetSegment:
+    """One Parquet file; positions are row numbers."""
+
+    def __init__(self, path: Path, name: str, columns: Columns) -> None:
+        self.path = path
+        self.name = name
+        self._wanted = columns
+        self.identity, self.size_bytes = identity_of(path)
+
+    @cached_property
+    def footer(self) -> Any:
+        """The file's Parquet metadata."""
+        with self._reading() as file:
+            return file.metadata
+
+    @cached_property
+    def schema(self) -> Any:
+        """The file's Arrow schema."""
+        with self._reading() as file:
+            return file.schema_arrow
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What stands under `SCHEMA_KEY`; empty in files of others."""
+        text = (self.schema.metadata or {}).get(SCHEMA_KEY)
+        found: dict[str, Any] = jsonvalues.loads(text) if text else {}
+        return found
+
+    @cached_property
+    def columns(self) -> Columns:
+        """What is where: as wanted; without a ``vector``, the only column of float lists."""
+        names = self.schema.names
+        if self._wanted.id not in names:
+            raise StoreError(
+                f"{self.path}: there is no column {self._wanted.id!r} for the id; "
+                f"found {', '.join(names)}",
+                "say which column it is: `columns: {id: …}`",
+            )
+        vector = self._wanted.vector
+        if vector not in names:
+            lists = [each.name for each in self.schema if _is_float_list(each.type)]
+            if len(lists) == 1:
+                vector = lists[0]
+        return Columns(self._wanted.id, vector, self._wanted.document, self._wanted.metadata)
+
+    @property
+    def id_kind(self) -> str:
+        """``string``, ``integer`` or ``mixed``."""
+        if self._has_id_type:
+            return "mixed"
+        return "integer" if pa.types.is_integer(self._type(self.columns.id)) else "string"
+
+    @cached_property
+    def dim(self) -> int:
+        """Components of its vectors; 0 if it holds none."""
+        if self.columns.vector not in self.schema.names:
+            return 0
+        kind = self._type(self.columns.vector)
+        if pa.types.is_fixed_size_list(kind):
+            return int(kind.list_size)
+        for chunk in self.read(0, None, 100, Select.VECTORS):
+            return int(chunk.batch.vector.shape[1])
+        return 0
+
+    def count(self) -> int:
+        """How many records it holds."""
+        return int(self.footer.num_rows)
+
+    def cuts(self) -> list[tuple[float, int]]:
+        """The beginnings of its row groups."""
+        return [(first / max(1, self.count()), first) for first in self._group_starts[:-1]]
+
+    def read(self, start: int, stop: int | None, records: int, select: Select) -> Iterator[Chunk]:
+        """Its records from row *start* up to *stop*, at most *records* at once."""
+        last = self.count() if stop is None else stop
+        starts = self._group_starts
+        groups = [
+            group
+            for group, (first, end) in enumerate(pairwise(starts))
+            if end > start and first < last
+        ]
+        if not groups:
+            return
+        row = starts[groups[0]]
+        with self._reading() as file:
+            for rows in file.iter_batches(
+                records, row_groups=groups, columns=self._columns_for(select), use_threads=False
+            ):
+                skip, end = max(0, start - row), min(rows.num_rows, last - row)
+                if skip < end:
+                    batch = self._batch(rows.slice(skip, end - skip), select, row + skip)
+                    positions = np.arange(row + skip, row + end, dtype=np.int64)
+                    yield Chunk(batch, positions, row + end)
+                row += rows.num_rows
+
+    def take(self, positions: Positions, select: Select) -> Batch:
+        """The records in these ascending rows; reads only the row groups they lie in."""
+        starts = np.asarray(self._group_starts)
+        found = []
+        with self._reading() as file:
+            groups = np.searchsorted(starts, positions, side="right") - 1
+            for group in np.unique(groups):
+                rows = positions[groups == group]
+                table = file.read_row_group(
+                    int(group), columns=self._columns_for(select), use_threads=False
+                )
+                picked = table.take(pa.array(rows - starts[group])).combine_chunks()
+                for part in picked.to_batches():
+                    found.append(self._batch(part, select, int(rows[0])))
+        return concatenated(found)
+
+    @cached_property
+    def _group_starts(self) -> list[int]:
+        rows = [
+            self.footer.row_group(group).num_rows for group in range(self.footer.num_row_groups)
+        ]
+        return [0, *np.cumsum(rows, dtype=np.int64).tolist()]
+
+    @property
+    def _has_id_type(self) -> bool:
+        return bool(self.about) and _ID_TYPE in self.schema.names
+
+    @cached_property
+    def _extra(self) -> list[str]:
+        """The columns that become metadata."""
+        known = self.columns.names | ({_ID_TYPE} if self._has_id_type else set())
+        # pandas keeps a nameless index as a column
+        return [
+            name
+            for name in self.schema.names
+            if name not in known and not name.startswith("__index_level_")
+        ]
+
+    def _columns_for(self, select: Select) -> list[str]:
+        names = [self.columns.id]
+        if self._has_id_type:
+            names.append(_ID_TYPE)
+        if Select.VECTORS in select:
+            names.append(self.columns.vector)
+        if Select.DOCUMENTS in select:
+            names.append(self.columns.document)
+        if Select.METADATA in select:
+            names += [self.columns.metadata, *self._extra]
+        return [name for name in names if name in self.schema.names]
+
+    def _type(self, column: str) -> Any:
+        return self.schema.field(column).type
+
+    def _batch(self, rows: Any, select: Select, first: int) -> Batch:
+        n = rows.num_rows
+        vectors: dict[str, FloatArray] = {}
+        present: dict[str, BoolArray] = {}
+        if Select.VECTORS in select and self.columns.vector in rows.schema.names:
+            array, mask = self._vectors(rows.column(self.columns.vector), first)
+            vectors[DEFAULT_VECTOR] = array
+            if mask is not None:
+                present[DEFAULT_VECTOR] = mask
+        documents: list[str | None] = [None] * n
+        if self.columns.document in rows.schema.names:
+            documents = rows.column(self.columns.document).to_pylist()
+            if not all(each is None or isinstance(each, str) for each in documents):
+                raise StoreError(
+                    f"{self.path}: column {self.columns.document!r} is not text",
+                    "say which column holds the document: `columns: {document: …}`",
+                )
+        metadata = self._metadata(rows) if Select.METADATA in select else Metadata.of([None] * n)
+        return Batch(self._ids(rows, first), vectors, documents, metadata, present=present)
+
+    def _ids(self, rows: Any, first: int) -> list[Id]:
+        column = rows.column(self.columns.id)
+        if column.null_count:
+            row = first + column.is_null().to_pylist().index(True)
+            raise StoreError(f"{self.path}: row {row} has no id")
+        ids: list[Any] = column.to_pylist()
+        if self._has_id_type:
+            types = rows.column(_ID_TYPE).to_pylist()
+            ids = [
+                int(each) if kind == "int" else each for each, kind in zip(ids, types, strict=True)
+            ]
+        if ids and (isinstance(ids[0], bool) or not isinstance(ids[0], int | str)):
+            raise StoreError(
+                f"{self.path}: ids are {column.type}; expected text or integers",
+                "say which column holds the id: `columns: {id: …}`",
+            )
+        return ids
+
+    def _vectors(self, column: Any, first: int) -> tuple[FloatArray, BoolArray | None]:
+        n = len(column)
+        mask: BoolArray | None = None
+        if column.null_count:
+            mask = np.asarray(column.is_valid().to_numpy(zero_copy_only=False), dtype=np.bool_)
+        if not _is_float_list(column.type):
+            raise StoreError(
+                f"{self.path}: column {self.columns.vector!r} holds {column.type}; "
+                "expected lists of floats",
+                "say which column holds the vector: `columns: {vector: …}`",
+            )
+        valid = n if mask is None else int(mask.sum())
+        flat = column.flatten().to_numpy(zero_copy_only=False)
+        dim = len(flat) // valid if valid else 0
+        if pa.types.is_fixed_size_list(column.type):
+            dim = column.type.list_size
+        elif valid:
+            lengths = column.value_lengths().drop_null().to_numpy()
+            wrong = np.flatnonzero(lengths != lengths[0])
+            if len(wrong):
+                raise StoreError(
+                    f"{self.path}: the vectors from row {first} on differ in length: "
+                    f"{lengths[0]} and {lengths[wrong[0]]}"
+                )
+        values = np.asarray(flat, dtype=np.float32).reshape(valid, dim)
+        if mask is None:
+            return values, None
+        full = np.zeros((n, dim), dtype=np.float32)
+        full[mask] = values
+        return full, mask
+
+    def _metadata(self, rows: Any) -> Metadata:
+        n = rows.num_rows
+        metadata: Metadata | None = None
+        if self.columns.metadata in rows.schema.names:
+            column = rows.column(self.columns.metadata)
+            if pa.types.is_struct(column.type) or pa.types.is_map(column.type):
+                metadata = Metadata.of([_object(each) for each in column.to_pylist()])
+            else:
+                texts = column.cast(pa.binary()).to_pylist()
+                if column.null_count:
+                    texts = [each or b"{}" for each in texts]
+                metadata = Metadata(texts=texts)
+        extra = [name for name in self._extra if name in rows.schema.names]
+        if not extra:
+            return metadata or Metadata.of([None] * n)
+        columns = [(name, rows.column(name).to_pylist()) for name in extra]
+        objects = metadata.objects() if metadata else [{} for _ in range(n)]
+        merged = []
+        for row, base in enumerate(objects):
+            found = {
+                name: _plain(column[row]) for name, column in columns if column[row] is not None
+            }
+            merged.append(_merged(found, base, f"{self.path}: row {row}"))
+        return Metadata(objects=merged)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Any]:
+        try:
+            with pq.ParquetFile(self.path, pre_buffer=False) as file:
+                yield file
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(
+                f"{self.path}: cannot be read as Parquet: {error}",
+                "the file is damaged, not complete, or of another format",
+            ) from error
+
+
+def _is_float_list(kind: Any) -> bool:
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return (lists or pa.types.is_fixed_size_list(kind)) and pa.types.is_floating(kind.value_type)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """A struct's or a map's value; a null in a struct is a key that the record lacks."""
+    pairs = value.items() if isinstance(value, dict) else value or []
+    return {key: _plain(each) for key, each in pairs if each is not None}
+
+
+def _plain(value: Any) -> Any:
+    """An Arrow value as JSON has it: dates as ISO texts, decimals as texts."""
+    match value:
+        case dict():
+            return _object(value)
+        case list():
+            return [_plain(each) for each in value]
+        case datetime() | date() | time():
+            return value.isoformat()
+        case Decimal() | timedelta():
+            return str(value)
+        case bytes():
+            raise StoreError(
+                "a metadata column holds bytes, which JSON cannot say",
+                "write the file without that column, or with it as text",
+            )
+    return value
+
+
+def _merged(columns: dict[str, Any], metadata: dict[str, Any], place: str) -> dict[str, Any]:
+    clash = columns.keys() & metadata.keys()
+    if clash:
+        raise StoreError(
+            f"{place}: {sorted(clash)[0]!r} is both a column and a key of the metadata",
+            "rename one of them",
+        )
+    return columns | metadata
+
+
+# JSON lines
+
+
+class LinesSegment:
+    """One file of JSON lines, plain or packed; positions are byte offsets in the plain text."""
+
+    _CUT_BYTES = 2**20
+
+    def __init__(self, path: Path, name: str, columns: Columns) -> None:
+        self.path = path
+        self.name = name
+        self._columns = columns
+        self.identity, self.size_bytes = identity_of(path)
+        self._packed = path.name.lower().endswith((".gz", ".zst"))
+
+    @property
+    def id_kind(self) -> str:
+        """``unknown``: every line may have its own."""
+        return "unknown"
+
+    @cached_property
+    def dim(self) -> int:
+        """Components of the first vector; 0 if there is none."""
+        for chunk in self.read(0, None, 10, Select.VECTORS):
+            return int(chunk.batch.vector.shape[1]) if chunk.batch.vectors else 0
+        return 0
+
+    def count(self) -> int:
+        """How many lines are not blank."""
+        with self._reading(0) as stream:
+            return sum(1 for line in stream if not line.isspace())
+
+    def cuts(self) -> list[tuple[float, int]]:
+        """Line beginnings about a mebibyte apart; only the start of a packed file."""
+        found = [(0.0, 0)]
+        if self._packed:
+            return found
+        with self.path.open("rb") as stream:
+            for offset in range(self._CUT_BYTES, self.size_bytes, self._CUT_BYTES):
+                stream.seek(offset)
+                stream.readline()
+                if found[-1][1] < stream.tell() < self.size_bytes:
+                    found.append((stream.tell() / self.size_bytes, stream.tell()))
+        return found
+
+    def read(self, start: int, stop: int | None, records: int, select: Select) -> Iterator[Chunk]:
+        """Its records from offset *start* up to *stop*, at most *records* at once."""
+        offset = start
+        with self._reading(start) as stream:
+            lines: list[bytes] = []
+            positions: list[int] = []
+            for line in stream:
+                if stop is not None and offset >= stop:
+                    break
+                if not line.isspace():
+                    lines.append(line)
+                    positions.append(offset)
+                offset += len(line)
+                if len(lines) == records:
+                    yield self._chunk(lines, positions, offset, select)
+                    lines, positions = [], []
+            if lines:
+                yield self._chunk(lines, positions, offset, select)
+
+    def take(self, positions: Positions, select: Select) -> Batch:
+        """The records that begin at these ascending offsets."""
+        lines = []
+        offset = 0
+        with self._reading(0) as stream:
+            for position in positions.tolist():
+                if self._packed:
+                    _skip(stream, position - offset)
+                else:
+                    stream.seek(position)
+                line = stream.readline()
+                offset = position + len(line)
+                lines.append(line)
+        return self._chunk(lines, positions.tolist(), offset, select).batch
+
+    def _chunk(self, lines: list[bytes], positions: list[int], end: int, select: Select) -> Chunk:
+        try:
+            objects = jsonvalues.loads_many(lines)
+        except ValueError:
+            objects = [
+                self._parsed(line, offset) for line, offset in zip(lines, positions, strict=True)
+            ]
+        ids: list[Id] = []
+        for row, each in enumerate(objects):
+            found = each.get(self._columns.id) if isinstance(each, dict) else None
+            if isinstance(found, bool) or not isinstance(found, int | str):
+                self._fail(
+                    positions[row],
+                    f"expected an object with an {self._columns.id!r} that is text or an integer",
+                )
+            ids.append(found)
+        vectors: dict[str, FloatArray] = {}
+        present: dict[str, BoolArray] = {}
+        if Select.VECTORS in select:
+            vectors, present = self._vectors(objects, positions)
+        documents: list[str | None] = [None] * len(ids)
+        if Select.DOCUMENTS in select:
+            documents = [each.get(self._columns.document) for each in objects]
+            for row, text in enumerate(documents):
+                if text is not None and not isinstance(text, str):
+                    self._fail(positions[row], f"{self._columns.document!r} is not text")
+        metadata = Metadata.of([None] * len(ids))
+        if Select.METADATA in select:
+            metadata = Metadata(objects=[
+                self._metadata(each, positions[row]) for row, each in enumerate(objects)
+            ])  # fmt: skip
+        batch = Batch(ids, vectors, documents, metadata, present=present)
+        return Chunk(batch, np.array(positions, dtype=np.int64), end)
+
+    def _parsed(self, line: bytes, offset: int) -> Any:
+        try:
+            return jsonvalues.loads(line)
+        except ValueError as error:
+            self._fail(offset, f"is not JSON: {error}", error)
+
+    def _vectors(
+        self, objects: list[dict[str, Any]], positions: list[int]
+    ) -> tuple[dict[str, FloatArray], dict[str, BoolArray]]:
+        rows = [each.get(self._columns.vector) for each in objects]
+        given = [row for row, each in enumerate(rows) if each is not None]
+        if not given:
+            return {}, {}
+        dim = len(rows[given[0]]) if isinstance(rows[given[0]], list) else -1
+        for row in given:
+            if not isinstance(rows[row], list) or len(rows[row]) != dim:
+                self._fail(
+                    positions[row], f"{self._columns.vector!r} is not a list of {dim} numbers"
+                )
+        try:
+            values = np.array([rows[row] for row in given], dtype=np.float32)
+        except (TypeError, ValueError):
+            for row in given:
+                if not all(isinstance(each, int | float) for each in rows[row]):
+                    self._fail(positions[row], f"{self._columns.vector!r} holds what is no number")
+            raise
+        if len(given) == len(rows):
+            return {DEFAULT_VECTOR: values}, {}
+        mask = np.zeros(len(rows), dtype=np.bool_)
+        mask[given] = True
+        full = np.zeros((len(rows), dim), dtype=np.float32)
+        full[mask] = values
+        return {DEFAULT_VECTOR: full}, {DEFAULT_VECTOR: mask}
+
+    def _metadata(self, record: dict[str, Any], offset: int) -> dict[str, Any]:
+        base = record.get(self._columns.metadata)
+        if base is None:
+            base = {}
+        if not isinstance(base, dict):
+            self._fail(offset, f"{self._columns.metadata!r} is not an object")
+        extra = {key: each for key, each in record.items() if key not in self._columns.names}
+        if not extra:
+            found: dict[str, Any] = base
+            return found
+        return _merged(extra, base, f"{self.path}:{self._line(offset)}")
+
+    def _fail(self, offset: int, what: str, cause: Exception | None = None) -> Any:
+        raise StoreError(f"{self.path}:{self._line(offset)}: {what}") from cause
+
+    def _line(self, offset: int) -> int:
+        """The 1-based number of the line at *offset*."""
+        number, seen = 1, 0
+        with self._reading(0) as stream:
+            for line in stream:
+                if seen >= offset:
+                    break
+                seen += len(line)
+                number += 1
+        return number
+
+    @contextmanager
+    def _reading(self, start: int) -> Iterator[IO[bytes]]:
+        try:
+            if not self._packed:
+                with self.path.open("rb") as stream:
+                    stream.seek(start)
+                    yield stream
+                return
+            kind = "gzip" if self.path.name.lower().endswith(".gz") else "zstd"
+            with pa.input_stream(str(self.path), compression=kind) as packed:
+                unpacked = io.BufferedReader(packed, 2**20)
+                _skip(unpacked, start)
+                yield unpacked
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(f"{self.path}: cannot be read: {error}") from error
+
+
+class LinesWriter:
+    """A file of JSON lines that grows by batches; packed if its name ends so."""
+
+    def __init__(self, path: Path, final_name: str) -> None:
+        kinds = {".gz": "gzip", ".zst": "zstd"}
+        self._stream = pa.output_stream(
+            str(path), compression=kinds.get(Path(final_name.lower()).suffix)
+        )
+
+    def add(self, batch: Batch) -> None:
+        """Append *batch*."""
+        vectors = batch.vectors.get(DEFAULT_VECTOR)
+        mask = batch.present.get(DEFAULT_VECTOR)
+        lines = []
+        for row, text in enumerate(batch.metadata.texts()):
+            parts = [b'{"id":', jsonvalues.dumps(batch.ids[row])]
+            if vectors is not None and (mask is None or mask[row]):
+                numbers = orjson.dumps(vectors[row], option=orjson.OPT_SERIALIZE_NUMPY)
+                parts += [b',"vector":', numbers]
+            if batch.documents[row] is not None:
+                parts += [b',"document":', orjson.dumps(batch.documents[row])]
+            lines.append(b"".join([*parts, b',"metadata":', text, b"}\n"]))
+        self._stream.write(b"".join(lines))
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._stream.close()
+
+
+def _skip(stream: IO[bytes], size: int) -> None:
+    while size > 0:
+        got = len(stream.read(min(size, 2**20)))
+        if not got:
+            return
+        size -= got
+
+
+def identity_of(path: Path) -> tuple[str, int]:
+    """Size and time of the last change as one text, and the size in bytes."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+    return f"{found.st_size}-{found.st_mtime_ns}", found.st_size

@@ -1,0 +1,133 @@
+"""Comparison: exact where a store promises it, within its stated tolerance elsewhere."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.checks.compare import differences, ulp_distance, value_difference
+from runner.model import (
+    Batch,
+    Capabilities,
+    Fidelity,
+    IdRule,
+    Metadata,
+    Metric,
+    VectorSpec,
+)
+
+EXACT = Capabilities(ids=IdRule(), metrics={Metric.COSINE: Fidelity.EXACT})
+MOVES = Capabilities(
+    ids=IdRule(), metrics={Metric.COSINE: Fidelity.EXACT}, double_ulp=4, negative_zero=False
+)
+DOUBLES = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def batch(ids, vectors=None, documents=None, metadata=None):
+    n = len(ids)
+    made = np.ones((n, 3), dtype=np.float32) if vectors is None else np.float32(vectors)
+    return Batch(
+        ids=ids,
+        vectors={"": made},
+        documents=documents or [None] * n,
+        metadata=Metadata.of(metadata or [{}] * n),
+    )
+
+
+def words(expected, actual, capabilities=EXACT, spec=None):
+    found = differences(expected, actual, capabilities, {"": spec or VectorSpec(3)})
+    return [str(each) for each in found]
+
+
+def test_equal_batches_do_not_differ():
+    assert words(batch(["a", 1]), batch(["a", 1])) == []
+
+
+def test_a_missing_record_is_named_and_the_others_are_still_compared():
+    expected = batch(["a", "b", "c"], documents=["1", "2", "3"])
+    actual = batch(["a", "c"], documents=["1", "other"])
+    assert words(expected, actual) == ["'b': missing", "'c': document differs"]
+
+
+def test_records_are_matched_by_id_not_by_place():
+    expected = batch(["a", "b"], documents=["1", "2"])
+    assert words(expected, batch(["b", "a"], documents=["2", "1"])) == []
+
+
+def test_an_integer_id_does_not_match_its_text():
+    assert words(batch([1]), batch(["1"])) == ["1: missing"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "came", "what"),
+    [
+        ({"a": 1}, {"a": 1.0}, ".a: float, expected int"),
+        ({"a": 1}, {"a": True}, ".a: bool, expected int"),
+        ({"a": 1}, {}, ".a: missing"),
+        ({}, {"a": 1}, ".a: unexpected"),
+        ({"a": [1, 2]}, {"a": [1]}, ".a: 1 items, expected 2"),
+        ({"a": {"b": "x"}}, {"a": {"b": "y"}}, ".a.b: value differs"),
+        ({"a": 0.1}, {"a": math.nextafter(0.1, 1)}, ".a: number differs"),
+        ({"a": 0.0}, {"a": -0.0}, ".a: number differs"),
+    ],
+)
+def test_a_difference_says_where_and_what_but_never_the_value(sent, came, what):
+    assert value_difference(sent, came, EXACT) == what
+
+
+def test_a_store_that_moves_doubles_may_move_them_so_far_and_no_further():
+    near = {"a": math.nextafter(math.nextafter(0.1, 1), 1), "z": 0.0}
+    far = 0.1
+    for _ in range(5):
+        far = math.nextafter(far, 1)
+    assert value_difference({"a": 0.1, "z": -0.0}, near, MOVES) == ""
+    assert value_difference({"a": 0.1}, {"a": far}, MOVES) == ".a: number differs"
+
+
+@given(DOUBLES, st.integers(0, 50))
+def test_ulp_distance_counts_the_doubles_between(value, steps):
+    other = value
+    for _ in range(steps):
+        other = math.nextafter(other, math.inf)
+    if math.isfinite(other):
+        expected = steps
+        if value < 0 <= other or (value == 0 and math.copysign(1, value) < 0):
+            return  # the two zeros share one place
+        assert ulp_distance(value, other) == expected
+
+
+def test_a_rounding_store_may_round_and_not_more():
+    spec = VectorSpec(3, fidelity=Fidelity.ROUNDED, tolerance=1e-6)
+    sent = batch(["a"], [[1, 2, 3]])
+    assert words(sent, batch(["a"], [[1, 2, 3.000001]]), spec=spec) == []
+    assert words(sent, batch(["a"], [[1, 2, 3.001]]), spec=spec) == ["'a': vector differs by 0.001"]
+
+
+def test_a_normalising_store_may_scale_to_length_one():
+    spec = VectorSpec(3, fidelity=Fidelity.NORMALISED, tolerance=1e-6)
+    sent = batch(["a"], [[3, 0, 4]])
+    assert words(sent, batch(["a"], [[0.6, 0, 0.8]]), spec=spec) == []
+    assert words(sent, batch(["a"], [[0.8, 0, 0.6]]), spec=spec)
+    assert words(sent, batch(["a"], [[0, 0, 0]]), spec=spec)
+
+
+def test_an_exact_store_may_not_move_a_single_bit():
+    sent = batch(["a"], [[1, 2, 3]])
+    moved = batch(["a"], [[1, 2, np.nextafter(np.float32(3), np.float32(4))]])
+    assert len(words(sent, moved)) == 1
+
+
+def test_a_vector_that_is_not_there_is_seen():
+    sent = batch(["a", "b"])
+    came = batch(["a", "b"]).with_(present={"": np.array([True, False])})
+    assert words(sent, came) == ["'b': vector is missing"]
+
+
+def test_other_dimensions_are_seen():
+    assert words(batch(["a"]), batch(["a"], [[1, 2]])) == [
+        "'a': vector has 2 components, expected 3"
+    ]

@@ -1,0 +1,789 @@
+"""What is special about pgvector: jsonb's numbers, tables of any shape, indexes, connections."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg2
+import pytest
+from psycopg2.extensions import make_dsn
+
+from runner.errors import (
+    AuthError,
+    CollectionMismatchError,
+    CollectionNotFoundError,
+    PartialWriteError,
+    PlanError,
+    StoreError,
+    TransientStoreError,
+)
+from runner.model import (
+    DEFAULT_VECTOR,
+    Batch,
+    BatchSize,
+    CollectionSpec,
+    Fidelity,
+    IndexSpec,
+    Metadata,
+    Metric,
+    Partition,
+    Select,
+    Severity,
+    VectorSpec,
+)
+from runner.stores.base import Access, Connection, Location
+from runner.stores.pgvector import PgvectorStore
+from runner.stores.pgvector_copy import positional
+from runner.stores.pgvector_session import insecure_findings
+from runner.testing import make_batch, read_all
+from tests.servers import postgres
+
+DIRECT = Connection()
+Open = Callable[..., PgvectorStore]
+Sql = Callable[[str], list[Any]]
+
+
+@pytest.fixture
+def dsn() -> Iterator[str]:
+    with postgres.shared().database() as found:
+        yield found
+
+
+@pytest.fixture
+def open_store(dsn: str, tmp_path: Path) -> Iterator[Open]:
+    """Open table ``t``, as a source unless told otherwise; closed by the test's end."""
+    opened: list[PgvectorStore] = []
+
+    def open_(
+        side: str = "source", connection: Connection = DIRECT, **options: Any
+    ) -> PgvectorStore:
+        location = Location("pgvector", {"dsn": dsn, "table": "t", **options}, connection, side)
+        access = Access.READ if side == "source" else Access.WRITE
+        opened.append(PgvectorStore(location, access, tmp_path))
+        return opened[-1]
+
+    yield open_
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
+def sql(dsn: str) -> Iterator[Sql]:
+    """Run statements as somebody else."""
+    with closing(psycopg2.connect(dsn)) as session:
+        session.autocommit = True
+
+        def run(text: str) -> list[Any]:
+            with session.cursor() as cursor:
+                cursor.execute(text)
+                return cursor.fetchall() if cursor.description else []
+
+        yield run
+
+
+def spec(dim: int = 8, metric: Metric = Metric.COSINE, **changes: Any) -> CollectionSpec:
+    changes.setdefault("id_kind", "string")
+    return CollectionSpec("t", {DEFAULT_VECTOR: VectorSpec(dim, metric)}, **changes)
+
+
+def created(store: PgvectorStore, wanted: CollectionSpec | None = None) -> CollectionSpec:
+    proposed = store.propose(wanted or spec(), 0, 0).spec
+    store.create(proposed)
+    return proposed
+
+
+def problems(store: PgvectorStore) -> list[str]:
+    return [each.what for each in store.findings() if each.severity is Severity.PROBLEM]
+
+
+# Numbers
+
+
+@pytest.mark.parametrize("as_texts", [False, True], ids=["from objects", "from texts"])
+def test_large_and_tiny_numbers_come_back_as_what_they_were(
+    open_store: Open, as_texts: bool
+) -> None:
+    numbers = [
+        1e22, 1e16, -1e16, 1.5e300, 1.7976931348623157e308, 5e-324, 1e-7, 0.1 + 0.2, 123.0, 1e15,
+        2**63, 2**70, -(2**65), 2**53 + 1,
+    ]  # fmt: skip
+    wanted = Metadata.of([{"v": number, "in": [{"deep": number}]} for number in numbers])
+    batch = make_batch(len(numbers)).with_(
+        metadata=Metadata(texts=wanted.texts()) if as_texts else wanted
+    )
+    target = open_store("target")
+    created(target)
+    for fresh in (True, False):
+        target.write(batch, fresh=fresh)
+        found = target.fetch(batch.ids).metadata
+        for number, each in zip(numbers, found, strict=True):
+            assert each == {"v": number, "in": [{"deep": number}]}
+            assert type(each["v"]) is type(each["in"][0]["deep"]) is type(number)
+
+
+def test_negative_zero_loses_its_sign_as_the_capabilities_say(open_store: Open) -> None:
+    target = open_store("target")
+    created(target)
+    batch = make_batch(1).with_(metadata=Metadata.of([{"v": -0.0}]))
+    target.write(batch)
+    value = target.fetch(batch.ids).metadata[0]["v"]
+    assert (value, math.copysign(1, value)) == (0.0, 1.0)
+    assert type(value) is float
+    assert not PgvectorStore.capabilities.negative_zero
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        (b'{"a":1e22}', b'{"a":10000000000000000000000.0}'),
+        (b'{"a": 1E+2, "b":[-2.5e3]}', b'{"a": 100.0, "b":[-2500.0]}'),
+        (b'{"1e5":"1e5","b":1e16}', b'{"1e5":"1e5","b":10000000000000000.0}'),
+        (b'{"hash":"ab3e8f \\" 7e1"}', b'{"hash":"ab3e8f \\" 7e1"}'),
+        (b'{"small":1e-7}', b'{"small":1e-7}'),
+        (b"{}", b"{}"),
+    ],
+)
+def test_only_floats_in_exponent_notation_are_written_out(text: bytes, written: bytes) -> None:
+    assert positional([b"{}", text, b'{"x":1}']) == [b"{}", written, b'{"x":1}']
+
+
+def test_ordinary_metadata_is_passed_on_without_a_copy() -> None:
+    texts = [b'{"a":1.5,"name":"e1 cafe","b":null}'] * 3
+    assert positional(texts) is texts
+
+
+# Tables of any shape
+
+
+def test_a_table_of_any_shape_is_read_whole(open_store: Open, sql: Sql) -> None:
+    sql('''CREATE TABLE t (doc_no serial PRIMARY KEY, "body" text, "Title ""x""" varchar(50),
+           price float8, small real, stamped date, tags text[], cmetadata jsonb, e vector(3))''')
+    sql("""INSERT INTO t VALUES
+           (7, 'seven', 'T', 3, 0.1, '2024-02-03', '{a,b}', '{"k": [1, null]}', '[1,2,3]'),
+           (-2, NULL, NULL, 2.5, 1e20, NULL, NULL, NULL, NULL)""")
+    store = open_store()
+    found = store.describe()
+    assert found is not None
+    assert (found.id_kind, found.vector.dim) == ("integer", 3)
+    assert found.extra["columns"] == {
+        "id": "doc_no", "vector": "e", "document": "body", "metadata": "cmetadata",
+        "extra": ['Title "x"', "price", "small", "stamped", "tags"],
+    }  # fmt: skip
+    batch = read_all(store)
+    assert batch.ids == [-2, 7]
+    assert batch.documents == [None, "seven"]
+    assert batch.vector.tolist() == [[0, 0, 0], [1, 2, 3]]
+    assert batch.present[DEFAULT_VECTOR].tolist() == [False, True]
+    empty, full = batch.metadata
+    assert full == {
+        "k": [1, None], 'Title "x"': "T", "price": 3.0, "small": 0.1, "stamped": "2024-02-03",
+        "tags": ["a", "b"],
+    }  # fmt: skip
+    assert type(full["price"]) is float
+    assert type(empty["small"]) is float
+    assert empty["tags"] is None
+    assert store.fetch([7, "7", 2**70, -2]).ids == [7, -2]
+    assert problems(store) == []
+
+
+def test_columns_that_the_plan_leaves_out_stay_out(open_store: Open, sql: Sql) -> None:
+    sql("CREATE TABLE t (id text PRIMARY KEY, text text, year int, other text, e vector(1))")
+    sql("INSERT INTO t VALUES ('a', 'words', 1999, 'x', '[1]')")
+    assert read_all(open_store()).metadata[0] == {"year": 1999, "other": "x"}
+    assert read_all(open_store(columns={"extra": []})).metadata[0] == {}
+    chosen = read_all(open_store(columns={"document": None, "extra": ["text", "year"]}))
+    assert (chosen.documents, chosen.metadata[0]) == ([None], {"text": "words", "year": 1999})
+
+
+def test_a_column_and_a_metadata_key_of_one_name_are_not_mixed_up(
+    open_store: Open, sql: Sql
+) -> None:
+    sql("CREATE TABLE t (id text PRIMARY KEY, year int, metadata jsonb, e vector(1))")
+    sql("""INSERT INTO t VALUES ('a', 1, '{"year": 2}', '[1]')""")
+    with pytest.raises(StoreError, match="also the name of a column"):
+        read_all(open_store())
+    assert read_all(open_store(columns={"extra": []})).metadata[0] == {"year": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        ("smallint", [-5, 3, 300]),
+        ("int", [-(2**31), 0, 2**31 - 1]),
+        ("bigint", [-(2**63), 2**53 + 1, 2**63 - 1]),
+        ("varchar(20)", ["", "a", "Ä", "🙂"]),
+        ("uuid", ["00000000-0000-0000-0000-000000000001", "6ba7b810-9dad-11d1-80b4-00c04fd430c8"]),
+    ],
+)
+def test_every_kind_of_key_is_read_and_written(
+    open_store: Open, sql: Sql, kind: str, keys: list[Any]
+) -> None:
+    sql(f"CREATE TABLE t (id {kind} PRIMARY KEY, document text, metadata json, e halfvec(2))")
+    target = open_store("target")
+    batch = Batch(
+        list(keys),
+        {DEFAULT_VECTOR: np.full((len(keys), 2), 0.5, np.float32)},
+        [None] * len(keys),
+        Metadata.of([{"n": row} for row in range(len(keys))]),
+    )
+    target.write(batch, fresh=True)
+    target.write(batch)
+    source = open_store()
+    assert sorted(read_all(source, 1).ids) == sorted(keys)
+    found = source.fetch(keys)
+    assert (found.ids, found.metadata) == (keys, batch.metadata)
+    assert found.vector.tolist() == batch.vector.tolist()
+    assert source.scan_ids(2) is not None
+    described = source.describe()
+    assert described is not None
+    assert described.vector.fidelity is Fidelity.ROUNDED
+    target.delete([*keys[:1], "not there", 12345])
+    assert source.count() == len(keys) - 1
+
+
+def test_ids_that_the_key_cannot_hold_are_named(open_store: Open, sql: Sql) -> None:
+    sql("CREATE TABLE t (id int PRIMARY KEY, e vector(8), document text, metadata jsonb)")
+    target = open_store("target")
+    with pytest.raises(PartialWriteError) as caught:
+        target.write(make_batch(4, ids=[1, 2**31, "x", 4]))
+    assert set(caught.value.failed) == {2**31, "x"}
+    assert sorted(read_all(open_store()).ids) == [1, 4]
+
+
+def test_vectors_of_one_dimension_are_read_from_a_column_that_fixes_none(
+    open_store: Open, sql: Sql
+) -> None:
+    sql("CREATE TABLE t (id int PRIMARY KEY, e vector)")
+    store = open_store()
+    assert read_all(store).ids == []
+    sql("INSERT INTO t VALUES (1, '[1,2]'), (2, NULL)")
+    found = store.describe()
+    assert found is not None
+    assert found.vector.dim == 2
+    assert read_all(store).vector.tolist() == [[1, 2], [0, 0]]
+    sql("INSERT INTO t VALUES (3, '[1,2,3]'), (4, '[1]')")
+    with pytest.raises(StoreError, match="differ in dimension"):
+        read_all(store)
+
+
+def test_a_column_without_vectors_gives_absent_ones(open_store: Open, sql: Sql) -> None:
+    sql("CREATE TABLE t (id int PRIMARY KEY, e vector(2))")
+    sql("INSERT INTO t SELECT i, CASE WHEN i > 40 THEN '[1,2]' END::vector FROM "
+        "generate_series(1, 50) i")  # fmt: skip
+    batch = read_all(open_store(), 20)
+    assert batch.present[DEFAULT_VECTOR].tolist() == [False] * 40 + [True] * 10
+    assert batch.vector[40:].tolist() == [[1, 2]] * 10
+
+
+@pytest.mark.parametrize("kind", ["sparsevec(4)", "bit(4)", "text"])
+def test_a_table_without_a_dense_vector_is_refused_with_what_was_found(
+    open_store: Open, sql: Sql, kind: str
+) -> None:
+    sql(f"CREATE TABLE t (id int PRIMARY KEY, e {kind})")
+    with pytest.raises(CollectionMismatchError, match="needs one column of type vector"):
+        open_store().describe()
+
+
+def test_of_several_vectors_the_plan_names_one_and_the_others_are_reported(
+    open_store: Open, sql: Sql
+) -> None:
+    sql("CREATE TABLE t (id int PRIMARY KEY, a vector(2), b vector(3))")
+    with pytest.raises(CollectionMismatchError, match="found a, b"):
+        open_store().describe()
+    store = open_store(columns={"vector": "b"})
+    found = store.describe()
+    assert found is not None
+    assert found.vector.dim == 3
+    assert any("more vector columns" in each.what for each in store.findings())
+
+
+def test_a_column_that_does_not_exist_is_named_beside_those_that_do(
+    open_store: Open, sql: Sql
+) -> None:
+    sql("CREATE TABLE t (id int PRIMARY KEY, e vector(2))")
+    with pytest.raises(CollectionMismatchError, match="no column 'boddy'; it has id, e"):
+        open_store(columns={"document": "boddy"}).count()
+
+
+def test_metadata_that_is_no_object_is_refused_and_json_null_is_empty(
+    open_store: Open, sql: Sql
+) -> None:
+    sql("CREATE TABLE t (id int PRIMARY KEY, e vector(1), metadata jsonb)")
+    sql("INSERT INTO t VALUES (1, '[1]', 'null'), (2, '[1]', NULL), (3, '[1]', '[1]')")
+    store = open_store(where="id < 3")
+    assert list(read_all(store).metadata) == [{}, {}]
+    with pytest.raises(StoreError, match="record 3 is not a JSON object"):
+        read_all(open_store())
+
+
+def test_a_filter_is_part_of_every_read(open_store: Open, sql: Sql) -> None:
+    sql("CREATE TABLE t (id int PRIMARY KEY, e vector(1), note text)")
+    sql("INSERT INTO t SELECT i, '[1]', 'n' || i FROM generate_series(1, 30) i")
+    store = open_store(where="note LIKE 'n1%' OR id = 5 -- a comment")
+    wanted = [1, 5, *range(10, 20)]
+    assert store.count() == len(wanted)
+    assert read_all(store, 5).ids == wanted
+    assert [each for page in store.scan_ids(4) for each in page] == wanted
+    assert store.fetch([5, 6, 10]).ids == [5, 10]
+    assert sorted(store.search(np.ones((1, 1), np.float32), 50).ids[0]) == wanted
+
+
+def test_odd_names_are_only_names(open_store: Open, sql: Sql) -> None:
+    name = 'a "quoted"; DROP TABLE x --%s'
+    columns = {"id": 'i"d', "vector": "select", "document": "a b", "metadata": "Ümlaut"}
+    target = open_store("target", table=name, columns=columns)
+    wanted = created(target)
+    batch = make_batch(5)
+    target.write(batch)
+    target.write(batch)
+    target.finish(wanted)
+    target.write_mark("it's; 100 %")
+    assert target.read_mark() == "it's; 100 %"
+    found = target.describe()
+    assert found is not None
+    assert (found.name, found.extra["columns"]) == (name, {**columns, "extra": []})
+    assert target.fetch(batch.ids).documents == batch.documents
+    assert target.search(batch.vector[:1], 1).ids == [batch.ids[:1]]
+    target.drop()
+    assert target.describe() is None
+
+
+def test_an_extension_outside_the_search_path_is_found(open_store: Open, sql: Sql) -> None:
+    sql("CREATE SCHEMA extensions; ALTER EXTENSION vector SET SCHEMA extensions; CREATE SCHEMA s")
+    target = open_store("target", schema="s")
+    wanted = created(target, spec(index=IndexSpec("hnsw")))
+    batch = make_batch(10)
+    target.write(batch)
+    target.finish(wanted)
+    assert read_all(target, 3).ids == batch.ids
+    assert target.search(batch.vector, 1).ids == [[each] for each in batch.ids]
+    assert sql("SELECT schemaname FROM pg_tables WHERE tablename = 't'") == [("s",)]
+
+
+# Reading
+
+
+def test_a_scan_sees_one_snapshot(open_store: Open, sql: Sql) -> None:
+    sql("CREATE TABLE t (id int PRIMARY KEY, e vector(1))")
+    sql("INSERT INTO t SELECT 2 * i, '[1]' FROM generate_series(1, 100) i")
+    pages = open_store().scan(Partition(0), None, BatchSize(10))
+    first = next(pages)
+    sql("INSERT INTO t SELECT 2 * i + 1, '[1]' FROM generate_series(1, 100) i")
+    sql("DELETE FROM t WHERE id > 150")
+    seen = [*first.batch.ids, *(each for page in pages for each in page.batch.ids)]
+    assert seen == list(range(2, 201, 2))
+
+
+def test_a_scan_that_is_given_up_leaves_its_connection_usable(open_store: Open, sql: Sql) -> None:
+    sql("CREATE TABLE t (id int PRIMARY KEY, e vector(1))")
+    sql("INSERT INTO t SELECT i, '[1]' FROM generate_series(1, 5000) i")
+    store = open_store()
+    for _ in range(5):
+        pages = store.scan(Partition(0), None, BatchSize(10))
+        next(pages)
+        pages.close()  # type: ignore[attr-defined]  # it is a generator
+    assert store.count() == 5000
+    backends = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'vector-mig%' "
+    assert sql(backends + "AND datname = current_database()") == [(1,)]
+
+
+def test_pages_keep_to_the_bytes_that_were_asked_for(open_store: Open) -> None:
+    target = open_store("target")
+    created(target)
+    documents = ["x" * (4000 if row % 7 == 0 else 10) for row in range(60)]
+    batch = make_batch(60).with_(documents=documents)
+    target.write(batch)
+    seen = []
+    for page in open_store().scan(Partition(0), None, BatchSize(20, 2000)):
+        assert len(page.batch) <= 20
+        assert page.batch.size_bytes <= 2000 or len(page.batch) == 1
+        assert page.cursor == page.batch.ids[-1]
+        seen += page.batch.ids
+    assert seen == batch.ids
+
+
+def test_partitions_of_a_large_table_share_it_out(open_store: Open, sql: Sql) -> None:
+    sql("CREATE TABLE t (id text PRIMARY KEY, e vector(1))")
+    sql("INSERT INTO t SELECT 'k' || i, '[1]' FROM generate_series(1, 30000) i")
+    store = open_store()
+    parts = store.partitions(4)
+    assert len(parts) == 4
+    size = BatchSize(4000)
+    found = [
+        [each for page in store.scan(part, None, size, Select(0)) for each in page.batch.ids]
+        for part in parts
+    ]
+    wanted = sorted(f"k{i + 1}" for i in range(30000))
+    assert sorted(each for part in found for each in part) == wanted
+    assert min(map(len, found)) > 4000
+
+
+def test_a_source_cannot_be_written_even_by_mistake(open_store: Open, sql: Sql) -> None:
+    sql("CREATE TABLE t (id int PRIMARY KEY, e vector(1))")
+    store = open_store()
+    with (
+        store._sessions.transaction() as session,
+        session.cursor() as cursor,
+        pytest.raises(psycopg2.errors.ReadOnlySqlTransaction),
+    ):
+        cursor.execute("INSERT INTO t VALUES (1, '[1]')")
+    with pytest.raises(StoreError, match="opened for reading"):
+        store.drop()
+
+
+# Writing
+
+
+def test_one_bad_record_does_not_keep_the_others_out(open_store: Open) -> None:
+    target = open_store("target")
+    created(target)
+    batch = make_batch(20)
+    batch.vector[3, 0] = np.nan
+    batch.documents[11] = "a\0b"
+    batch.documents[12] = "\ud800"
+    for fresh in (True, False):
+        with pytest.raises(PartialWriteError) as caught:
+            target.write(batch, fresh=fresh)
+        assert set(caught.value.failed) == {batch.ids[row] for row in (3, 11, 12)}
+        assert "NaN" in caught.value.failed[batch.ids[3]]
+        assert target.count() == 17
+        target.delete(batch.ids)
+
+
+def test_a_fresh_write_of_a_known_id_fails_loudly(open_store: Open) -> None:
+    target = open_store("target")
+    created(target)
+    batch = make_batch(3)
+    target.write(batch, fresh=True)
+    with pytest.raises(StoreError, match="is in t already"):
+        target.write(batch, fresh=True)
+    target.write(batch)
+    assert target.count() == 3
+
+
+def test_a_record_may_lack_its_vector(open_store: Open) -> None:
+    target = open_store("target")
+    created(target)
+    batch = make_batch(4).with_(present={DEFAULT_VECTOR: np.array([True, False, True, False])})
+    target.write(batch)
+    found = target.fetch(batch.ids)
+    assert found.present[DEFAULT_VECTOR].tolist() == [True, False, True, False]
+    assert (found.vector[0] == batch.vector[0]).all()
+    assert set(target.search(batch.vector[:1], 10).ids[0]) == {batch.ids[0], batch.ids[2]}
+
+
+def test_the_owners_comment_stays_beside_the_mark(open_store: Open, sql: Sql) -> None:
+    sql("CREATE TABLE t (id int PRIMARY KEY, e vector(1))")
+    sql("COMMENT ON TABLE t IS 'ours\n; keep it'")
+    target = open_store("target")
+    target.write_mark("run 1\nline 2")
+    target.write_mark("run 2\nline 2")
+    assert open_store().read_mark() == "run 2\nline 2"
+    target.write_mark(None)
+    assert target.read_mark() is None
+    assert sql("SELECT obj_description('t'::regclass)") == [("ours\n; keep it",)]
+
+
+def test_what_a_record_cannot_bring_along_is_refused(open_store: Open, sql: Sql) -> None:
+    sql("CREATE TABLE t (id text PRIMARY KEY, e vector(8))")
+    target = open_store("target")
+    with pytest.raises(CollectionMismatchError, match="has no column for them"):
+        target.write(make_batch(1))
+    with pytest.raises(CollectionMismatchError, match="has no column for it"):
+        target.write(make_batch(1, documents=False))
+    with pytest.raises(CollectionMismatchError, match="5 dimensions"):
+        target.write(make_batch(1, 5))
+
+
+# Creating and indexes
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("kind", ["hnsw", "ivfflat", "none"])
+def test_the_metric_and_the_index_are_known_again(
+    open_store: Open, metric: Metric, kind: str
+) -> None:
+    params = {"hnsw": {"m": 8, "ef_construction": 40}, "ivfflat": {"lists": 3}}.get(kind, {})
+    target = open_store("target")
+    wanted = created(target, spec(metric=metric, index=IndexSpec(kind, params)))
+    before = open_store().describe()
+    assert before is not None
+    assert (before.vector.metric, before.index) == (metric, IndexSpec("none"))
+    target.write(make_batch(20))
+    for _ in range(2):  # doing it again is harmless
+        target.finish(wanted)
+    after = open_store().describe()
+    assert after is not None
+    assert (after.vector.metric, after.index) == (metric, IndexSpec(kind, params))
+
+
+def test_an_index_that_was_left_unfinished_is_built_again(open_store: Open, sql: Sql) -> None:
+    if not postgres.shared().is_ours:
+        pytest.skip("catalogs are not ours to change")
+    target = open_store("target")
+    wanted = created(target, spec(index=IndexSpec("hnsw")))
+    target.write(make_batch(5))
+    target.finish(wanted)
+    query = "SELECT indexrelid, indisvalid FROM pg_index JOIN pg_class c ON c.oid = indexrelid "
+    query += "WHERE relname LIKE '%hnsw%'"
+    ((first, _),) = sql(query)
+    sql(f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = {first}")
+    target.finish(wanted)
+    ((second, valid),) = sql(query)
+    assert valid
+    assert second != first
+
+
+def test_over_2000_dimensions_the_index_is_on_halves_and_searches_use_it(open_store: Open) -> None:
+    target = open_store("target")
+    proposal = target.propose(spec(2500, index=IndexSpec("hnsw")), 0, 0)
+    assert proposal.summary.endswith("index hnsw m 16 ef_construction 64 on halfvec")
+    target.create(proposal.spec)
+    batch = make_batch(30, 2500)
+    target.write(batch)
+    target.finish(proposal.spec)
+    found = target.describe()
+    assert found is not None
+    assert found.index is not None
+    assert (found.index.type, found.vector.dtype) == ("hnsw", "float32")
+    assert (target.fetch(batch.ids).vector == batch.vector).all()
+    hits = target.search(batch.vector, 3)
+    assert [each[0] for each in hits.ids] == batch.ids
+    exactly = target.search(batch.vector, 3, exact=True)
+    assert (hits.ids, hits.scores) == (exactly.ids, exactly.scores)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "what"),
+    [
+        (spec(16_001), "16,001 dimensions"),
+        (spec(id_kind="mixed"), "some ids are integers"),
+        (spec(index=IndexSpec("hnsw", {"m": 500})), "index setting m is 500"),
+        (CollectionSpec("t", {"a": VectorSpec(2), "b": VectorSpec(2)}), "expected one dense"),
+    ],
+)
+def test_what_the_table_could_not_hold_is_a_problem_of_the_proposal(
+    open_store: Open, wanted: CollectionSpec, what: str
+) -> None:
+    found = open_store("target").propose(wanted, 0, 0).findings
+    assert [each.severity for each in found if what in each.what] == [Severity.PROBLEM]
+
+
+def test_a_name_that_would_be_cut_is_a_problem(open_store: Open) -> None:
+    for options in ({"table": "ü" * 32}, {"columns": {"id": "x" * 64}}):
+        found = open_store("target", **options).propose(spec(), 0, 0).findings
+        assert any("would cut it" in each.what for each in found)
+
+
+def test_a_place_where_nothing_may_be_created_is_a_problem(
+    open_store: Open, sql: Sql, dsn: str
+) -> None:
+    found = open_store("target", schema="nowhere").propose(spec(), 0, 0).findings
+    assert any("schema nowhere does not exist" in each.what for each in found)
+    role = "runner_reader"
+    if not sql(f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'"):
+        sql(f"CREATE ROLE {role} LOGIN")
+    sql("CREATE SCHEMA closed")
+    sql("CREATE TABLE t (id int PRIMARY KEY, e vector(1), must int NOT NULL)")
+    sql(f"GRANT SELECT ON t TO {role}")
+    if not postgres.shared().is_ours:
+        return
+    dsn = make_dsn(dsn, user=role)
+    found = open_store("target", dsn=dsn, schema="closed").propose(spec(), 0, 0).findings
+    assert any("may not create tables in schema closed" in each.what for each in found)
+    texts = problems(open_store("target", dsn=dsn))
+    assert any("may not INSERT, UPDATE, DELETE" in each for each in texts)
+    assert any("must be filled" in each and "must" in each for each in texts)
+
+
+def test_a_database_without_the_extension_gets_it(tmp_path: Path) -> None:
+    with postgres.shared().database(extension=False) as dsn:
+        location = Location("pgvector", {"dsn": dsn, "table": "t"}, side="target")
+        with PgvectorStore(location, Access.WRITE, tmp_path) as target:
+            proposal = target.propose(spec(), 0, 0)
+            assert [each.severity for each in proposal.findings] == [Severity.NOTE]
+            target.create(proposal.spec)
+            assert target.count() == 0
+
+
+def test_a_table_that_is_there_is_not_created_again(open_store: Open) -> None:
+    target = open_store("target")
+    wanted = created(target)
+    with pytest.raises(CollectionMismatchError, match="exists already"):
+        open_store("target").create(wanted)
+
+
+def test_swapping_takes_names_of_indexes_and_grants_along(open_store: Open, sql: Sql) -> None:
+    target = open_store("target")
+    wanted = created(target, spec(index=IndexSpec("hnsw")))
+    target.finish(wanted)
+    sql("GRANT SELECT ON t TO PUBLIC")
+    names = "SELECT indexname FROM pg_indexes WHERE tablename = '{}' ORDER BY 1"
+    before = sql(names.format("t"))
+    staged = target.sibling("t_new")
+    staged.create(wanted)
+    staged.finish(wanted)
+    staged.close()
+    target.swap("t_new", "t_old")
+    assert sql(names.format("t")) == before
+    assert len(sql(names.format("t_old"))) == len(before)
+    sql("CREATE TABLE IF NOT EXISTS other (); SET ROLE pg_monitor")
+    assert sql("SELECT has_table_privilege('t', 'SELECT')") == [(True,)]
+
+
+# Findings
+
+
+def test_a_key_that_is_none_is_a_problem(open_store: Open, sql: Sql) -> None:
+    sql("CREATE TABLE t (name text, e vector(1))")
+    with pytest.raises(CollectionMismatchError, match="no key of one column"):
+        open_store().describe()
+    sql("INSERT INTO t VALUES ('a', '[1]'), ('b', '[1]')")
+    store = open_store(columns={"id": "name"})
+    assert problems(store) == []
+    assert any("would sort t for every page" in each.what for each in store.findings())
+    assert any("no index keeps it so" in each.what for each in store.findings())
+    sql("INSERT INTO t VALUES ('a', '[2]')")
+    assert any("no unique index" in each for each in problems(store))
+    sql("DELETE FROM t WHERE name = 'a'")
+    target = open_store("target", columns={"id": "name"})
+    assert any("no unique index" in each for each in problems(target))
+
+
+def test_an_indexed_key_needs_no_sort(open_store: Open) -> None:
+    target = open_store("target")
+    created(target)
+    target.write(make_batch(10))
+    assert open_store().findings() == []
+
+
+def test_time_limits_of_the_server_are_named_and_lifted(open_store: Open, sql: Sql) -> None:
+    sql("CREATE TABLE t (id int PRIMARY KEY, e vector(1))")
+    (name,) = sql("SELECT current_database()")[0]
+    sql(f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = 1234")
+    store = open_store()
+    (found,) = store.findings()
+    assert "idle_in_transaction_session_timeout to 1234 ms" in found.what
+    assert found.severity is Severity.NOTE
+    with store._sessions.transaction() as session, session.cursor() as cursor:
+        cursor.execute("SHOW idle_in_transaction_session_timeout")
+        assert cursor.fetchone() == ("0",)
+
+
+# Connections and errors
+
+
+def test_what_cannot_be_reached_is_told_apart(open_store: Open, dsn: str) -> None:
+    with pytest.raises(CollectionNotFoundError, match="table t does not exist"):
+        open_store().count()
+    with pytest.raises(TransientStoreError):
+        open_store(dsn="host=127.0.0.1 port=1 dbname=x password=hush").count()
+    with pytest.raises(StoreError, match="does not exist") as caught:
+        open_store(dsn=make_dsn(dsn, dbname="nowhere")).count()
+    assert not isinstance(caught.value, TransientStoreError)
+    with pytest.raises(PlanError, match="not a PostgreSQL connection string"):
+        open_store(dsn="nonsense").count()
+    created(open_store("target", table="u"))
+    with pytest.raises(StoreError, match="syntax error"):
+        open_store(table="u", where="no such (").count()
+
+
+def test_a_wrong_password_is_an_auth_error_and_stays_secret(open_store: Open, dsn: str) -> None:
+    if not postgres.shared().is_ours:
+        pytest.skip("its logins are not ours to set up")
+    with closing(psycopg2.connect(dsn)) as session, session.cursor() as cursor:
+        cursor.execute(f"DROP ROLE IF EXISTS {postgres.LOCKED_ROLE}")
+        cursor.execute(f"CREATE ROLE {postgres.LOCKED_ROLE} LOGIN PASSWORD 'right'")
+        session.commit()
+    locked = make_dsn(dsn, user=postgres.LOCKED_ROLE, password="wr0ng")
+    with pytest.raises(AuthError) as caught:
+        open_store(dsn=locked).count()
+    assert "wr0ng" not in str(caught.value)
+    endpoint = PgvectorStore.endpoint(open_store(dsn=locked).location)
+    assert "wr0ng" not in repr(endpoint)
+    assert endpoint.identity["table"] == "t"
+
+
+def test_a_request_that_takes_too_long_may_pass_the_next_time(open_store: Open, sql: Sql) -> None:
+    sql("CREATE TABLE t (id int PRIMARY KEY, e vector(1))")
+    sql("INSERT INTO t VALUES (1, '[1]')")
+    store = open_store(where="pg_sleep(60) IS NOT NULL", connection=Connection(timeout_s=0.2))
+    with pytest.raises(TransientStoreError, match="statement timeout"):
+        store.fetch([1])
+
+
+def test_a_connection_that_was_cut_is_transient_and_replaced(open_store: Open, sql: Sql) -> None:
+    target = open_store("target")
+    created(target)
+    sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+        "AND datname = current_database()")  # fmt: skip
+    with pytest.raises(TransientStoreError):
+        target.count()
+    assert target.count() == 0
+
+
+def test_a_private_authority_is_trusted_only_where_the_plan_says_so(
+    open_store: Open, dsn: str, tmp_path: Path
+) -> None:
+    created(open_store("target"))
+    server = postgres.shared()
+    with postgres.TlsFront(server.socket_path, tmp_path) as front:
+        away = make_dsn(dsn, host="127.0.0.1", port=front.port)
+        store = open_store(dsn=away, connection=Connection(ca_file=front.ca_file))
+        assert store.count() == 0
+        with store._sessions.transaction() as session:
+            assert session.info.ssl_in_use
+        other = tmp_path / "other"
+        other.mkdir()
+        with postgres.TlsFront(server.socket_path, other) as stranger:
+            wrong = Connection(ca_file=stranger.ca_file)
+            with pytest.raises(StoreError, match="SSL error") as caught:
+                open_store(dsn=away, connection=wrong).count()
+            assert not isinstance(caught.value, TransientStoreError)
+        assert open_store(dsn=away, connection=Connection(insecure=True)).count() == 0
+
+
+def test_a_certificate_for_another_host_is_refused(
+    open_store: Open, dsn: str, tmp_path: Path
+) -> None:
+    with postgres.TlsFront(postgres.shared().socket_path, tmp_path, "db.example") as front:
+        away = make_dsn(dsn, host="127.0.0.1", port=front.port)
+        with pytest.raises(StoreError, match="does not match host name"):
+            open_store(dsn=away, connection=Connection(ca_file=front.ca_file)).count()
+
+
+@pytest.mark.parametrize(
+    ("dsn", "secure"),
+    [
+        ("host=/run/postgresql", True),
+        ("postgresql://u@localhost/d", True),
+        ("postgresql://u@127.0.0.9/d", True),
+        ("postgresql://u@[::1]/d", True),
+        ("postgresql://u@db.example/d?sslmode=verify-full", True),
+        ("postgresql://u@db.example/d", False),
+        ("postgresql://u@db.example/d?sslmode=require", False),
+        ("postgresql://u@localhost,db.example/d", False),
+        ("postgresql://u@localhost/d?hostaddr=10.0.0.1", False),
+    ],
+)
+def test_a_connection_that_others_could_read_is_a_finding(dsn: str, secure: bool) -> None:
+    found = list(insecure_findings(Location("pgvector", {"dsn": dsn, "table": "t"})))
+    assert [each.key for each in found] == ([] if secure else ["insecure-connection"])
+
+
+def test_a_pooler_is_recognised_by_its_own_process_numbers(
+    open_store: Open, dsn: str, tmp_path: Path
+) -> None:
+    created(open_store("target"))
+    path = postgres.shared().socket_path
+    for offset, expected in ((0, 0), (70_000, 1)):
+        with postgres.TlsFront(path, tmp_path, pid_offset=offset, tls=False) as front:
+            away = make_dsn(dsn, host="127.0.0.1", port=front.port, sslmode="disable",
+                            gssencmode="disable")  # fmt: skip
+            found = [each for each in open_store(dsn=away).findings() if "pooler" in each.what]
+            assert len(found) == expected
