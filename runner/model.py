@@ -67,7 +67,7 @@ class Metadata(Sequence[dict[str, Any]]):
     Objects that were handed out are not to be changed in place.
     """
 
-    __slots__ = ("_canonical", "_objects", "_texts")
+    __slots__ = ("_canonical", "_joined", "_objects", "_texts")
 
     def __init__(
         self,
@@ -79,6 +79,7 @@ class Metadata(Sequence[dict[str, Any]]):
         self._objects = objects
         self._texts = texts
         self._canonical: list[bytes] | None = None
+        self._joined: bytes | None = None
 
     @classmethod
     def of(cls, objects: Sequence[Mapping[str, Any] | None]) -> Metadata:
@@ -114,6 +115,18 @@ class Metadata(Sequence[dict[str, Any]]):
         if self._canonical is None:
             self._canonical = jsonvalues.dumps_many(self.objects(), sort_keys=True)
         return self._canonical
+
+    def may_have_key(self, key: str) -> bool:
+        """False only if no object has *key* at its top; texts are not parsed for it."""
+        if self._objects is not None:
+            return any(key in each for each in self._objects)
+        return b'"' + key.encode() + b'"' in self.joined()
+
+    def joined(self) -> bytes:
+        """All texts as one, for a quick look at whether something occurs at all."""
+        if self._joined is None:
+            self._joined = b"\n".join(self.texts())
+        return self._joined
 
     def take(self, rows: Sequence[int]) -> Metadata:
         """The objects at *rows*, in that order."""

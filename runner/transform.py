@@ -255,7 +255,8 @@ def each_metadata(
             try:
                 change(metadata)
             except Exception as error:
-                failures.append(Failure(row, getattr(error, "field", ""), reason_of(error)))
+                name = error.field if isinstance(error, TransformFieldError) else ""
+                failures.append(Failure(row, name, reason_of(error)))
         return failures
 
     return MetadataTransform(apply, tuple(effects))
@@ -297,16 +298,16 @@ def reason_of(error: BaseException) -> str:
     """
     if isinstance(error, TransformError):
         return error.what
-    name = type(error).__name__
+    said = f"failed with {type(error).__name__}"
     frames = [
         (frame.f_code.co_filename, line)
         for frame, line in traceback.walk_tb(error.__traceback__)
         if str(frame.f_globals.get("__name__", "")).startswith(MOUNT_PREFIX)
     ]
     if not frames:
-        return name
+        return said
     file, line = frames[-1]
-    return f"{name} in line {line} of {file.rpartition('/')[2]}"
+    return f"{said} in line {line} of {file.rpartition('/')[2]}"
 
 
 _PLAIN = frozenset({int, bool, type(None)})

@@ -111,14 +111,8 @@ class Fitting:
         keys = capabilities.keys
         self._refused_keys = keys.refused | reserved
         self._pattern = re.compile(keys.pattern) if keys.pattern else None
-        self._any_key = not (
-            keys.max_bytes or self._refused_keys or keys.refused_prefixes or self._pattern
-        ) and (keys.empty and keys.nul and capabilities.nul_text)
-        self._any_value = (
-            not capabilities.values.keys() - {ValueKind.NON_FINITE}
-            and capabilities.double_ulp == 0
-            and capabilities.negative_zero
-        )
+        # what a quick look at JSON texts has to find absent; None if a quick look cannot tell
+        self._absent = self._telltales()
         self._fine_ints = (
             ValueKind.BIG_INT not in capabilities.values
             and ValueKind.HUGE_INT not in capabilities.values
@@ -192,16 +186,26 @@ class Fitting:
             if document and "\0" in document:
                 misfits[row] = "the document holds U+0000, which the target refuses"
 
+    def _telltales(self) -> list[bytes] | None:
+        can, keys = self.capabilities, self.capabilities.keys
+        if can.values.keys() - {ValueKind.NON_FINITE} or can.double_ulp:
+            return None
+        if keys.max_bytes or self._refused_keys or keys.refused_prefixes or self._pattern:
+            return None
+        found = []
+        if not can.negative_zero:
+            found.append(b"-0.0")
+        if not (can.nul_text and keys.nul):
+            found.append(b"\\u0000")
+        if not keys.empty:
+            found.append(b'"":')
+        return found
+
     def _plainly_fits(self, metadata: Metadata) -> bool:
         """Whether one look at the texts shows that every object fits as it is."""
-        if not (self._any_value and metadata.has_texts):
+        if self._absent is None or not metadata.has_texts:
             return False
-        if self._any_key:
-            return True
-        keys = self.capabilities.keys
-        if keys.max_bytes or self._refused_keys or keys.refused_prefixes or self._pattern:
-            return False
-        return not any(b"\\u0000" in text or b'"":' in text for text in metadata.texts())
+        return not any(each in metadata.joined() for each in self._absent)
 
     def _fit_metadata(
         self, metadata: Metadata, misfits: dict[int, str], losses: Counter[Loss]
@@ -374,14 +378,10 @@ def _as_text(value: Any) -> str:
 
 def unfitted(batch: Batch) -> Batch:
     """*batch* with every field that `Fitting` turned into JSON text turned back."""
-    metadata = batch.metadata
-    marker = b'"' + JSON_FIELDS.encode() + b'"'
-    if metadata.has_objects:
-        if not any(JSON_FIELDS in each for each in metadata.objects()):
-            return batch
-    elif not any(marker in text for text in metadata.texts()):
+    if not batch.metadata.may_have_key(JSON_FIELDS):
         return batch
-    return batch.with_(metadata=Metadata(objects=[_unfit(each) for each in metadata.objects()]))
+    restored = [_unfit(each) for each in batch.metadata.objects()]
+    return batch.with_(metadata=Metadata(objects=restored))
 
 
 def _unfit(found: dict[str, Any]) -> dict[str, Any]:

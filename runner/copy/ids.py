@@ -229,7 +229,7 @@ class IdMap:
 
 def restored(batch: Batch) -> Batch:
     """*batch* with original ids where records carry one that maps to the id they have now."""
-    if not _mentions(batch.metadata, ORIGINAL_ID):
+    if not batch.metadata.may_have_key(ORIGINAL_ID):
         return batch
     ids = list(batch.ids)
     objects = list(batch.metadata.objects())
@@ -248,13 +248,6 @@ def _came_from(now: Id, original: Id) -> bool:
     if isinstance(now, int):
         return isinstance(original, str) and original == str(now)
     return now == str(original) or now == uuid_for(original)
-
-
-def _mentions(metadata: Metadata, key: str) -> bool:
-    if metadata.has_objects:
-        return any(key in each for each in metadata.objects())
-    quoted = b'"' + key.encode() + b'"'
-    return any(quoted in text for text in metadata.texts())
 
 
 def choose(policy: IdPolicy, census: IdCensus, rule: IdRule, store: str) -> tuple[IdMap, list[str]]:

@@ -40,6 +40,7 @@ _SHOWN_CHARACTERS = 60
 _UNITS = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LEVELS: Mapping[str, Mapping[str, Any]] = {
     "quick": {
         "ids": "none",
@@ -260,7 +261,8 @@ class _Plan:
         path = path_of(fault.keys)
         places = self.resolved.key_places if fault.at_key else self.resolved.places
         line, column = places.get(path) or self.resolved.places[path]
-        return Problem(self.file, line, column, path, fault.what, fault.hint)
+        words = (_printable(each) for each in (path, fault.what, fault.hint))
+        return Problem(self.file, line, column, *words)
 
     def _shown(self, keys: Keys, value: Any) -> str:
         """A value in a message: never a secret, nor what a reference brought in."""
@@ -317,8 +319,13 @@ class _Plan:
                 for key, each in value.items()
             }
         if isinstance(value, str) and (shape.is_path or _is_path_of_another(shape, keys)):
-            return _absolute_path(value, self.path.parent)
+            return _absolute_path(value, self.path.parent, is_glob=shape.is_glob)
         return value
+
+
+def _printable(text: str) -> str:
+    """*text* with control characters written out: a plan's keys reach the terminal."""
+    return _CONTROL.sub(lambda found: repr(found.group())[1:-1], text)
 
 
 def _is_path_of_another(shape: Shape, keys: Keys) -> bool:
@@ -331,10 +338,10 @@ def _is_path_of_another(shape: Shape, keys: Keys) -> bool:
     )
 
 
-def _absolute_path(path: str, folder: Path) -> str:
+def _absolute_path(path: str, folder: Path, *, is_glob: bool) -> str:
     expanded = os.path.expanduser(path)
     # A bracket in the folder's name is no pattern, one in the plan's glob is.
-    base = glob.escape(str(folder)) if glob.has_magic(expanded) else str(folder)
+    base = glob.escape(str(folder)) if is_glob and glob.has_magic(expanded) else str(folder)
     return os.path.normpath(os.path.join(base, expanded))
 
 

@@ -98,8 +98,8 @@ def _type(part: Mapping[str, Any]) -> str:
 
 
 def _name(kind: str, part: Mapping[str, Any]) -> str:
-    if kind == "string" and part.get("format") == "path":
-        return "path"
+    if kind == "string" and part.get("format", "").startswith("path"):
+        return str(part["format"]).replace("-", " ")
     if kind == "array":
         items = _merged(part.get("items", {}))
         words = items.get("enum")

@@ -148,7 +148,12 @@ class Shape:
     @property
     def is_path(self) -> bool:
         """Whether it is a path relative to the plan."""
-        return any(part.get("format") == "path" for part in self.parts)
+        return any(part.get("format") in ("path", "path-or-glob") for part in self.parts)
+
+    @property
+    def is_glob(self) -> bool:
+        """Whether it is a path that may be a pattern."""
+        return any(part.get("format") == "path-or-glob" for part in self.parts)
 
     def defaults(self) -> dict[str, Any]:
         """Key → default of the entries that have one."""

@@ -28,50 +28,45 @@ from __future__ import annotations
 
 import glob
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from runner.errors import CollectionMismatchError, Id, PlanError, StoreError
+from runner.errors import CollectionMismatchError, PlanError, StoreError
 from runner.jsonvalues import ValueKind
 from runner.model import (
     DEFAULT_VECTOR,
     Batch,
-    BatchSize,
     Capabilities,
     CollectionSpec,
-    Cursor,
     Endpoint,
     Fidelity,
     Finding,
     IdRule,
     Metric,
     Outcome,
-    Page,
-    Partition,
     Proposal,
-    Select,
     Severity,
     VectorSpec,
 )
-from runner.stores.base import Access, Location, Target
+from runner.stores.base import Access, Location
 from runner.stores.parts import (
+    LayeredStore,
     Layers,
     Note,
-    is_trace,
     missing,
-    move,
     open_layers,
+    path_of,
     place_findings,
     refuse_unfit,
     remove,
     remove_folder,
     remove_traces,
-    replacing,
     several_vectors,
     spec_from_json,
     spec_to_json,
+    swap_files,
     sync_folder,
     write_through,
 )
@@ -91,7 +86,7 @@ SUFFIXES = (*sorted(LINES_SUFFIXES, key=len, reverse=True), *PARQUET_SUFFIXES)
 _NOTE_IN_FOLDER = "_runner.json"
 
 
-class FilesStore(Target):
+class FilesStore(LayeredStore):
     """A collection in Parquet or JSON lines.
 
     Options: ``path`` (``*.parquet``, ``*.jsonl``, ``*.jsonl.gz``, ``*.jsonl.zst``, a folder or
@@ -145,36 +140,6 @@ class FilesStore(Target):
             self._path.name, {DEFAULT_VECTOR: VectorSpec(dim, metric)}, id_kind=kind
         )
 
-    def count(self) -> int:
-        """Number of records; of files of others: of rows."""
-        return self._layers().count()
-
-    def partitions(self, n: int) -> list[Partition]:
-        """Ranges of files and row groups of about equal size in bytes."""
-        return self._layers().partitions(n)
-
-    def scan(
-        self,
-        partition: Partition,
-        after: Cursor | None,
-        batch_size: BatchSize,
-        select: Select = Select.ALL,
-    ) -> Iterator[Page]:
-        """See `Store.scan`.
-
-        Raises:
-            StoreError: A file changed since *partition* or *after* was made, or is damaged.
-        """
-        return self._layers().scan(partition, after, batch_size, select)
-
-    def scan_ids(self, page_size: int = 10_000) -> Iterator[list[Id]]:
-        """Every id once; of Parquet only that column is read."""
-        return self._layers().scan_ids(page_size)
-
-    def fetch(self, ids: Sequence[Id], select: Select = Select.ALL) -> Batch:
-        """See `Store.fetch`.  The first call reads all ids: 16 bytes of memory a record."""
-        return self._layers().fetch(ids, select)
-
     def close(self) -> None:
         """Forget what was read."""
         self._opened = None
@@ -199,6 +164,7 @@ class FilesStore(Target):
 
     def propose(self, wanted: CollectionSpec, records: int, size_bytes: int) -> Proposal:
         """See `Target.propose`."""
+        del records  # the bytes say it all
         vector = next(iter(wanted.vectors.values()), VectorSpec(0))
         spec = CollectionSpec(
             self._path.name,
@@ -249,13 +215,8 @@ class FilesStore(Target):
         """See `Target.write`: one durable part."""
         del fresh  # nothing is gained by it
         spec = self._spec
-        refuse_unfit(batch, int(spec.get("dim", 0)), self._path)
+        refuse_unfit(batch, int(spec.get("dim", 0)), self._path, missing_vector=True)
         self._unfinished().write(batch, spec)
-
-    def delete(self, ids: Sequence[Id]) -> None:
-        """See `Target.delete`."""
-        if ids:
-            self._unfinished().delete(ids)
 
     def finish(self, spec: CollectionSpec) -> None:
         """See `Target.finish`: merge into one file, or remove what is hidden from the parts."""
@@ -306,7 +267,7 @@ class FilesStore(Target):
     def swap(self, staged: str, kept: str) -> None:
         """See `CanSwap.swap`: two renames; between them neither is under this name."""
         new, old = self._beside(staged), self._beside(kept)
-        swap_files(self._path, new, old, _companions(bool(self._suffix)))
+        swap_files(self._path, new, old, lambda _: [".runner.json"] if self._suffix else [])
         self._opened = None
 
     def _beside(self, collection: str) -> Path:
@@ -393,13 +354,7 @@ class FilesStore(Target):
             layered = self._layered
             columns = columns_of(self.location)
             base = [open_segment(path, name, columns) for path, name in self._files()]
-            traces = []
-            if layered:
-                traces = sorted(
-                    each.name
-                    for each in self._staged.iterdir()
-                    if not is_trace(each) or each.suffix == ".json"
-                )
+            traces = sorted(each.name for each in self._staged.iterdir()) if layered else []
             state = (layered, [(each.name, each.identity) for each in base], traces)
             if not self._opened or self._opened[0] != state:
                 staged = self._staged if layered else None
@@ -438,8 +393,8 @@ class FilesStore(Target):
             kind = self._final_kind(layers.segments, str(spec.get("id_kind")))
             write_through(self._path, batches, lambda path: TableWriter(path, spec, kind))
         else:
-            name = self._path.name
-            write_through(self._path, batches, lambda path: LinesWriter(path, name))
+            name, columns = self._path.name, columns_of(self.location)
+            write_through(self._path, batches, lambda path: LinesWriter(path, name, columns))
         remove_folder(self._staged)
         note = Note.read(self._note_path) or Note(spec)
         self._put_note(note.with_(finished=True))
@@ -467,21 +422,6 @@ class FilesStore(Target):
         return joined_kind({"mixed" if each == "unknown" else each for each in kinds})
 
 
-def path_of(location: Location) -> Path:
-    """The location's ``path``.
-
-    Raises:
-        PlanError: It has none.
-    """
-    path = location.options.get("path")
-    if not path:
-        raise PlanError(
-            f"{location.side}: the {location.store} store needs a path",
-            "write `path: export.parquet`, a folder, or a pattern",
-        )
-    return Path(path)
-
-
 def columns_of(location: Location) -> Columns:
     """The location's ``columns``."""
     names = dict(location.options.get("columns") or {})
@@ -503,35 +443,3 @@ def _rewrite(segment: Segment, layers: Layers, spec: Mapping[str, Any]) -> None:
     write_through(path, layers.chunks(segment), lambda to: TableWriter(to, spec, kind))
     if path != segment.path:
         remove(segment.path)
-
-
-def _companions(single: bool) -> tuple[str, ...]:
-    return (".runner.json",) if single else ()
-
-
-def swap_files(path: Path, staged: Path, kept: Path, companions: Sequence[str]) -> None:
-    """*path* becomes *kept* and *staged* becomes *path*, with the files beside them.
-
-    Companions go first, so that the main file's place says how far it came.
-
-    Raises:
-        StoreError: There is nothing to put in place, an unfinished copy, or *kept* exists.
-    """
-    for each in (path, staged):
-        if each.with_name(each.name + ".staging").exists():
-            raise StoreError(f"{each}: the copy into it is not finished", "finish it first")
-    if not staged.exists():
-        if path.exists() and kept.exists():
-            return
-        raise missing(staged)
-    if path.exists():
-        if kept.exists():
-            raise CollectionMismatchError(
-                f"{kept}: exists already; {path.name} cannot be kept under this name"
-            )
-        for suffix in companions:
-            move(path.with_name(path.name + suffix), kept.with_name(kept.name + suffix))
-        move(path, kept)
-    for suffix in companions:
-        move(staged.with_name(staged.name + suffix), path.with_name(path.name + suffix))
-    move(staged, path)

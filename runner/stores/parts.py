@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import threading
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,14 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from runner import jsonvalues
-from runner.errors import CapabilityError, CollectionNotFoundError, Id, StoreError
+from runner.errors import (
+    CapabilityError,
+    CollectionMismatchError,
+    CollectionNotFoundError,
+    Id,
+    PlanError,
+    StoreError,
+)
 from runner.model import (
     DEFAULT_VECTOR,
     Batch,
@@ -43,6 +51,7 @@ from runner.model import (
     Select,
     VectorSpec,
 )
+from runner.stores.base import Location, Target
 from runner.stores.segments import (
     ID_ONLY,
     Chunk,
@@ -50,7 +59,6 @@ from runner.stores.segments import (
     Positions,
     Segment,
     concatenated,
-    identity_of,
     open_segment,
     to_table,
     writer_options,
@@ -219,15 +227,19 @@ def several_vectors(wanted: CollectionSpec) -> list[Finding]:
     return [Finding(f"one dense vector a record can be held, the source has {names}")]
 
 
-def refuse_unfit(batch: Batch, dim: int, place: object) -> None:
+def refuse_unfit(batch: Batch, dim: int, place: object, *, missing_vector: bool) -> None:
     """Refuse what cannot be stored faithfully.
 
     Raises:
         CapabilityError: Named, sparse or multi-vectors.
-        StoreError: Vectors of another dimension than *dim* (0: any), NaN or infinite ones.
+        StoreError: Vectors of another dimension than *dim* (0: any), NaN or infinite ones,
+            none where *missing_vector* does not let that pass.
     """
     if batch.sparse or batch.multi or set(batch.vectors) - {DEFAULT_VECTOR}:
         raise CapabilityError(f"{place}: only one unnamed dense vector a record can be held")
+    lacking = not batch.vectors or not all(mask.all() for mask in batch.present.values())
+    if lacking and not missing_vector:
+        raise StoreError(f"{place}: every record needs a vector")
     for vectors in batch.vectors.values():
         if dim and vectors.shape[1] != dim:
             raise StoreError(f"{place}: vectors of {vectors.shape[1]} components; expected {dim}")
@@ -515,7 +527,7 @@ class Layers:
         return found
 
     def _refuse_changed(self, segment: Segment) -> None:
-        if not self.layered and identity_of(segment.path)[0] != segment.identity:
+        if not self.layered and segment.changed():
             raise self._changed()
 
     def _changed(self) -> StoreError:
@@ -523,6 +535,57 @@ class Layers:
             f"{self.place}: the files changed since the copy began",
             "start over with --restart, or put the files back as they were",
         )
+
+
+class LayeredStore(Target):
+    """What stores that are `Layers` have in common."""
+
+    @abstractmethod
+    def _layers(self) -> Layers:
+        """The collection as it is now.
+
+        Raises:
+            CollectionNotFoundError: There is none.
+        """
+
+    @abstractmethod
+    def _unfinished(self) -> Layers:
+        """The collection, made ready for parts on top of it."""
+
+    def count(self) -> int:
+        """Number of records; in files of others: of rows."""
+        return self._layers().count()
+
+    def partitions(self, n: int) -> list[Partition]:
+        """Ranges of files and of rows in them, of about equal size in bytes."""
+        return self._layers().partitions(n)
+
+    def scan(
+        self,
+        partition: Partition,
+        after: Cursor | None,
+        batch_size: BatchSize,
+        select: Select = Select.ALL,
+    ) -> Iterator[Page]:
+        """See `Store.scan`.
+
+        Raises:
+            StoreError: A file changed since *partition* or *after* was made, or is damaged.
+        """
+        return self._layers().scan(partition, after, batch_size, select)
+
+    def scan_ids(self, page_size: int = 10_000) -> Iterator[list[Id]]:
+        """Every id once; of Parquet only that column is read."""
+        return self._layers().scan_ids(page_size)
+
+    def fetch(self, ids: Sequence[Id], select: Select = Select.ALL) -> Batch:
+        """See `Store.fetch`.  The first call reads all ids: 16 bytes of memory a record."""
+        return self._layers().fetch(ids, select)
+
+    def delete(self, ids: Sequence[Id]) -> None:
+        """See `Target.delete`."""
+        if ids:
+            self._unfinished().delete(ids)
 
 
 def open_layers(
@@ -651,3 +714,49 @@ def move(path: Path, to: Path) -> None:
             sync_folder(to.parent)
     except OSError as error:
         raise not_written(to, error) from error
+
+
+def swap_files(
+    path: Path, staged: Path, kept: Path, companions: Callable[[Path], Sequence[str]]
+) -> None:
+    """*path* becomes *kept* and *staged* becomes *path*, with the files beside them.
+
+    *companions* gives the endings of the names of those.  They go first, so that the main
+    file's place says how far it came.
+
+    Raises:
+        StoreError: There is nothing to put in place, an unfinished copy, or *kept* exists.
+    """
+    for each in (path, staged):
+        if each.with_name(each.name + ".staging").exists():
+            raise StoreError(f"{each}: the copy into it is not finished", "finish it first")
+    if not staged.exists():
+        if path.exists() and kept.exists():
+            return
+        raise missing(staged)
+    if path.exists():
+        if kept.exists():
+            raise CollectionMismatchError(
+                f"{kept}: exists already; {path.name} cannot be kept under this name"
+            )
+        for suffix in companions(path):
+            move(path.with_name(path.name + suffix), kept.with_name(kept.name + suffix))
+        move(path, kept)
+    for suffix in companions(staged):
+        move(staged.with_name(staged.name + suffix), path.with_name(path.name + suffix))
+    move(staged, path)
+
+
+def path_of(location: Location) -> Path:
+    """The location's ``path``.
+
+    Raises:
+        PlanError: It has none.
+    """
+    path = location.options.get("path")
+    if not path:
+        raise PlanError(
+            f"{location.side}: the {location.store} store needs a path",
+            "write `path: export.parquet`, a folder, or a pattern",
+        )
+    return Path(path)

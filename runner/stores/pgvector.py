@@ -100,7 +100,8 @@ from runner.stores.pgvector_table import (
 
 __all__ = ["PgvectorStore"]
 
-_NO_IDS = Select(0)
+_MAX_ID_BYTES = 2_690  # a third of an index page, less what an entry needs besides
+_ONLY_IDS = Select(0)
 
 _OPERATORS = {Metric.COSINE: "<=>", Metric.L2: "<->", Metric.DOT: "<#>"}
 
@@ -111,6 +112,10 @@ _FIRST_CHUNK_RECORDS = 32
 _MAX_CHUNK_RECORDS = 4096
 _SMALL_TABLE_RECORDS = 20_000
 _SAMPLE_RECORDS = 20_000
+
+# What is wrong with a record, not with the table or the server: bad values, broken constraints,
+# texts that are too long for an index or for jsonb.
+_REFUSALS = (psycopg2.DataError, psycopg2.IntegrityError, psycopg2.errors.ProgramLimitExceeded)
 
 _MARK = "runner:mark "
 _METRIC = "runner:metric "
@@ -140,7 +145,7 @@ class PgvectorStore(Target):
 
     name: ClassVar[str] = "pgvector"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        ids=IdRule(integers=(-(2**63), 2**63 - 1), nul=False),
+        ids=IdRule(integers=(-(2**63), 2**63 - 1), max_bytes=_MAX_ID_BYTES, nul=False),
         metrics={
             Metric.COSINE: Fidelity.EXACT, Metric.DOT: Fidelity.EXACT, Metric.L2: Fidelity.EXACT,
         },
@@ -242,7 +247,6 @@ class PgvectorStore(Target):
             Partition(index, lower, upper) for index, (lower, upper) in enumerate(pairwise(edges))
         ]
 
-    @_mapped
     def scan(
         self,
         partition: Partition,
@@ -251,12 +255,14 @@ class PgvectorStore(Target):
         select: Select = Select.ALL,
     ) -> Iterator[Page]:
         """Pages in the key's own order, all of one snapshot.  The cursor is the last id."""
-        return self._mapped_pages(partition, after, batch_size, select)
+        try:
+            yield from _pages(self._chunks(partition, after, batch_size, select), batch_size)
+        except psycopg2.Error as error:
+            raise mapped_error(error, self.location) from error
 
-    @_mapped
     def scan_ids(self, page_size: int = 10_000) -> Iterator[list[Id]]:
         """Every id once, in the key's order."""
-        pages = self._mapped_pages(Partition(0), None, BatchSize(page_size), _NO_IDS)
+        pages = self.scan(Partition(0), None, BatchSize(page_size), _ONLY_IDS)
         return (page.batch.ids for page in pages)
 
     @_mapped
@@ -279,18 +285,10 @@ class PgvectorStore(Target):
             copied = copy_out(session, columns.sql(source, select))
             return decode_chunk(copied, columns, select).batch
 
-    def _mapped_pages(
-        self, partition: Partition, after: Cursor | None, batch_size: BatchSize, select: Select
-    ) -> Iterator[Page]:
-        try:
-            yield from _pages(self._chunks(partition, after, batch_size, select), batch_size)
-        except psycopg2.Error as error:
-            raise mapped_error(error, self.location) from error
-
     def _chunks(
         self, partition: Partition, after: Cursor | None, batch_size: BatchSize, select: Select
     ) -> Iterator[Batch]:
-        """The range in order, some hundred records at a time, whole pages' worth in between."""
+        """The range in order, some hundred records at a time; none reaches beyond a full page."""
         with self._sessions.transaction(snapshot=True) as session:
             table = self._table(session)
             columns = self._chunk_columns(session, table)
@@ -371,6 +369,14 @@ class PgvectorStore(Target):
                 )
             )
             return Proposal(wanted, f"table {self._table_name}", tuple(findings))
+        if (self._options.get("columns") or {}).get("extra"):
+            findings.append(
+                Finding(
+                    "fields are written to the metadata column only, not to columns of their own",
+                    "leave it out; generated columns can pick fields from the metadata",
+                    key=self._key("columns.extra"),
+                )
+            )
         vector = dense[0]
         index, index_findings = index_for(wanted.index, vector.dim, self.location)
         findings += index_findings
@@ -597,16 +603,18 @@ class PgvectorStore(Target):
             )
         return str(schema)
 
-    def _find(self, session: Session) -> Table | None:
-        """The table, looked up once; None if it does not exist (looked up every time)."""
-        if self._known is None:
+    def _find(self, session: Session, *, afresh: bool = True) -> Table | None:
+        """The table; None if it does not exist.  Others may have replaced it meanwhile."""
+        if afresh or self._known is None:
+            self._known = None
             relation = find_relation(session, self._table_name, self._options.get("schema"))
             if relation is not None:
                 self._known = map_columns(session, relation, self.location)
         return self._known
 
     def _table(self, session: Session) -> Table:
-        table = self._find(session)
+        """The table as it was last looked up: what reads and writes batches asks each time."""
+        table = self._find(session, afresh=False)
         if table is None:
             raise CollectionNotFoundError(
                 f"pgvector: table {self._table_name} does not exist in "
@@ -670,7 +678,7 @@ class PgvectorStore(Target):
         try:
             (_copy_in if fresh else _upsert)(session, table, rows)
             session.commit()
-        except (psycopg2.DataError, psycopg2.IntegrityError) as error:
+        except _REFUSALS as error:
             session.rollback()
             if fresh and isinstance(error, psycopg2.errors.UniqueViolation):
                 raise StoreError(

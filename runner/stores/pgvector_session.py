@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -153,10 +154,10 @@ def _connect(location: Location, access: Access) -> Session:
     return session
 
 
-def _is_local(parts: Mapping[str, Any]) -> bool:
-    """Whether every host is a Unix socket or the loopback."""
-    hosts = str(parts.get("hostaddr") or parts.get("host") or "").split(",")
-    return all(_is_local_host(each) for each in hosts)
+def _hosts(parts: Mapping[str, Any]) -> str:
+    """Where libpq connects to; what the DSN leaves out it takes from the environment."""
+    given = parts.get("hostaddr") or parts.get("host")
+    return str(given or os.environ.get("PGHOSTADDR") or os.environ.get("PGHOST") or "")
 
 
 def _is_local_host(host: str) -> bool:
@@ -171,15 +172,18 @@ def _is_local_host(host: str) -> bool:
 def insecure_findings(location: Location) -> Iterator[Finding]:
     """A connection beyond this machine that is not encrypted to a verified server."""
     arguments = _connect_arguments(location)
-    mode = str(arguments.get("sslmode") or "prefer")
-    if _is_local(arguments) or mode in ("verify-ca", "verify-full"):
+    mode = str(arguments.get("sslmode") or os.environ.get("PGSSLMODE") or "prefer")
+    if all(map(_is_local_host, _hosts(arguments).split(","))) or mode in (
+        "verify-ca",
+        "verify-full",
+    ):
         return
     what = {
         "require": "is encrypted, but whoever answers is believed",
         "disable": "is not encrypted",
     }.get(mode, "may be unencrypted, and whoever answers is believed")
     yield Finding(
-        f"the connection to {arguments.get('host')} {what} (sslmode={mode})",
+        f"the connection to {_hosts(arguments)} {what} (sslmode={mode})",
         "write `connection: {ca_file: …}`, or `sslmode=verify-full` into the dsn",
         Severity.WARNING,
         "insecure-connection",

@@ -14,8 +14,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -31,8 +32,8 @@ from runner.model import (
     Cursor,
     Endpoint,
     Fidelity,
-    FloatArray,
     Finding,
+    FloatArray,
     IdRule,
     IndexSpec,
     Metadata,
@@ -100,8 +101,9 @@ class QdrantStore(Target):
 
     def __new__(cls, location: Location, access: Access, scratch: Path) -> QdrantStore:
         """An object of the class for *location*; of *cls* where that is one itself."""
+        del access, scratch
         kind = _class_for(location) if cls is QdrantStore else cls
-        return cast("QdrantStore", super().__new__(kind))
+        return super().__new__(kind)
 
     def __init__(self, location: Location, access: Access, scratch: Path) -> None:
         super().__init__(location, access, scratch)
@@ -142,8 +144,7 @@ class QdrantStore(Target):
             bounds = [text_of(each) for each in dict.fromkeys(cuts) if each != sample[0]]
         edges: list[str | None] = [None, *bounds, None]
         return [
-            Partition(index, lower, upper)
-            for index, (lower, upper) in enumerate(zip(edges[:-1], edges[1:], strict=True))
+            Partition(index, lower, upper) for index, (lower, upper) in enumerate(pairwise(edges))
         ]
 
     def scan(
@@ -216,9 +217,9 @@ class QdrantStore(Target):
 
     def propose(self, wanted: CollectionSpec, records: int, size_bytes: int) -> Proposal:
         """A collection with one vector and an HNSW index."""
+        del records  # only their bytes matter
         findings = []
-        own = only_dense(wanted)
-        spec = own[1]
+        _, spec = only_dense(wanted)
         if not 1 <= spec.dim <= MAX_DIM:
             findings.append(
                 Finding(

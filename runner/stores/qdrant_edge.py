@@ -14,6 +14,7 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -231,10 +232,10 @@ class QdrantEdge(QdrantStore):
 
     def delete(self, ids: Sequence[Id]) -> None:
         """Remove these points."""
-        known = [each for each in ids if is_id(each)]
+        known: list[Any] = [each for each in ids if is_id(each)]
         for at in range(0, len(known), _DELETED_AT_ONCE):
-            some = known[at : at + _DELETED_AT_ONCE]
-            self._do(lambda some=some: self._shard.update(edge.UpdateOperation.delete_points(some)))
+            some = edge.UpdateOperation.delete_points(known[at : at + _DELETED_AT_ONCE])
+            self._do(partial(self._shard.update, some))
         self._do(self._shard.flush)
 
     def search(
@@ -260,7 +261,7 @@ class QdrantEdge(QdrantStore):
                 with_payload=False,
                 with_vector=False,
             )
-            hits = self._do(lambda request=request: self._shard.query(request))
+            hits = self._do(partial(self._shard.query, request))
             ids.append([_id(hit.id) for hit in hits])
             scores.append([hit.score for hit in hits])
         return Hits(ids, scores, higher_is_better=spec.metric is not Metric.L2)
@@ -347,7 +348,7 @@ class QdrantEdge(QdrantStore):
             if row not in reasons:
                 here = present is None or present[row]
                 value: Any = ({name: vector} if name else vector) if here else {}
-                points.append(edge.Point(each, value, payload))
+                points.append(edge.Point(each, value, dict(payload)))
         if points:
             operation = edge.UpdateOperation.upsert_points(points)
             self._do(lambda: self._shard.update(operation))

@@ -5,6 +5,7 @@ write to it, and its pickled points are read by an unpickler that knows points a
 values and refuses everything else.
 """
 
+# ruff: noqa: ARG002 - the writing half is refused whatever it is given
 from __future__ import annotations
 
 import base64
@@ -15,6 +16,7 @@ import pickle
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -105,7 +107,7 @@ class QdrantFolder(QdrantStore):
 
     def _refuse(self) -> NoReturn:
         raise CapabilityError(
-            f"{self._folder} was written by qdrant-client's local mode, which the runner only reads",
+            f"{self._folder} was written by qdrant-client's local mode, which is only read",
             "give a new folder for the embedded engine, or the `url` of a server",
         )
 
@@ -220,7 +222,14 @@ class QdrantFolder(QdrantStore):
     def _load(self, raw: bytes) -> Any:
         try:
             return _Unpickler(io.BytesIO(raw)).load()
-        except (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError) as error:
+        except (
+            pickle.UnpicklingError,
+            EOFError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ) as error:
             raise StoreError(f"{self._place}: a stored point cannot be read: {error}") from error
 
 
@@ -291,6 +300,8 @@ _PLAIN: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): np.dtype,
     ("numpy", "ndarray"): np.ndarray,
 }
+_MULTIARRAY: Any = import_module("numpy._core.multiarray")
+_NUMERIC: Any = import_module("numpy._core.numeric")
 _NUMPY_PARTS = {"_reconstruct", "scalar"}
 
 
@@ -305,7 +316,7 @@ class _Unpickler(pickle.Unpickler):
         if name in _NUMPY_PARTS and module in (
             "numpy.core.multiarray", "numpy._core.multiarray",
         ):  # fmt: skip
-            return getattr(np._core.multiarray, name)
+            return getattr(_MULTIARRAY, name)
         if name == "_frombuffer" and module in ("numpy.core.numeric", "numpy._core.numeric"):
-            return np._core.numeric._frombuffer  # type: ignore[attr-defined]
+            return _NUMERIC._frombuffer
         raise pickle.UnpicklingError(f"it names {module}.{name}, which is no part of a point")

@@ -63,8 +63,8 @@ class GrpcTransport:
         self._channel = _channel(address)
         self._encoders: dict[tuple[str, int], Encoder] = {}
         channel = self._channel
-        self._collections = qdrant.CollectionsStub(channel)
-        self._points = qdrant.PointsStub(channel)
+        self._collections = qdrant.CollectionsStub(channel)  # type: ignore[no-untyped-call]
+        self._points = qdrant.PointsStub(channel)  # type: ignore[no-untyped-call]
         self._upsert = channel.unary_unary(
             "/qdrant.Points/Upsert",
             request_serializer=_as_is,

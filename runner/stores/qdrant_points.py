@@ -86,10 +86,10 @@ def prepared(vectors: FloatArray, metric: Metric) -> FloatArray:
     """
     if metric is not Metric.COSINE:
         return vectors
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         squares = np.einsum("ij,ij->i", vectors, vectors)
     odd = np.flatnonzero(~np.isfinite(squares) | (squares < 1.3e-7))
-    odd = odd[vectors[odd].any(axis=1)]
+    odd = odd[vectors[odd].any(axis=1) & np.isfinite(vectors[odd]).all(axis=1)]
     if not len(odd):
         return vectors
     scaled = vectors.copy()

@@ -17,7 +17,11 @@ from struct import Struct
 from typing import Any
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import (  # type: ignore[import-untyped]
+    descriptor_pb2,
+    descriptor_pool,
+    message_factory,
+)
 from qdrant_client import grpc as qdrant
 
 from runner.errors import Id
@@ -133,7 +137,7 @@ class Encoder:
         Rows that cannot be said have an empty frame.  Ids and vectors have been checked.
         """
         size = self._row_bytes
-        raw = memoryview(np.ascontiguousarray(vectors, dtype="<f4")).cast("B") if size else b""
+        raw = memoryview(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
         head, bare, entries = self._vector_head, self._no_vector, self._entries
         frames: list[bytes] = []
         refused: dict[int, str] = {}
@@ -147,7 +151,7 @@ class Encoder:
                 continue
             parts.append(head if present is None or present[row] else bare)
             if parts[-1] is head:
-                parts.append(raw[row * size : (row + 1) * size])  # type: ignore[arg-type]
+                parts.append(raw[row * size : (row + 1) * size])
             if type(each) is int:
                 number = _varint(each)
                 parts.append(
@@ -159,9 +163,9 @@ class Encoder:
             add(_POINT + _length(len(point)) + point)
         return frames, refused
 
-    def _entries(self, payload: Mapping[str, Any]) -> list[bytes]:
+    def _entries(self, payload: Mapping[str, Any]) -> list[bytes | memoryview]:
         """The payload's map entries; headers are remembered by key and length."""
-        parts: list[bytes] = []
+        parts: list[bytes | memoryview] = []
         add = parts.append
         strings, scalars = self._strings, self._scalars
         for key, value in payload.items():
@@ -291,10 +295,10 @@ class RawReplies:
         _twin(file, "Scroll", qdrant.ScrollResponse, next_page_offset=".Id", result="*.Point")
         _twin(file, "Get", qdrant.GetResponse, result="*.Point")
         pool = descriptor_pool.DescriptorPool()
-        pool.Add(file)  # type: ignore[no-untyped-call]
+        pool.Add(file)
 
         def parser(name: str) -> Callable[[bytes], Any]:
-            found = pool.FindMessageTypeByName(f"{file.package}.{name}")  # type: ignore[no-untyped-call]
+            found = pool.FindMessageTypeByName(f"{file.package}.{name}")
             parse: Callable[[bytes], Any] = message_factory.GetMessageClass(found).FromString
             return parse
 

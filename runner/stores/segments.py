@@ -15,7 +15,7 @@ from decimal import Decimal
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -93,6 +93,10 @@ class Segment(Protocol):
     @property
     def size_bytes(self) -> int:
         """What it takes up."""
+        ...
+
+    def changed(self) -> bool:
+        """Whether the file is no longer the one that was opened."""
         ...
 
     @property
@@ -177,10 +181,11 @@ def vector_array(vectors: FloatArray, present: BoolArray | None) -> Any:
 
 
 def kind_of_ids(ids: Sequence[Id]) -> str:
-    """``integer`` if all fit into 64 bits with a sign, ``string`` if all are text, else ``mixed``."""
+    """``string`` if all are text, ``integer`` if all fit into 64 bits, else ``mixed``."""
     if all(isinstance(each, str) for each in ids):
         return "string"
-    return "integer" if all(each in _INT64 for each in ids) else "mixed"
+    fit = all(isinstance(each, int) and each in _INT64 for each in ids)
+    return "integer" if fit else "mixed"
 
 
 def joined_kind(kinds: set[str]) -> str:
@@ -225,13 +230,15 @@ class TableWriter:
         if self._waiting_bytes >= _GROUP_BYTES:
             self._flush()
 
-    def close(self) -> None:
-        """Complete the file."""
+    def close(self, footer: Mapping[str, str] | None = None) -> None:
+        """Complete the file, with *footer* in its metadata."""
         if self._writer is None:
             dim = int(self._about.get("dim", 0))
             vectors = {DEFAULT_VECTOR: np.empty((0, dim), np.float32)} if dim else {}
             self.add(Batch([], vectors, [], Metadata.of([])))
         self._flush()
+        if footer:
+            self._writer.add_key_value_metadata(dict(footer))
         self._writer.close()
 
     def _flush(self) -> None:
@@ -294,6 +301,10 @@ class ParquetSegment:
         self._wanted = columns
         self.identity, self.size_bytes = identity_of(path)
 
+    def changed(self) -> bool:
+        """Whether the file is no longer the one that was opened."""
+        return identity_of(self.path)[0] != self.identity
+
     @cached_property
     def footer(self) -> Any:
         """The file's Parquet metadata."""
@@ -316,6 +327,8 @@ class ParquetSegment:
     @cached_property
     def columns(self) -> Columns:
         """What is where: as wanted; without a ``vector``, the only column of float lists."""
+        if self.about:
+            return Columns()
         names = self.schema.names
         if self._wanted.id not in names:
             raise StoreError(
@@ -510,10 +523,7 @@ class ParquetSegment:
             if pa.types.is_struct(column.type) or pa.types.is_map(column.type):
                 metadata = Metadata.of([_object(each) for each in column.to_pylist()])
             else:
-                texts = column.cast(pa.binary()).to_pylist()
-                if column.null_count:
-                    texts = [each or b"{}" for each in texts]
-                metadata = Metadata(texts=texts)
+                metadata = Metadata(texts=self._texts(column))
         extra = [name for name in self._extra if name in rows.schema.names]
         if not extra:
             return metadata or Metadata.of([None] * n)
@@ -526,6 +536,22 @@ class ParquetSegment:
             }
             merged.append(_merged(found, base, f"{self.path}: row {row}"))
         return Metadata(objects=merged)
+
+    def _texts(self, column: Any) -> list[bytes]:
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            raise StoreError(
+                f"{self.path}: column {self.columns.metadata!r} holds {column.type}; "
+                "expected JSON objects as text, or a struct",
+                "say which column holds the metadata: `columns: {metadata: …}`",
+            )
+        texts: list[bytes | None] = column.cast(pa.binary()).to_pylist()
+        found = [b"{}" if each is None or each == b"null" else each for each in texts]
+        for each in found:
+            if not each.lstrip().startswith(b"{"):
+                raise StoreError(
+                    f"{self.path}: column {self.columns.metadata!r} holds what is no JSON object"
+                )
+        return found
 
     @contextmanager
     def _reading(self) -> Iterator[Any]:
@@ -541,7 +567,8 @@ class ParquetSegment:
 
 def _is_float_list(kind: Any) -> bool:
     lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return (lists or pa.types.is_fixed_size_list(kind)) and pa.types.is_floating(kind.value_type)
+    lists = lists or pa.types.is_fixed_size_list(kind)
+    return bool(lists and pa.types.is_floating(kind.value_type))
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -593,6 +620,10 @@ class LinesSegment:
         self._columns = columns
         self.identity, self.size_bytes = identity_of(path)
         self._packed = path.name.lower().endswith((".gz", ".zst"))
+
+    def changed(self) -> bool:
+        """Whether the file is no longer the one that was opened."""
+        return identity_of(self.path)[0] != self.identity
 
     @property
     def id_kind(self) -> str:
@@ -662,13 +693,15 @@ class LinesSegment:
         try:
             objects = jsonvalues.loads_many(lines)
         except ValueError:
+            objects = []
+        if len(objects) != len(lines):
             objects = [
                 self._parsed(line, offset) for line, offset in zip(lines, positions, strict=True)
             ]
         ids: list[Id] = []
         for row, each in enumerate(objects):
-            found = each.get(self._columns.id) if isinstance(each, dict) else None
-            if isinstance(found, bool) or not isinstance(found, int | str):
+            found: Id | None = each.get(self._columns.id) if isinstance(each, dict) else None
+            if found is None or isinstance(found, bool) or not isinstance(found, int | str):
                 self._fail(
                     positions[row],
                     f"expected an object with an {self._columns.id!r} that is text or an integer",
@@ -701,7 +734,7 @@ class LinesSegment:
     def _vectors(
         self, objects: list[dict[str, Any]], positions: list[int]
     ) -> tuple[dict[str, FloatArray], dict[str, BoolArray]]:
-        rows = [each.get(self._columns.vector) for each in objects]
+        rows: list[Any] = [each.get(self._columns.vector) for each in objects]
         given = [row for row, each in enumerate(rows) if each is not None]
         if not given:
             return {}, {}
@@ -738,7 +771,7 @@ class LinesSegment:
             return found
         return _merged(extra, base, f"{self.path}:{self._line(offset)}")
 
-    def _fail(self, offset: int, what: str, cause: Exception | None = None) -> Any:
+    def _fail(self, offset: int, what: str, cause: Exception | None = None) -> NoReturn:
         raise StoreError(f"{self.path}:{self._line(offset)}: {what}") from cause
 
     def _line(self, offset: int) -> int:
@@ -772,7 +805,9 @@ class LinesSegment:
 class LinesWriter:
     """A file of JSON lines that grows by batches; packed if its name ends so."""
 
-    def __init__(self, path: Path, final_name: str) -> None:
+    def __init__(self, path: Path, final_name: str, columns: Columns) -> None:
+        names = (columns.id, columns.vector, columns.document, columns.metadata)
+        self._keys = [orjson.dumps(each) + b":" for each in names]
         kinds = {".gz": "gzip", ".zst": "zstd"}
         self._stream = pa.output_stream(
             str(path), compression=kinds.get(Path(final_name.lower()).suffix)
@@ -783,14 +818,17 @@ class LinesWriter:
         vectors = batch.vectors.get(DEFAULT_VECTOR)
         mask = batch.present.get(DEFAULT_VECTOR)
         lines = []
+        id_key, vector_key, document_key, metadata_key = self._keys
         for row, text in enumerate(batch.metadata.texts()):
-            parts = [b'{"id":', jsonvalues.dumps(batch.ids[row])]
+            if b"\n" in text:  # JSON text of others may be spread over lines
+                text = jsonvalues.dumps(jsonvalues.loads(text))
+            parts = [b"{", id_key, jsonvalues.dumps(batch.ids[row])]
             if vectors is not None and (mask is None or mask[row]):
                 numbers = orjson.dumps(vectors[row], option=orjson.OPT_SERIALIZE_NUMPY)
-                parts += [b',"vector":', numbers]
+                parts += [b",", vector_key, numbers]
             if batch.documents[row] is not None:
-                parts += [b',"document":', orjson.dumps(batch.documents[row])]
-            lines.append(b"".join([*parts, b',"metadata":', text, b"}\n"]))
+                parts += [b",", document_key, orjson.dumps(batch.documents[row])]
+            lines.append(b"".join([*parts, b",", metadata_key, text, b"}\n"]))
         self._stream.write(b"".join(lines))
 
     def close(self) -> None:

@@ -455,6 +455,19 @@ def test_one_bad_record_does_not_keep_the_others_out(open_store: Open) -> None:
         target.delete(batch.ids)
 
 
+def test_the_longest_id_that_the_capabilities_allow_is_kept(open_store: Open) -> None:
+    longest = PgvectorStore.capabilities.ids.max_bytes
+    assert longest is not None
+    letters = np.random.default_rng(0).integers(33, 127, 4000).astype(np.uint8).tobytes().decode()
+    target = open_store("target")
+    created(target)
+    target.write(make_batch(1, ids=[letters[:longest]]))
+    with pytest.raises(PartialWriteError, match="1 of 2") as caught:
+        target.write(make_batch(2, ids=[letters, "short"]))
+    assert set(caught.value.failed) == {letters}
+    assert read_all(open_store()).ids == [letters[:longest], "short"]
+
+
 def test_a_fresh_write_of_a_known_id_fails_loudly(open_store: Open) -> None:
     target = open_store("target")
     created(target)
@@ -558,6 +571,23 @@ def test_over_2000_dimensions_the_index_is_on_halves_and_searches_use_it(open_st
     assert (hits.ids, hits.scores) == (exactly.ids, exactly.scores)
 
 
+@pytest.mark.parametrize("dim", [8, 2100])
+def test_a_table_made_before_its_dimension_was_known_gets_its_index(
+    open_store: Open, dim: int
+) -> None:
+    target = open_store("target")
+    wanted = created(target, spec(0, index=IndexSpec("hnsw")))
+    target.finish(wanted)
+    batch = make_batch(12, dim)
+    target.write(batch)
+    target.finish(wanted)
+    found = target.describe()
+    assert found is not None
+    assert found.index is not None
+    assert (found.vector.dim, found.index.type) == (dim, "hnsw")
+    assert target.search(batch.vector, 1).ids == [[each] for each in batch.ids]
+
+
 @pytest.mark.parametrize(
     ("wanted", "what"),
     [
@@ -572,6 +602,17 @@ def test_what_the_table_could_not_hold_is_a_problem_of_the_proposal(
 ) -> None:
     found = open_store("target").propose(wanted, 0, 0).findings
     assert [each.severity for each in found if what in each.what] == [Severity.PROBLEM]
+
+
+def test_fields_with_columns_of_their_own_are_refused_on_a_target(
+    open_store: Open, sql: Sql
+) -> None:
+    target = open_store("target", columns={"extra": ["year"]})
+    found = target.propose(spec(), 0, 0).findings
+    assert [each.key for each in found] == ["target.columns.extra"]
+    sql("CREATE TABLE t (id int PRIMARY KEY, year int, metadata jsonb, e vector(1))")
+    with pytest.raises(CollectionMismatchError, match="own: year"):
+        target.describe()
 
 
 def test_a_name_that_would_be_cut_is_a_problem(open_store: Open) -> None:
@@ -774,6 +815,26 @@ def test_a_certificate_for_another_host_is_refused(
 def test_a_connection_that_others_could_read_is_a_finding(dsn: str, secure: bool) -> None:
     found = list(insecure_findings(Location("pgvector", {"dsn": dsn, "table": "t"})))
     assert [each.key for each in found] == ([] if secure else ["insecure-connection"])
+
+
+def test_a_host_from_the_environment_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    location = Location("pgvector", {"dsn": "dbname=d", "table": "t"})
+    assert list(insecure_findings(location)) == []
+    monkeypatch.setenv("PGHOST", "db.example")
+    assert len(list(insecure_findings(location))) == 1
+    monkeypatch.setenv("PGSSLMODE", "verify-full")
+    assert list(insecure_findings(location)) == []
+
+
+def test_a_table_that_was_replaced_is_looked_at_anew(open_store: Open, sql: Sql) -> None:
+    target = open_store("target")
+    created(target)
+    target.write_mark("old")
+    sql("DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY, e vector(3))")
+    assert target.read_mark() is None
+    found = target.describe()
+    assert found is not None
+    assert (found.id_kind, found.vector.dim) == ("integer", 3)
 
 
 def test_a_pooler_is_recognised_by_its_own_process_numbers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,9 +187,14 @@ def test_a_glob_matches_in_a_folder_with_brackets_in_its_name(tmp_path: Path) ->
     folder.mkdir()
     (folder / "a.jsonl").touch()
     plan = _load(folder, SHORTEST.replace("in.jsonl", '"*.jsonl"'))
-    import glob
-
     assert glob.glob(plan.source.options["path"]) == [str(folder / "a.jsonl")]
+
+
+def test_a_path_that_is_no_glob_keeps_its_brackets(tmp_path: Path) -> None:
+    folder = tmp_path / "data [old]"
+    folder.mkdir()
+    plan = _load(folder, "source: {store: faiss, path: 'a[1].index'}\n" + SHORTEST.splitlines()[1])
+    assert plan.source.options["path"] == str(folder / "a[1].index")
 
 
 def test_defaults_of_a_location_are_filled_in(tmp_path: Path) -> None:
@@ -452,6 +458,14 @@ def test_a_secret_from_the_command_line_is_one(tmp_path: Path) -> None:
     text = WITH_SECRETS.replace("${KEY}", "${var:key}")
     plan = _load(tmp_path, text, environ=SECRETS, variables={"key": "hunter2-var"})
     assert "hunter2-var" in plan.secrets
+
+
+@pytest.mark.parametrize(
+    "line", [r'"\e[31m": 1', r'name: "\e[31m"', r'ids: "\x9b31m"', r'name: "${\e[31m}"']
+)
+def test_control_characters_of_a_plan_do_not_reach_the_terminal(tmp_path: Path, line: str) -> None:
+    message = _refused(tmp_path, SHORTEST + line + "\n")
+    assert not {"\x1b", "\x9b"} & set(message)
 
 
 # ---- files

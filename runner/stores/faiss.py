@@ -1,0 +1,731 @@
+"""FAISS.  An index knows vectors by position only, so ids, documents and metadata lie beside it.
+
+The sidecar ``<index>.<first 8 of its SHA-256>.parquet`` has a row a position (columns ``id``,
+``document``, ``metadata``; see the files store) and the index's whole SHA-256, so that a flipped
+bit, which FAISS loads in silence, is an error.  Indexes of others are read without one: their
+ids are those of an `IndexIDMap`, else positions, and there is no metadata.
+
+Cosine is the inner product of vectors of length 1.  A vector of another length is normalised in
+the index, and as it was in the sidecar's column ``vector``: every vector comes back bit for bit.
+PQ and scalar quantisers of others give approximations, and `describe` says so.
+
+An index can neither upsert nor be half written.  So each batch is a durable part in
+``<index>.staging/``; `finish` builds index and sidecar from all of them, in memory, and puts
+them in place by one rename.  A mark stands in ``<index>.runner.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from runner.errors import CapabilityError, CollectionMismatchError, Id, StoreError
+from runner.jsonvalues import ValueKind
+from runner.model import (
+    DEFAULT_VECTOR,
+    Batch,
+    Capabilities,
+    CollectionSpec,
+    Endpoint,
+    Fidelity,
+    Finding,
+    FloatArray,
+    Hits,
+    IdRule,
+    IndexSpec,
+    Metadata,
+    Metric,
+    Outcome,
+    Proposal,
+    Select,
+    VectorSpec,
+)
+from runner.stores.base import Access, Location
+from runner.stores.parts import (
+    LayeredStore,
+    Layers,
+    Note,
+    missing,
+    not_written,
+    open_layers,
+    path_of,
+    place_findings,
+    refuse_unfit,
+    remove,
+    remove_folder,
+    several_vectors,
+    spec_from_json,
+    spec_to_json,
+    swap_files,
+    sync_folder,
+)
+from runner.stores.segments import (
+    ID_ONLY,
+    Chunk,
+    Columns,
+    ParquetSegment,
+    Positions,
+    Segment,
+    TableWriter,
+    identity_of,
+    joined_kind,
+    open_segment,
+)
+
+_SIDECAR = re.compile(r"\.[0-9a-f]{8}\.parquet")
+_SHA_KEY = "index_sha256"
+_METRICS = {faiss.METRIC_INNER_PRODUCT: Metric.DOT, faiss.METRIC_L2: Metric.L2}
+_EXACT_INDEXES = (faiss.IndexFlat, faiss.IndexHNSWFlat, faiss.IndexIVFFlat)
+_TYPES = ("flat", "hnsw", "ivf")
+_TRAINING_PER_LIST = 64  # FAISS warns below 39
+_SEARCH_ROWS = 65_536
+# a squared length this near to 1 changes a cosine by less than float32 can show in a ranking
+_UNIT = 1e-6
+
+
+class FaissStore(LayeredStore):
+    """One FAISS index file and its sidecar.
+
+    Options: ``path`` (the index), ``sidecar`` (another file with a row a position, Parquet),
+    ``metric`` (``cosine`` cannot be seen in an index of others), ``index``
+    (``{type: flat | hnsw | ivf, m, ef_construction, ef_search, lists, probes}``).
+    """
+
+    name = "faiss"
+    capabilities = Capabilities(
+        # ids lie in the sidecar, where integers of any size have room
+        ids=IdRule(integers=(-(2**256), 2**256)),
+        metrics=dict.fromkeys(Metric, Fidelity.EXACT),
+        values={ValueKind.NON_FINITE: Outcome.ALTERED, ValueKind.UNKNOWN: Outcome.REFUSED},
+        swaps=True,
+        max_readers=4,
+        max_writers=4,
+    )
+
+    def __init__(self, location: Location, access: Access, scratch: Path) -> None:
+        super().__init__(location, access, scratch)
+        self._path = path_of(location)
+        self._lock = threading.RLock()
+        self._index: FaissSegment | None = None
+        self._opened: tuple[object, Layers] | None = None
+
+    @classmethod
+    def endpoint(cls, location: Location) -> Endpoint:
+        """The folder and the index file's name."""
+        path = path_of(location)
+        return Endpoint("faiss", str(path.parent), path.name, {"path": str(path)})
+
+    def describe(self) -> CollectionSpec | None:
+        """The index as it is; before `finish` as it was wanted.
+
+        Raises:
+            StoreError: It is damaged, or does not belong to the sidecar beside it.
+        """
+        if not self._exists:
+            return None
+        index = self._built
+        if index is None:
+            return spec_from_json(self._path.name, self._spec)
+        metric = Metric(self.location.options.get("metric") or index.metric)
+        fidelity = Fidelity.EXACT if index.exact else Fidelity.QUANTISED
+        dtype = "float32" if index.exact else index.type
+        vector = VectorSpec(index.dim, metric, dtype=dtype, fidelity=fidelity)
+        return CollectionSpec(
+            self._path.name,
+            {DEFAULT_VECTOR: vector},
+            index=IndexSpec(index.type, index.params),
+            id_kind=index.id_kind,
+        )
+
+    def close(self) -> None:
+        """Let go of the index."""
+        self._index = None
+        self._opened = None
+
+    def storage_bytes(self) -> int | None:
+        """Index, sidecar and parts."""
+        if not self._exists:
+            return None
+        sidecars = sum(each.stat().st_size for each in _sidecars(self._path))
+        return sidecars + sum(each.size_bytes for each in self._layers().segments)
+
+    def read_mark(self) -> str | None:
+        """See `Target.write_mark`."""
+        note = Note.read(self._note_path) if self._exists else None
+        return note.mark if note else None
+
+    def search(
+        self,
+        queries: FloatArray,
+        k: int,
+        *,
+        vector: str = DEFAULT_VECTOR,
+        exact: bool = False,
+    ) -> Hits:
+        """See `Searchable.search`; scores are squared distances (l2) or inner products.
+
+        Raises:
+            StoreError: The copy into the index is not finished.
+        """
+        del vector
+        index = self._built
+        if index is None or self._staged.exists():
+            raise StoreError(f"{self._path}: the index is not built yet", "finish the copy first")
+        described = self.describe()
+        assert described is not None
+        wanted = np.ascontiguousarray(queries, dtype=np.float32)
+        if described.vector.metric is Metric.COSINE:
+            wanted = _unit(wanted)
+        return index.search(wanted, k, exact=exact)
+
+    # Writing
+
+    def propose(self, wanted: CollectionSpec, records: int, size_bytes: int) -> Proposal:
+        """See `Target.propose`."""
+        vector = next(iter(wanted.vectors.values()), VectorSpec(0))
+        index = _wanted_index(self.location, wanted.index, records)
+        spec = CollectionSpec(
+            self._path.name,
+            {DEFAULT_VECTOR: VectorSpec(vector.dim, vector.metric)},
+            index=index,
+            id_kind=wanted.id_kind,
+        )
+        findings = several_vectors(wanted)
+        if index.type not in _TYPES:
+            findings.append(Finding(
+                f"index type {index.type!r} is not one of {', '.join(_TYPES)}",
+                key="target.index.type",
+            ))  # fmt: skip
+        if self._path.is_dir():
+            findings.append(
+                Finding(f"{self._path} is a folder; expected a file", key="target.path")
+            )
+        # parts, and beside them for a moment the index with its sidecar
+        findings += place_findings(self._path, size_bytes * 2)
+        return Proposal(spec, f"FAISS index {self._path.name} ({index})", tuple(findings))
+
+    def create(self, spec: CollectionSpec) -> None:
+        """See `Target.create`."""
+        if self._exists:
+            raise CollectionMismatchError(f"{self._path}: exists already")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            Note(spec_to_json(spec)).write(self._note_path)
+            self._staged.mkdir()
+            sync_folder(self._staged.parent)
+        except OSError as error:
+            raise StoreError(f"{self._path}: cannot be made: {error.strerror}") from error
+        self.close()
+
+    def write(self, batch: Batch, *, fresh: bool = False) -> None:
+        """See `Target.write`: one durable part."""
+        del fresh  # nothing is gained by it
+        spec = self._spec
+        refuse_unfit(batch, int(spec.get("dim", 0)), self._path, missing_vector=False)
+        self._unfinished().write(batch, spec)
+
+    def finish(self, spec: CollectionSpec) -> None:
+        """See `Target.finish`: build the index from everything; takes memory for all vectors."""
+        del spec
+        with self._lock:
+            if not self._exists:
+                raise missing(self._path)
+            if self._staged.exists():
+                _Build(self._path, self._staged, self._layers(), self._spec).run()
+                remove_folder(self._staged)
+                self._put_note(Note.read(self._note_path) or Note())
+            self.close()
+
+    def drop(self) -> None:
+        """See `Target.drop`."""
+        with self._lock:
+            self.close()
+            remove(self._path)
+            for each in _sidecars(self._path):
+                remove(each)
+            remove_folder(self._staged)
+            remove(self._note_path)
+
+    def write_mark(self, mark: str | None) -> None:
+        """See `Target.write_mark`: it stands in the note."""
+        with self._lock:
+            if not self._exists:
+                raise missing(self._path)
+            self._put_note((Note.read(self._note_path) or Note(self._spec)).with_(mark=mark))
+
+    # Taking another's place
+
+    def sibling(self, collection: str) -> FaissStore:
+        """See `CanSwap.sibling`; *collection* is a file name in the same folder."""
+        path = self._path.with_name(collection)
+        options = {**self.location.options, "path": str(path)}
+        options.pop("sidecar", None)
+        location = Location(self.location.store, options, side=self.location.side)
+        return FaissStore(location, self.access, self.scratch)
+
+    def swap(self, staged: str, kept: str) -> None:
+        """See `CanSwap.swap`: renames; between them nothing is under this name."""
+        new, old = self._path.with_name(staged), self._path.with_name(kept)
+        swap_files(self._path, new, old, _companions)
+        self.close()
+
+    # Where things are
+
+    @property
+    def _note_path(self) -> Path:
+        return self._path.with_name(self._path.name + ".runner.json")
+
+    @property
+    def _staged(self) -> Path:
+        return self._path.with_name(self._path.name + ".staging")
+
+    @property
+    def _exists(self) -> bool:
+        return self._path.is_file() or self._staged.is_dir()
+
+    @property
+    def _spec(self) -> Mapping[str, Any]:
+        note = Note.read(self._note_path)
+        if note is not None and note.spec:
+            return note.spec
+        found = self.describe() if self._path.is_file() else None
+        if found is None:
+            raise missing(self._note_path)
+        return spec_to_json(found)
+
+    @property
+    def _built(self) -> FaissSegment | None:
+        """The index as it lies there; None before the first `finish`."""
+        with self._lock:
+            if not self._path.is_file():
+                return None
+            if self._index is None or self._index.changed():
+                sidecar = self.location.options.get("sidecar")
+                self._index = FaissSegment(self._path, Path(sidecar) if sidecar else None)
+            return self._index
+
+    def _layers(self) -> Layers:
+        with self._lock:
+            if not self._exists:
+                raise missing(self._path)
+            layered = self._staged.is_dir()
+            built = self._built
+            parts = sorted(each.name for each in self._staged.iterdir()) if layered else []
+            ours = layered and self.access is Access.WRITE
+            state = (layered, built and built.identity, None if ours else parts)
+            if not self._opened or self._opened[0] != state:
+                base = [built] if built else []
+                staged = self._staged if layered else None
+                self._opened = (state, open_layers(self._path, base, staged, layered=layered))
+            return self._opened[1]
+
+    def _unfinished(self) -> Layers:
+        with self._lock:
+            if not self._exists:
+                raise missing(self._path)
+            if not self._staged.is_dir():
+                built = self._built
+                if built is not None and not built.exact:
+                    raise CapabilityError(
+                        f"{self._path}: a quantised index cannot be written anew without loss",
+                        "choose another path, or `if_exists: replace`",
+                    )
+                (Note.read(self._note_path) or Note()).with_(spec=self._spec).write(self._note_path)
+                self._staged.mkdir()
+                sync_folder(self._staged.parent)
+            return self._layers()
+
+    def _put_note(self, note: Note) -> None:
+        """Once the index is built, only a mark is not said elsewhere."""
+        if self._staged.is_dir():
+            note.write(self._note_path)
+        elif note.mark is None:
+            remove(self._note_path)
+        else:
+            note.with_(spec={}, finished=True).write(self._note_path)
+
+
+class FaissSegment:
+    """An index file with its sidecar; positions are those of the index.
+
+    Raises:
+        StoreError: FAISS cannot read it, or it is not the one its sidecar was written for.
+    """
+
+    def __init__(self, path: Path, sidecar: Path | None) -> None:
+        self.path = path
+        self.name = path.name
+        self._stat, self.size_bytes = identity_of(path)
+        self.identity = _sha256(path)
+        self._sidecar = self._open_sidecar(sidecar)
+        self._whole = _load(path)
+        self._inner, self._labels = _unwrapped(self._whole, path)
+        if self._sidecar is not None and self._sidecar.count() != self.count():
+            raise StoreError(
+                f"{path}: holds {self.count()} vectors, its sidecar {self._sidecar.path.name} "
+                f"{self._sidecar.count()} rows"
+            )
+
+    def changed(self) -> bool:
+        """Whether the file is no longer the one that was opened."""
+        return not self.path.exists() or identity_of(self.path)[0] != self._stat
+
+    @property
+    def dim(self) -> int:
+        """Components of its vectors."""
+        return int(self._whole.d)
+
+    @property
+    def id_kind(self) -> str:
+        """That of the sidecar's ids; without one ``integer``."""
+        return self._sidecar.id_kind if self._sidecar is not None else "integer"
+
+    @property
+    def metric(self) -> Metric:
+        """What the sidecar says, else what the index compares by."""
+        said = (
+            self._sidecar.about.get("metric") if isinstance(self._sidecar, ParquetSegment) else ""
+        )
+        if said:
+            return Metric(said)
+        found = _METRICS.get(self._whole.metric_type)
+        if found is None:
+            raise StoreError(
+                f"{self.path}: compares by FAISS metric {self._whole.metric_type}, "
+                "which is neither inner product nor L2",
+                "say what to take it for: `metric: l2`",
+            )
+        return found
+
+    @property
+    def exact(self) -> bool:
+        """Whether vectors come back bit for bit."""
+        return isinstance(self._inner, _EXACT_INDEXES)
+
+    @property
+    def type(self) -> str:
+        """``flat``, ``hnsw``, ``ivf``, or the name of FAISS's class."""
+        for kind, name in (
+            (faiss.IndexFlat, "flat"), (faiss.IndexHNSWFlat, "hnsw"), (faiss.IndexIVFFlat, "ivf"),
+        ):  # fmt: skip
+            if isinstance(self._inner, kind):
+                return name
+        return type(self._inner).__name__
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The index's settings under common names."""
+        if isinstance(self._inner, faiss.IndexHNSW):
+            graph = self._inner.hnsw
+            return {
+                "m": graph.nb_neighbors(1),
+                "ef_construction": graph.efConstruction,
+                "ef_search": graph.efSearch,
+            }
+        if isinstance(self._inner, faiss.IndexIVF):
+            return {"lists": self._inner.nlist, "probes": self._inner.nprobe}
+        return {}
+
+    def count(self) -> int:
+        """How many vectors it holds."""
+        return int(self._whole.ntotal)
+
+    def cuts(self) -> list[tuple[float, int]]:
+        """Every position would do; the sidecar's row groups where there is one, else 64."""
+        if self._sidecar is not None:
+            return self._sidecar.cuts()
+        n = self.count()
+        return [(at / n, at) for at in sorted({n * part // 64 for part in range(64)})] if n else []
+
+    def read(self, start: int, stop: int | None, records: int, select: Select) -> Iterator[Chunk]:
+        """The records from position *start* up to *stop*, at most *records* at once."""
+        last = self.count() if stop is None else stop
+        if self._sidecar is None:
+            for first in range(start, last, records):
+                positions = np.arange(first, min(first + records, last), dtype=np.int64)
+                yield Chunk(self._bare(positions, select), positions, int(positions[-1]) + 1)
+            return
+        for chunk in self._sidecar.read(start, last, records, select):
+            yield Chunk(
+                self._filled(chunk.batch, chunk.positions, select), chunk.positions, chunk.end
+            )
+
+    def take(self, positions: Positions, select: Select) -> Batch:
+        """The records at these ascending positions."""
+        if self._sidecar is None:
+            return self._bare(positions, select)
+        return self._filled(self._sidecar.take(positions, select), positions, select)
+
+    def search(self, queries: FloatArray, k: int, *, exact: bool) -> Hits:
+        """The *k* nearest to each of *queries*; its scores are those of FAISS."""
+        wanted = min(k, self.count())
+        higher = bool(self._inner.metric_type == faiss.METRIC_INNER_PRODUCT)
+        if not wanted:
+            return Hits([[] for _ in queries], [[] for _ in queries], higher)
+        if exact and not isinstance(self._inner, faiss.IndexFlat):
+            scores, positions = self._exactly(queries, wanted)
+        else:
+            scores, positions = self._inner.search(queries, wanted)
+            if self._labelled_lists:
+                known = positions >= 0
+                positions[known] = np.searchsorted(self._labels, positions[known])
+        ids = self._ids_at(positions)
+        pairs = [
+            [(one, score) for one, score in zip(row, row_scores, strict=True) if one is not None]
+            for row, row_scores in zip(ids, scores.tolist(), strict=True)
+        ]
+        return Hits(
+            [[one for one, _ in row] for row in pairs],
+            [[score for _, score in row] for row in pairs],
+            higher,
+        )
+
+    @property
+    def _labelled_lists(self) -> bool:
+        """Whether the inverted lists hold ids of their own instead of positions."""
+        return self._labels is not None and self._inner is self._whole
+
+    def _exactly(self, queries: FloatArray, k: int) -> tuple[Any, Any]:
+        """Brute force over the vectors in the index, some at a time."""
+        results = faiss.ResultHeap(
+            len(queries), k, keep_max=self._inner.metric_type == faiss.METRIC_INNER_PRODUCT
+        )
+        for first in range(0, self.count(), _SEARCH_ROWS):
+            positions = np.arange(first, min(first + _SEARCH_ROWS, self.count()), dtype=np.int64)
+            scores, rows = faiss.knn(
+                queries, self._vectors(positions), min(k, len(positions)),
+                metric=self._inner.metric_type,
+            )  # fmt: skip
+            results.add_result(scores, rows + first)
+        results.finalize()
+        return results.D, results.I
+
+    def _ids_at(self, positions: Any) -> list[list[Id | None]]:
+        """The id at each position; None for FAISS's −1."""
+        known = np.unique(positions[positions >= 0])
+        batch = self.take(known, ID_ONLY)
+        names: dict[int, Id] = dict(zip(known.tolist(), batch.ids, strict=True))
+        return [[names.get(each) for each in row] for row in positions.tolist()]
+
+    def _bare(self, positions: Positions, select: Select) -> Batch:
+        ids = positions if self._labels is None else self._labels[positions]
+        vectors = {DEFAULT_VECTOR: self._vectors(positions)} if Select.VECTORS in select else {}
+        n = len(positions)
+        return Batch(ids.tolist(), vectors, [None] * n, Metadata.of([None] * n))
+
+    def _filled(self, batch: Batch, positions: Positions, select: Select) -> Batch:
+        """The sidecar's rows with the index's vectors, where it does not hold them itself."""
+        if Select.VECTORS not in select:
+            return batch
+        vectors = self._vectors(positions)
+        if DEFAULT_VECTOR in batch.vectors:
+            kept = batch.present.get(DEFAULT_VECTOR, np.ones(len(batch), np.bool_))
+            vectors[kept] = batch.vectors[DEFAULT_VECTOR][kept]
+        return batch.with_(vectors={DEFAULT_VECTOR: vectors}, present={})
+
+    def _vectors(self, positions: Positions) -> FloatArray:
+        keys = positions
+        if self._labelled_lists:
+            keys = self._labels[positions]
+        try:
+            if len(keys) and keys[-1] - keys[0] + 1 == len(keys) and keys is positions:
+                found = self._inner.reconstruct_n(int(keys[0]), len(keys))
+            else:
+                found = self._inner.reconstruct_batch(np.ascontiguousarray(keys))
+        except RuntimeError as error:
+            raise StoreError(
+                f"{self.path}: vectors cannot be read out of a {type(self._inner).__name__}"
+            ) from error
+        vectors: FloatArray = found
+        return vectors
+
+    def _open_sidecar(self, given: Path | None) -> ParquetSegment | Segment | None:
+        if given is not None:
+            return open_segment(given, given.name, Columns())
+        beside = _sidecars(self.path)
+        mine = self.path.with_name(f"{self.path.name}.{self.identity[:8]}.parquet")
+        if mine in beside:
+            sidecar = ParquetSegment(mine, mine.name, Columns())
+            said = (sidecar.footer.metadata or {}).get(_SHA_KEY.encode(), b"").decode()
+            if said == self.identity:
+                return sidecar
+        if beside:
+            raise StoreError(
+                f"{self.path}: is not the index that {beside[0].name} was written for: "
+                f"its SHA-256 begins with {self.identity[:8]}",
+                "the index is damaged or was replaced: restore it, or remove its sidecar",
+            )
+        return None
+
+
+class _Build:
+    """Index and sidecar out of everything that holds, put in place together."""
+
+    def __init__(self, path: Path, staged: Path, layers: Layers, spec: Mapping[str, Any]) -> None:
+        self._path = path
+        self._staged = staged
+        self._layers = layers
+        self._spec = dict(spec)
+        self._metric = Metric(spec.get("metric", "cosine"))
+
+    def run(self) -> None:
+        """Sidecar first, then the index, then sidecars that belong to no index go."""
+        new_index, new_sidecar = self._staged / "_index.tmp", self._staged / "_sidecar.tmp"
+        try:
+            index = self._empty_index()
+            writer = TableWriter(new_sidecar, self._spec, self._id_kind)
+            for batch in self._batches():
+                vectors, originals = self._for_index(batch)
+                index.add(vectors)
+                writer.add(originals)
+            faiss.write_index(index, str(new_index))
+            sha = _sha256(new_index)
+            writer.close({_SHA_KEY: sha})
+            sidecar = self._path.with_name(f"{self._path.name}.{sha[:8]}.parquet")
+            for new, final in ((new_sidecar, sidecar), (new_index, self._path)):
+                with new.open("rb+") as written:
+                    os.fsync(written.fileno())
+                new.replace(final)
+                sync_folder(final.parent)
+        except OSError as error:
+            raise not_written(self._path, error) from error
+        except RuntimeError as error:
+            raise StoreError(f"{self._path}: FAISS could not build the index: {error}") from error
+        for each in _sidecars(self._path):
+            if each != sidecar:
+                remove(each)
+
+    @cached_property
+    def _id_kind(self) -> str:
+        segments = self._layers.segments
+        wanted = str(self._spec.get("id_kind"))
+        if not segments:
+            return wanted if wanted in ("integer", "mixed") else "string"
+        return joined_kind({each.id_kind for each in segments})
+
+    def _batches(self) -> Iterator[Batch]:
+        for segment in self._layers.segments:
+            yield from self._layers.chunks(segment, 10_000)
+
+    def _for_index(self, batch: Batch) -> tuple[FloatArray, Batch]:
+        """The vectors to search, and the sidecar's rows with those that had to be changed."""
+        vectors = np.ascontiguousarray(batch.vector)
+        if self._metric is not Metric.COSINE:
+            return vectors, batch.with_(vectors={}, present={})
+        changed = np.abs(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64) - 1) > _UNIT
+        return (
+            np.where(changed[:, None], _unit(vectors), vectors),
+            batch.with_(present={DEFAULT_VECTOR: changed}),
+        )
+
+    def _empty_index(self) -> Any:
+        found = self._spec.get("index") or {}
+        params = found.get("params", {})
+        dim = int(self._spec.get("dim", 0)) or next((each.dim for each in self._layers.segments), 0)
+        metric = faiss.METRIC_L2 if self._metric is Metric.L2 else faiss.METRIC_INNER_PRODUCT
+        records = self._layers.count()
+        if found.get("type") == "hnsw":
+            index = faiss.IndexHNSWFlat(dim, int(params.get("m", 32)), metric)
+            index.hnsw.efConstruction = int(params.get("ef_construction", 100))
+            index.hnsw.efSearch = int(params.get("ef_search", 64))
+            return index
+        if found.get("type") == "ivf" and records:
+            asked = int(params.get("lists") or 4 * records**0.5)
+            lists = max(1, min(asked, records // 39))
+            index = faiss.index_factory(dim, f"IVF{lists},Flat", metric)
+            index.nprobe = min(lists, int(params.get("probes") or max(8, lists // 16)))
+            index.train(self._training(records, lists * _TRAINING_PER_LIST))
+            return index
+        return faiss.IndexFlat(dim, metric)
+
+    def _training(self, records: int, wanted: int) -> FloatArray:
+        step = max(1, records // wanted)
+        return np.concatenate([self._for_index(each)[0][::step] for each in self._batches()])
+
+
+def _wanted_index(location: Location, wanted: IndexSpec | None, records: int) -> IndexSpec:
+    """The plan's index, else the source's kind, else HNSW where brute force would be slow."""
+    said = dict(location.options.get("index") or {})
+    kind = said.pop("type", None)
+    if kind is None and wanted is not None and wanted.type in _TYPES:
+        kind, said = wanted.type, {**wanted.params, **said}
+    if kind is None:
+        kind = "hnsw" if records > 100_000 else "flat"
+    known = {"hnsw": ("m", "ef_construction", "ef_search"), "ivf": ("lists", "probes")}
+    names = known.get(kind, ())
+    return IndexSpec(kind, {key: each for key, each in said.items() if key in names})
+
+
+def _load(path: Path) -> Any:
+    # vectors stay in the file where FAISS can map it
+    flag = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP)
+    try:
+        return faiss.read_index(str(path), flag)
+    except RuntimeError as error:
+        raise StoreError(
+            f"{path}: FAISS cannot read this index", "the file is damaged or no FAISS index"
+        ) from error
+
+
+def _unwrapped(index: Any, path: Path) -> tuple[Any, Any]:
+    """The index that holds the vectors, and the label of each position (None: the position)."""
+    labels = None
+    inner = index
+    if isinstance(index, faiss.IndexIDMap | faiss.IndexIDMap2):
+        labels = faiss.vector_to_array(index.id_map)
+        inner = faiss.downcast_index(index.index)
+    if isinstance(inner, faiss.IndexIVF):
+        lists = inner.invlists
+        sizes = [lists.list_size(each) for each in range(inner.nlist)]
+        found = np.sort(np.concatenate([
+            faiss.rev_swig_ptr(lists.get_ids(each), size).copy() if size else np.empty(0, np.int64)
+            for each, size in enumerate(sizes)
+        ]))  # fmt: skip
+        try:
+            if np.array_equal(found, np.arange(len(found))):
+                inner.make_direct_map()
+            else:
+                inner.set_direct_map_type(faiss.DirectMap.Hashtable)
+                labels = found
+        except RuntimeError as error:
+            raise StoreError(f"{path}: its inverted lists cannot be read by position") from error
+    return inner, labels
+
+
+def _unit(vectors: FloatArray) -> FloatArray:
+    """Each row scaled to length 1; zero rows stay."""
+    wide = vectors.astype(np.float64)
+    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    return np.divide(wide, norms, out=np.zeros_like(wide), where=norms > 0).astype(np.float32)
+
+
+def _sidecars(path: Path) -> list[Path]:
+    """Every file beside *path* that is named as a sidecar of it."""
+    if not path.parent.is_dir():
+        return []
+    return sorted(
+        each
+        for each in path.parent.iterdir()
+        if each.name.startswith(path.name) and _SIDECAR.fullmatch(each.name[len(path.name) :])
+    )
+
+
+def _companions(path: Path) -> list[str]:
+    return [".runner.json", *(each.name[len(path.name) :] for each in _sidecars(path))]
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error

@@ -1,0 +1,312 @@
+"""``python -m tests.bench``: throughput of every pair as a share of its bare pipe.
+
+Prints a table and writes ``bench-results.json``.  All figures of a pair come from one
+run, its variants in turn, and are medians of the repetitions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+
+from runner import jsonvalues, load_plan
+from runner.stores import open_store
+from runner.stores.base import Access, Location, Target
+from tests.bench import pipes
+from tests.servers import postgres, qdrant_double
+
+DIM = 384
+STORES = ["chroma", "pgvector", "faiss", "qdrant", "files"]
+FEW = {"chroma": 20_000}
+"""Chroma's own HNSW insertion is the limit there."""
+
+
+@dataclass
+class Row:
+    """One pair, checks off or read-back on; records a second and the share reached."""
+
+    source: str
+    target: str
+    read_back: bool
+    records: int
+    bare_read: float
+    bare_write: float
+    pipe: float
+    runner: float
+    share: float
+
+
+def make_parquet(path: Path, records: int) -> None:
+    """Records with a document and four metadata fields."""
+    rng = np.random.default_rng(7)
+    schema = pa.schema(
+        [
+            ("id", pa.string()),
+            ("document", pa.string()),
+            ("metadata", pa.string()),
+            ("vector", pa.list_(pa.float32(), DIM)),
+        ]
+    )
+    words = [
+        "the",
+        "quick",
+        "brown",
+        "fox",
+        "jumps",
+        "over",
+        "the",
+        "lazy",
+        "dog",
+        "while",
+        "a",
+        "reader",
+        "looks",
+        "on",
+    ]
+    with parquet.ParquetWriter(path, schema) as writer:
+        for start in range(0, records, 10_000):
+            n = min(10_000, records - start)
+            vectors = rng.standard_normal((n, DIM), dtype=np.float32)
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+            picks = rng.integers(0, len(words), (n, 40))
+            rows = range(start, start + n)
+            table = pa.table(
+                {
+                    # UUIDs, so that every store takes the ids as they are
+                    "id": [f"{row:08x}-0000-5000-8000-{row:012x}" for row in rows],
+                    "document": [" ".join(words[place] for place in line) for line in picks],
+                    "metadata": [
+                        jsonvalues.dumps(
+                            {"title": f"No {row}", "year": 1990 + row % 40, "score": row / 7,
+                             "open": row % 3 == 0}
+                        ).decode()
+                        for row in rows
+                    ],
+                    "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), DIM),
+                },
+                schema=schema,
+            )  # fmt: skip
+            writer.write_table(table)
+
+
+class Bench:
+    """Sources that are filled once, and targets that are fresh each time."""
+
+    def __init__(self, folder: Path, dsn: str, qdrant: str, records: int) -> None:
+        self.folder = folder
+        self.dsn = dsn
+        self.qdrant = qdrant
+        self.records = records
+        self._fresh = 0
+
+    def count(self, source: str, target: str) -> int:
+        """How many records this pair moves."""
+        return min(self.records, FEW.get(source, self.records), FEW.get(target, self.records))
+
+    def location(self, store: str, name: str, side: str) -> Location:
+        """Where *store* keeps the collection *name*."""
+        options: dict[str, object]
+        match store:
+            case "chroma":
+                options = {"path": str(self.folder / name), "collection": "bench"}
+            case "pgvector":
+                options = {"dsn": self.dsn, "table": name}
+            case "faiss":
+                options = {"path": str(self.folder / f"{name}.faiss"), "index": {"type": "flat"}}
+            case "qdrant":
+                options = {"url": self.qdrant, "collection": name}
+            case _:
+                options = {"path": str(self.folder / f"{name}.parquet")}
+        if side == "target" and store == "pgvector":
+            options["index"] = {"type": "none"}
+        return Location(store, options, side=side)
+
+    def source(self, store: str, records: int) -> Location:
+        """A filled collection of *records* records."""
+        name = f"source_{store}_{records}"
+        location = self.location(store, name, "source")
+        done = self.folder / f"{name}.done"
+        if not done.exists():
+            seed = self.folder / f"seed_{records}.parquet"
+            if not seed.exists():
+                make_parquet(seed, records)
+            self._fill(store, name, seed)
+            done.touch()
+        return location
+
+    def _fill(self, store: str, name: str, seed: Path) -> None:
+        self._run(Location("files", {"path": str(seed)}), self.location(store, name, "target"))
+
+    def fresh(self, store: str) -> Location:
+        """A collection that does not exist yet."""
+        self._fresh += 1
+        return self.location(store, f"target_{self._fresh}", "target")
+
+    def forget(self, location: Location) -> None:
+        """Remove a target."""
+        with open_store(location, Access.WRITE, self.scratch("forget")) as target:
+            assert isinstance(target, Target)
+            target.drop()
+
+    def scratch(self, name: str) -> Path:
+        """An empty private folder."""
+        folder = self.folder / "scratch" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def _run(self, source: Location, target: Location, *, read_back: bool = False) -> float:
+        """Records a second of the runner's copy step."""
+        folder = self.scratch("plan")
+        document = {
+            "name": "bench",
+            "source": {"store": source.store, **source.options},
+            "target": {"store": target.store, **target.options},
+            "workers": 2,
+            "validation": {
+                "level": "quick",
+                "count": "exact",
+                "checksum": "every_batch" if read_back else "none",
+                "metadata": "none",
+            },
+        }
+        os.environ["BENCH_DSN"] = self.dsn
+        text = json.dumps(document).replace(json.dumps(self.dsn), '"${BENCH_DSN}"')
+        (folder / "plan.yaml").write_text(text)
+        result = load_plan(folder / "plan.yaml").run()
+        assert result.verdict == "passed", result.checks
+        seconds = next(step.seconds for step in result.steps if step.kind == "copy")
+        assert seconds
+        return result.records / seconds
+
+    def pair(self, source: str, target: str, *, read_back: bool, repetitions: int) -> Row:
+        """All variants of one pair, in turn."""
+        records = self.count(source, target)
+        place = self.source(source, records)
+        reads, writes, piped, ran = [], [], [], []
+        for _ in range(repetitions):
+            reads.append(pipes.read_alone(place, self.scratch("read")))
+            with open_store(place, Access.READ, self.scratch("memory")) as store:
+                batches = list(pipes.pages(store))
+            writes.append(
+                self._onto(target, place, lambda to: pipes.write_alone(
+                    batches, to, read_back=read_back))
+            )  # fmt: skip
+            del batches
+            scratch = self.scratch("pipe")
+            one = self._onto(target, place, lambda to: pipes.two_threads(
+                place, scratch, to, writers=1, read_back=read_back))  # fmt: skip
+            two = self._onto(target, place, lambda to: pipes.two_threads(
+                place, scratch, to, writers=min(2, to.capabilities.max_writers),
+                read_back=read_back))  # fmt: skip
+            # the child that reads is forked before gRPC or Chroma have started threads here
+            apart = 0.0
+            if "chroma" not in (source, target) and "qdrant" not in (source, target):
+                apart = self._onto(target, place, lambda to: pipes.two_processes(
+                    place, scratch, to, read_back=read_back))  # fmt: skip
+            piped.append(max(one, two, apart))
+            into = self.fresh(target)
+            ran.append(self._run(place, into, read_back=read_back))
+            self.forget(into)
+        pipe, runner = statistics.median(piped), statistics.median(ran)
+        shares = [mine / bare for mine, bare in zip(ran, piped, strict=True)]
+        return Row(
+            source, target, read_back, records, statistics.median(reads),
+            statistics.median(writes), pipe, runner, statistics.median(shares),
+        )  # fmt: skip
+
+    def _onto(self, store: str, like: Location, act: Callable[[Target], float]) -> float:
+        location = self.fresh(store)
+        with open_store(like, Access.READ, self.scratch("like")) as source:
+            wanted = source.describe()
+        assert wanted is not None
+        with open_store(location, Access.WRITE, self.scratch("target")) as target:
+            assert isinstance(target, Target)
+            from runner.model import CollectionSpec, VectorSpec
+
+            vector = wanted.vector
+            spec = CollectionSpec(
+                type(target).endpoint(location).collection,
+                {"": VectorSpec(vector.dim, vector.metric)},
+                id_kind="uuid",
+            )
+            target.create(target.propose(spec, 0, 0).spec)
+            try:
+                return pipes.quietly(lambda: act(target))
+            finally:
+                target.drop()
+
+
+@contextmanager
+def _servers(folder: Path) -> Iterator[tuple[str, str]]:
+    with postgres.shared().database() as dsn, qdrant_double.outside() as url:
+        yield dsn, url
+
+
+def _print(row: Row) -> None:
+    mode = "read back" if row.read_back else "checks off"
+    print(
+        f"{row.source:>9} → {row.target:<9} {mode:<10} {row.records:>8,}  "
+        f"read {row.bare_read:>8,.0f}  write {row.bare_write:>8,.0f}  "
+        f"pipe {row.pipe:>8,.0f}  runner {row.runner:>8,.0f}/s  share {row.share:.2f}",
+        flush=True,
+    )
+
+
+def main() -> int:
+    """Run the pairs asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--records", type=int, default=100_000)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--sources", nargs="+", default=STORES, choices=STORES)
+    parser.add_argument("--targets", nargs="+", default=STORES, choices=STORES)
+    parser.add_argument("--output", type=Path, default=Path("bench-results.json"))
+    options = parser.parse_args()
+    rows: list[Row] = []
+    began = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="vmr-bench-"))
+    try:
+        with _servers(folder) as (dsn, qdrant):
+            bench = Bench(folder, dsn, qdrant, options.records)
+            for source in options.sources:
+                for target in options.targets:
+                    for read_back in (False, True):
+                        row = bench.pair(
+                            source, target, read_back=read_back, repetitions=options.repetitions
+                        )
+                        rows.append(row)
+                        _print(row)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    cpu = subprocess.run(["uname", "-m"], capture_output=True, text=True, check=True)
+    options.output.write_text(
+        json.dumps(
+            {
+                "machine": f"{os.cpu_count()} cores, {cpu.stdout.strip()}",
+                "python": sys.version.split()[0],
+                "seconds": round(time.monotonic() - began),
+                "rows": [asdict(row) for row in rows],
+            },
+            indent=2,
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

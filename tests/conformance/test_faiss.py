@@ -1,0 +1,36 @@
+"""FAISS indexes with their sidecars keep what every store has to keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.stores.faiss import FaissStore
+from runner.testing import Place, StoreConformance
+
+
+class FaissConformance(StoreConformance):
+    store = FaissStore
+    index: dict[str, Any]
+
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Place:
+        folder = tmp_path / "data"
+        options = {"path": str(folder / "docs.faiss"), "index": self.index}
+        return Place(FaissStore, options, tmp_path, folder)
+
+
+class TestFlat(FaissConformance):
+    index = {"type": "flat"}
+
+
+class TestHnsw(FaissConformance):
+    index = {"type": "hnsw", "m": 8}
+    examples = 5
+
+
+class TestIvf(FaissConformance):
+    index = {"type": "ivf", "lists": 4}
+    examples = 5

@@ -1,0 +1,819 @@
+"""Qdrant beyond the suite: the wire, TLS, keys, throttling, indexing, folders of others."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import sqlite3
+import struct
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qdrant_client import QdrantClient, models
+from qdrant_client import grpc as qdrant
+
+from runner.errors import (
+    AuthError,
+    CapabilityError,
+    CollectionMismatchError,
+    CollectionNotFoundError,
+    PartialWriteError,
+    PlanError,
+    StoreError,
+    TransientStoreError,
+)
+from runner.model import (
+    DEFAULT_VECTOR,
+    BatchSize,
+    CollectionSpec,
+    Fidelity,
+    IndexSpec,
+    Metadata,
+    Metric,
+    Select,
+    VectorSpec,
+)
+from runner.stores import open_store
+from runner.stores.base import Access, CanSwap, Connection, Location, Searchable
+from runner.stores.qdrant import QdrantStore
+from runner.stores.qdrant_address import Address
+from runner.stores.qdrant_edge import QdrantEdge
+from runner.stores.qdrant_points import following, id_of, order_of, text_of
+from runner.stores.qdrant_server import QdrantServer
+from runner.stores.qdrant_wire import Encoder, decode_rows, replies
+from runner.testing import folder_digest, make_batch, read_all
+from tests.servers.qdrant_double import DEFAULT_THRESHOLD, BadRequestError, QdrantDouble, plain
+from tests.servers.tls import Authority
+
+BOTH = pytest.mark.parametrize("transport", ["grpc", "rest"])
+SPEC = CollectionSpec("docs", {DEFAULT_VECTOR: VectorSpec(8, Metric.COSINE)})
+
+
+@pytest.fixture
+def double():
+    with QdrantDouble("127.0.0.63") as running:
+        yield running
+
+
+def opened(running, tmp_path, *, access=Access.WRITE, connection=None, **options):
+    location = Location(
+        "qdrant",
+        {"url": running.url, "collection": "docs", **options},
+        connection=connection or Connection(grpc_host=running.grpc_host, timeout_s=10),
+        side="target",
+    )
+    return open_store(location, access, tmp_path)
+
+
+def records(n, start=0, dim=8):
+    return make_batch(n, dim, ids=list(range(start, start + n)))
+
+
+# --- the wire ---------------------------------------------------------------------
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | INT64
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=12,
+)
+IDS = st.integers(0, 2**64 - 1) | st.uuids().map(str)
+POINTS = st.lists(
+    st.tuples(IDS, st.dictionaries(st.text(max_size=200), VALUES, max_size=4), st.booleans()),
+    min_size=1,
+    max_size=5,
+)
+
+
+def typed(value):
+    """A value in which 1, 1.0 and True differ, and floats are compared by their bits."""
+    match value:
+        case float():
+            return ("double", struct.pack("<d", value))
+        case list():
+            return [typed(each) for each in value]
+        case dict():
+            return {key: typed(each) for key, each in value.items()}
+    return (type(value).__name__, value)
+
+
+@settings(deadline=None, max_examples=150)
+@given(POINTS, st.sampled_from(["", "text", "n" * 200]), st.sampled_from([1, 8, 40]))
+def test_encoded_points_are_what_protobuf_makes_of_them(points, name, dim):
+    ids = [each[0] for each in points]
+    payloads = [each[1] for each in points]
+    present = np.array([each[2] for each in points])
+    vectors = np.random.default_rng(1).standard_normal((len(points), dim)).astype(np.float32)
+    frames, refused = Encoder(name, dim).points(ids, vectors, present, payloads)
+    assert not refused
+    request = qdrant.UpsertPoints.FromString(Encoder.head("docs") + b"".join(frames))
+    assert (request.collection_name, request.wait) == ("docs", True)
+    for row, point in enumerate(request.points):
+        kind = point.id.WhichOneof("point_id_options")
+        assert getattr(point.id, kind) == ids[row]
+        assert kind == ("num" if isinstance(ids[row], int) else "uuid")
+        found = {key: plain(value) for key, value in point.payload.items()}
+        assert typed(found) == typed(payloads[row])
+        options = point.vectors
+        named = options.vectors.vectors
+        assert point.HasField("vectors")
+        if not present[row]:
+            assert not named
+            assert options.WhichOneof("vectors_options") == "vectors"
+            continue
+        vector = named[name] if name else options.vector
+        assert vector.WhichOneof("vector") == "dense"
+        assert np.array(vector.dense.data, np.float32).tobytes() == vectors[row].tobytes()
+        # nothing but what was meant: protobuf writes as many bytes
+        assert len(point.SerializeToString()) + _frame_head(frames[row]) == len(frames[row])
+
+
+def _frame_head(frame):
+    head = 1
+    while frame[head] & 0x80:
+        head += 1
+    return head + 1
+
+
+@settings(deadline=None, max_examples=100)
+@given(POINTS, st.sampled_from(["", "text"]), st.booleans())
+def test_decoded_replies_are_what_protobuf_reads(points, name, old):
+    reply = qdrant.ScrollResponse()
+    vectors = np.random.default_rng(2).standard_normal((len(points), 8)).astype(np.float32)
+    upserts, _ = Encoder("", 8).points(
+        [each[0] for each in points], vectors, None, [each[1] for each in points]
+    )
+    request = qdrant.UpsertPoints.FromString(b"".join(upserts))
+    for row, point in enumerate(request.points):
+        made = reply.result.add()
+        made.id.CopyFrom(point.id)
+        for key, value in point.payload.items():
+            made.payload[key].CopyFrom(value)
+        if points[row][2]:
+            output = made.vectors.vectors.vectors[name] if name else made.vectors.vector
+            (output if old else output.dense).data.extend(vectors[row].tolist())
+    rows = decode_rows(replies.scroll(reply.SerializeToString()).result, name, 8)
+    assert rows.ids == [each[0] for each in points]
+    assert [typed(each) for each in rows.payloads] == [typed(each[1]) for each in points]
+    present = np.array([each[2] for each in points])
+    assert rows.vectors.tobytes() == np.where(present[:, None], vectors, 0).tobytes()
+    assert present.all() if rows.present is None else (rows.present == present).all()
+
+
+@given(IDS, IDS)
+def test_cursors_keep_ids_and_following_is_the_next_one(one, other):
+    assert id_of(text_of(one)) == one
+    after = following(one)
+    if after is not None:
+        assert order_of(one) < order_of(after)
+        assert order_of(other) <= order_of(one) or order_of(other) >= order_of(after)
+
+
+@pytest.mark.parametrize("text", ["", "7", "i:", "i:-1", "u:7", "x:1", "i:18446744073709551616"])
+def test_what_is_no_cursor_is_refused(text):
+    with pytest.raises(StoreError, match="is not a cursor"):
+        id_of(text)
+
+
+# --- servers ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def authority(tmp_path):
+    return Authority(tmp_path / "ca")
+
+
+@BOTH
+def test_tls_with_a_private_authority_works_with_it_and_fails_clearly_without(
+    authority, tmp_path, transport
+):
+    pair, mine = authority.server("127.0.0.64"), authority.client()
+    stranger = Authority(tmp_path / "other", "another authority")
+    with QdrantDouble("127.0.0.64", cert=pair.cert, key=pair.key, ca=authority.ca_file) as running:
+
+        def connection(**files):
+            return Connection(timeout_s=10, grpc_host=running.grpc_host, **files)
+
+        right = connection(ca_file=authority.ca_file, cert_file=mine.cert, key_file=mine.key)
+        with opened(running, tmp_path, transport=transport, connection=right) as target:
+            target.create(SPEC)
+            target.write(records(20))
+            assert target.count() == 20
+            assert target.findings() == []
+        for wrong in (
+            connection(),
+            connection(ca_file=stranger.ca_file, cert_file=mine.cert, key_file=mine.key),
+        ):
+            with (
+                opened(running, tmp_path, transport=transport, connection=wrong) as target,
+                pytest.raises(StoreError, match="no trusted TLS connection") as caught,
+            ):
+                target.describe()
+            assert not isinstance(caught.value, TransientStoreError)
+            assert "target.connection.ca_file" in caught.value.hint
+        without = connection(ca_file=authority.ca_file)
+        with (
+            opened(running, tmp_path, transport=transport, connection=without) as target,
+            pytest.raises(StoreError),
+        ):
+            target.describe()
+
+
+@BOTH
+def test_a_wrong_api_key_is_an_auth_error_and_never_shown(tmp_path, transport):
+    with QdrantDouble("127.0.0.65", api_key="right-key") as running:
+        with opened(running, tmp_path, transport=transport, api_key="right-key") as target:
+            assert target.describe() is None
+        with opened(running, tmp_path, transport=transport, api_key="wrong-key") as target:
+            with pytest.raises(AuthError, match="API key") as caught:
+                target.describe()
+            assert "target.api_key" in caught.value.hint
+            assert "wrong-key" not in str(caught.value)
+            assert "wrong-key" not in repr(target.location)
+
+
+@BOTH
+def test_throttling_is_transient_and_says_for_how_long(double, tmp_path, transport):
+    with opened(double, tmp_path, transport=transport) as target:
+        target.create(SPEC)
+        target.write(records(3))
+        double.state.throttle = 1
+        with pytest.raises(TransientStoreError) as caught:
+            target.write(records(3))
+        assert caught.value.retry_after_s == 7
+        target.write(records(3))
+        double.state.throttle, double.state.retry_after = 1, None
+        with pytest.raises(TransientStoreError) as caught:
+            target.count()
+        assert caught.value.retry_after_s is None
+
+
+@BOTH
+def test_nobody_listening_is_transient(tmp_path, transport):
+    with QdrantDouble("127.0.0.69") as gone:
+        pass
+    with (
+        opened(gone, tmp_path, transport=transport) as target,
+        pytest.raises(TransientStoreError, match=r"127\.0\.0\.69"),
+    ):
+        target.count()
+
+
+@BOTH
+def test_headers_of_the_plan_come_with_every_request(double, tmp_path, transport):
+    connection = Connection(grpc_host=double.grpc_host, headers={"X-Team": "search"})
+    with opened(double, tmp_path, transport=transport, connection=connection) as target:
+        target.create(SPEC)
+        target.write(records(3))
+        list(target.scan_ids())
+    assert len(double.state.headers) > 3
+    assert all(each["x-team"] == "search" for each in double.state.headers)
+
+
+@BOTH
+def test_one_bad_point_is_named_and_the_others_are_written(double, tmp_path, transport):
+    batch = records(9)
+    values = [{"v": 1}] * 9
+    values[2], values[3] = {"v": float("nan")}, {"v": 2**63}
+    values[4] = {"v": ["\ud800"]}
+    vectors = batch.vector.copy()
+    vectors[5, 1] = np.inf
+    batch = batch.with_(metadata=Metadata.of(values), vectors={DEFAULT_VECTOR: vectors})
+    batch.ids[6], batch.ids[7], batch.ids[8] = -1, "nonsense", str(uuid.uuid4()).upper()
+    with opened(double, tmp_path, transport=transport) as target:
+        target.create(SPEC)
+        with pytest.raises(PartialWriteError) as caught:
+            target.write(batch)
+        assert set(caught.value.failed) == {2, 3, 4, 5, *batch.ids[6:]}
+        assert target.fetch([0, 1, 2, 3, 4, 5]).ids == [0, 1]
+
+
+@BOTH
+def test_points_that_only_the_server_refuses_are_found_by_halving(double, tmp_path, transport):
+    with opened(double, tmp_path, transport=transport) as target:
+        target.create(SPEC)
+        real = double.state.upsert
+
+        def picky(name, points):
+            if any(record_id in (3, 11) for record_id, _, _ in points):
+                raise BadRequestError("not this one")
+            real(name, points)
+
+        double.state.upsert = picky
+        with pytest.raises(PartialWriteError, match="not this one") as caught:
+            target.write(records(20))
+        assert set(caught.value.failed) == {3, 11}
+        assert target.count() == 18
+
+
+def test_requests_stay_within_what_servers_take_over_grpc(double, tmp_path):
+    wide = CollectionSpec("docs", {DEFAULT_VECTOR: VectorSpec(3000, Metric.DOT)})
+    batch = records(1000, dim=3000)
+    with opened(double, tmp_path) as target:
+        target.create(wide)
+        target.write(batch)
+        assert double.state.calls["Upsert"] >= 3
+        assert double.state.most_points_in_a_request < 360
+        found = read_all(target, 1000)
+    assert np.array_equal(found.vector, batch.vector)
+
+
+def test_a_point_larger_than_the_server_takes_is_named(double, tmp_path):
+    batch = records(3)
+    batch = batch.with_(metadata=Metadata.of([{}, {"text": "x" * (5 << 20)}, {}]))
+    with opened(double, tmp_path) as target:
+        target.create(SPEC)
+        with pytest.raises(PartialWriteError) as caught:
+            target.write(batch)
+        assert set(caught.value.failed) == {1}
+        assert target.count() == 2
+
+
+def test_replies_beyond_the_channels_limit_are_asked_for_in_parts(double, tmp_path):
+    batch = records(40).with_(metadata=Metadata.of([{"text": "x" * (2 << 20)}] * 40))
+    with opened(double, tmp_path) as target:
+        target.create(SPEC)
+        for row in range(40):
+            target.write(batch.take([row]))
+        assert read_all(target, 40, Select.METADATA).ids == list(range(40))
+        assert target.fetch(list(range(40)), Select.METADATA).ids == list(range(40))
+
+
+@BOTH
+def test_a_missing_collection_is_said_to_be_missing(double, tmp_path, transport):
+    with opened(double, tmp_path, transport=transport) as target:
+        for act in (target.count, lambda: target.write(records(1)), lambda: read_all(target)):
+            with pytest.raises(CollectionNotFoundError):
+                act()
+
+
+@BOTH
+def test_indexing_waits_while_loading_and_finish_waits_for_it(double, tmp_path, transport):
+    state = double.state
+    with opened(double, tmp_path, transport=transport) as target:
+        target.poll_s = (0.001, 0.01)
+        target.create(SPEC)
+        held = state.collections["docs"]
+        state.looks_until_indexed = 5
+        with target.bulk_load():
+            assert held.threshold == 0
+            target.write(records(10))
+        assert held.threshold == DEFAULT_THRESHOLD
+        held.threshold = 0
+        held.metadata["vector-migration-runner.indexing-threshold"] = 1
+        held.vectors[""]["size"] = 8
+        big = dict.fromkeys(range(1000), held.points[0])
+        held.points.update(big)
+        held.order = None
+        target.finish(SPEC)
+        assert held.threshold == 1
+        assert held.looks_until_indexed == 0
+        assert held.metadata == {}
+
+
+@BOTH
+def test_finish_gives_up_when_indexing_makes_no_progress(double, tmp_path, transport):
+    with opened(double, tmp_path, transport=transport) as target:
+        target.poll_s, target.stalled_s = (0.001, 0.01), 0.05
+        target.create(SPEC)
+        held = double.state.collections["docs"]
+        held.threshold, held.looks_until_indexed = 1, 10**9
+        target.write(records(1))
+        held.points.update(dict.fromkeys(range(1000), held.points[0]))
+        with pytest.raises(TransientStoreError, match="indexed 0 of 1,000"):
+            target.finish(SPEC)
+
+
+def test_a_crash_while_loading_is_made_up_for_by_finish_also_on_old_servers(tmp_path):
+    for keeps in (True, False):
+        with QdrantDouble("127.0.0.66", keeps_metadata=keeps) as running:
+            with opened(running, tmp_path) as target:
+                target.create(SPEC)
+                held = running.state.collections["docs"]
+                with target.bulk_load():
+                    left = (held.threshold, dict(held.metadata))
+                # what a process that died in there leaves behind
+                held.threshold, held.metadata = left
+                assert held.threshold == 0
+            with opened(running, tmp_path) as target:
+                target.finish(SPEC)
+            assert held.threshold == (DEFAULT_THRESHOLD if keeps else 20_000)
+            assert held.metadata == {}
+
+
+def test_a_threshold_that_somebody_set_to_nothing_is_left_alone(double, tmp_path):
+    with opened(double, tmp_path) as target:
+        target.create(SPEC)
+        double.state.collections["docs"].threshold = 0
+        target.finish(SPEC)
+        with target.bulk_load():
+            pass
+        target.finish(SPEC)
+    assert double.state.collections["docs"].threshold == 0
+
+
+def test_marks_on_old_servers_are_aliases(tmp_path):
+    with (
+        QdrantDouble("127.0.0.67", keeps_metadata=False) as running,
+        opened(running, tmp_path) as target,
+    ):
+        target.create(SPEC)
+        target.write_mark("run 7")
+        assert len(running.state.alias_of) == 1
+        target.write_mark("run 8")
+        assert len(running.state.alias_of) == 1
+        assert target.read_mark() == "run 8"
+        target.write_mark(None)
+        assert running.state.alias_of == {}
+
+
+@BOTH
+def test_settings_of_the_index_arrive(double, tmp_path, transport):
+    index = IndexSpec("hnsw", {"m": 24, "ef_construction": 77, "lists": 5})
+    with opened(double, tmp_path, transport=transport) as target:
+        proposal = target.propose(CollectionSpec("x", SPEC.vectors, index), 10, 100)
+        assert str(proposal.spec.index) == "hnsw m 24 ef_construction 77"
+        assert "hnsw m 24" in proposal.summary
+        target.create(proposal.spec)
+        assert double.state.collections["docs"].hnsw["m"] == 24
+        assert str(target.describe().index) == "hnsw m 24 ef_construction 77"
+
+
+@BOTH
+def test_of_several_vectors_one_must_be_named(double, tmp_path, transport):
+    two = {"a": {"size": 8, "distance": "Dot"}, "b": {"size": 4, "distance": "Manhattan"}}
+    double.state.create("docs", two, {})
+    with (
+        opened(double, tmp_path, transport=transport) as target,
+        pytest.raises(StoreError, match=r"2 dense vectors \(a, b\); expected one"),
+    ):
+        target.describe()
+    with opened(double, tmp_path, transport=transport, vectors="a") as target:
+        assert target.describe().vector.metric is Metric.DOT
+        assert target.describe().extra["vector_name"] == "a"
+        target.write(records(5))
+        assert len(read_all(target, 2).vector) == 5
+    with (
+        opened(double, tmp_path, transport=transport, vectors="b") as target,
+        pytest.raises(StoreError, match="Manhattan"),
+    ):
+        target.describe()
+    with (
+        opened(double, tmp_path, transport=transport, vectors="c") as target,
+        pytest.raises(StoreError, match="has no vector 'c'; it has: a, b"),
+    ):
+        target.describe()
+
+
+def test_what_a_datatype_loses_is_declared(double, tmp_path):
+    def fidelity(distance, datatype):
+        double.state.collections.clear()
+        double.state.create("docs", {"size": 8, "distance": distance, "datatype": datatype}, {})
+        with opened(double, tmp_path, transport="rest") as target:
+            return target.describe().vector.fidelity
+
+    assert fidelity("Dot", "float32") is Fidelity.EXACT
+    assert fidelity("Dot", "float16") is Fidelity.ROUNDED
+    assert fidelity("Cosine", "float16") is Fidelity.NORMALISED
+    assert fidelity("Dot", "uint8") is Fidelity.QUANTISED
+
+
+def test_plaintext_beyond_this_machine_is_found_without_connecting(tmp_path):
+    def keys(url, **connection):
+        location = Location(
+            "qdrant", {"url": url, "collection": "c", "transport": "rest"},
+            connection=Connection(**connection),
+        )  # fmt: skip
+        with open_store(location, Access.READ, tmp_path) as store:
+            return [each.key for each in store.findings()]
+
+    assert keys("http://db.example:6333") == ["insecure-connection"]
+    assert keys("https://db.example", insecure=True) == ["insecure-connection"]
+    assert keys("https://db.example") == []
+    assert keys("http://127.0.0.3:6333") == keys("http://localhost") == keys("http://[::1]") == []
+    assert keys("http://localhost", grpc_host="db.example") == ["insecure-connection"]
+
+
+@pytest.mark.parametrize(
+    ("url", "grpc_host", "expected"),
+    [
+        ("http://db:6333", None, "db:6334"),
+        ("https://db", "other", "other:6334"),
+        ("https://db", "other:7", "other:7"),
+        ("http://[::1]:6333", None, "[::1]:6334"),
+        ("http://db", "[fe80::1]", "[fe80::1]:6334"),
+        ("http://db", "[fe80::1]:9", "[fe80::1]:9"),
+    ],
+)
+def test_grpc_is_at_its_own_port_unless_the_plan_says_where(url, grpc_host, expected):
+    location = Location("qdrant", {"url": url}, connection=Connection(grpc_host=grpc_host))
+    assert Address.of(location).grpc == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"url": "http://h", "path": "p"},
+        {"url": "h:6333", "collection": "c"},
+        {"url": "http://h:99999", "collection": "c"},
+        {"url": "http://me:secret@h", "collection": "c"},
+        {"url": "http://h"},
+        {"url": "http://h", "collection": "c", "transport": "carrier pigeon"},
+        {"url": "http://h/prefix", "collection": "c"},
+    ],
+)
+def test_locations_that_cannot_be_are_refused_as_the_plans_fault(options, tmp_path):
+    with pytest.raises(PlanError) as caught:
+        open_store(Location("qdrant", options), Access.READ, tmp_path)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "ok"), [("docs-1", True), ("a/b", False), ("x" * 256, False)])
+def test_names_that_the_server_refuses_are_found_before(double, tmp_path, name, ok):
+    with opened(double, tmp_path, collection=name) as target:
+        assert bool(target.propose(SPEC, 1, 1).findings) is not ok
+    wide = CollectionSpec("x", {DEFAULT_VECTOR: VectorSpec(65_537)})
+    with opened(double, tmp_path) as target:
+        assert "65,537" in target.propose(wide, 1, 1).findings[0].what
+
+
+def test_who_a_server_is_holds_no_secret(tmp_path):
+    location = Location("qdrant", {"url": "https://db:6333", "collection": "c", "api_key": "hush"})
+    endpoint = QdrantStore.endpoint(location)
+    assert str(endpoint) == "db:6333/c"
+    assert endpoint.identity == {"collection": "c"}
+    assert "hush" not in repr(endpoint)
+
+
+def test_what_reads_only_refuses_to_write(double, tmp_path):
+    double.state.create("docs", {"size": 8, "distance": "Dot"}, {})
+    with opened(double, tmp_path, access=Access.READ) as store:
+        for act in (lambda: store.write(records(1)), lambda: store.delete([1]), store.drop):
+            with pytest.raises(StoreError, match="opened for reading"):
+                act()
+
+
+def test_the_double_runs_in_a_process_of_its_own(tmp_path):
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "tests.servers.qdrant_double", "--host", "127.0.0.68"]
+    with subprocess.Popen(
+        command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        place = json.loads(process.stdout.readline())
+        location = Location(
+            "qdrant", {"url": place["url"], "collection": "docs"},
+            connection=Connection(grpc_host=place["grpc_host"]),
+        )  # fmt: skip
+        with open_store(location, Access.WRITE, tmp_path) as target:
+            target.create(SPEC)
+            target.write(records(5))
+            assert target.count() == 5
+        process.stdin.close()
+        assert process.wait(20) == 0
+
+
+# --- folders ----------------------------------------------------------------------
+
+
+def at(path, tmp_path, access=Access.READ, **options):
+    scratch = tmp_path / f"scratch-{uuid.uuid4().hex}"
+    scratch.mkdir()
+    return open_store(Location("qdrant", {"path": str(path), **options}), access, scratch)
+
+
+def local_folder(folder):
+    """What an application with qdrant-client leaves behind."""
+    client = QdrantClient(path=str(folder))
+    cosine = models.VectorParams(size=4, distance=models.Distance.COSINE)
+    dot = models.VectorParams(size=4, distance=models.Distance.DOT)
+    client.create_collection("docs", vectors_config=cosine)
+    client.create_collection(
+        "named", vectors_config={"t": dot}, sparse_vectors_config={"s": models.SparseVectorParams()}
+    )
+    upper = "6BA7B810-9DAD-11D1-80B4-00C04FD430C8"
+    client.upsert(
+        "docs",
+        [
+            models.PointStruct(
+                id=row,
+                vector=[row, 2, 3, 4],
+                payload={"document": f"d{row}", "a": [1, {"b": None}]},
+            )
+            for row in range(1, 8)
+        ]
+        + [models.PointStruct(id=upper, vector=[1, 0, 0, 0], payload=None)],
+    )
+    client.upsert("docs", [models.PointStruct(id=3, vector=[9, 9, 9, 9], payload={"new": 1.5})])
+    client.upload_collection(
+        "docs", vectors=np.ones((2, 4), np.float32), payload=[{"n": 1}, {"n": 2}], ids=[70, 71]
+    )
+    sparse = models.SparseVector(indices=[1], values=[2.0])
+    client.upsert("named", [models.PointStruct(id=2**63, vector={"t": [1, 2, 3, 4], "s": sparse})])
+    client.close()
+    return folder
+
+
+def test_a_folder_of_the_clients_local_mode_is_read_and_left_as_it_is(tmp_path):
+    folder = local_folder(tmp_path / "local")
+    before = folder_digest(folder)
+    with at(folder, tmp_path, collection="docs") as store:
+        assert store.count() == 10
+        spec = store.describe()
+        assert (spec.vector.dim, spec.vector.metric) == (4, Metric.COSINE)
+        found = read_all(store, 3, parts=2)
+        assert found.ids == [1, 2, 3, 4, 5, 6, 7, 70, 71, "6ba7b810-9dad-11d1-80b4-00c04fd430c8"]
+        assert found.vector[2].tolist() == [9, 9, 9, 9]
+        assert found.metadata[2] == {"new": 1.5}
+        assert found.metadata[0] == {"a": [1, {"b": None}]}
+        assert found.documents[:3] == ["d1", "d2", None]
+        assert store.fetch([71, 5, "nope"]).ids == [71, 5]
+        assert [each for page in store.scan_ids(4) for each in page] == found.ids
+        assert not isinstance(store, Searchable)
+    with at(folder, tmp_path, collection="named") as store:
+        found = read_all(store)
+        assert (found.ids, found.vector.tolist()) == ([2**63], [[1, 2, 3, 4]])
+    assert folder_digest(folder) == before
+
+
+def test_a_folder_of_local_mode_is_no_target(tmp_path):
+    folder = local_folder(tmp_path / "local")
+    before = folder_digest(folder)
+    with at(folder, tmp_path, Access.WRITE, collection="docs") as store:
+        for act in (
+            lambda: store.propose(SPEC, 1, 1),
+            lambda: store.create(SPEC),
+            lambda: store.write(records(1)),
+            store.drop,
+        ):
+            with pytest.raises(CapabilityError, match="only read"):
+                act()
+    assert folder_digest(folder) == before
+
+
+def test_a_folder_of_several_collections_needs_a_name(tmp_path):
+    folder = local_folder(tmp_path / "local")
+    with pytest.raises(PlanError, match="2 collections: docs, named"):
+        QdrantStore.endpoint(Location("qdrant", {"path": str(folder)}))
+    with at(folder, tmp_path, collection="other") as store:
+        assert store.describe() is None
+
+
+class Evil:
+    def __reduce__(self):
+        return (Path.touch, (Path("/tmp/never-touched-by-a-test"),))
+
+
+def test_a_pickle_that_is_no_point_is_refused_and_runs_nothing(tmp_path):
+    folder = local_folder(tmp_path / "local")
+    file = folder / "collection" / "docs" / "storage.sqlite"
+    database = sqlite3.connect(file)
+    database.execute("UPDATE points SET point = ? WHERE rowid = 1", (pickle.dumps(Evil()),))
+    database.commit()
+    database.close()
+    with (
+        at(folder, tmp_path, collection="docs") as store,
+        pytest.raises(StoreError, match="which is no part of a point"),
+    ):
+        read_all(store)
+    assert not Path("/tmp/never-touched-by-a-test").exists()
+
+
+def test_a_folder_of_somebody_else_is_refused_and_left_as_it_is(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "holiday.jpg").write_bytes(b"jpg")
+    before = folder_digest(tmp_path)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    location = Location("qdrant", {"path": str(folder)}, side="target")
+    with open_store(location, Access.WRITE, scratch) as store:
+        for act in (store.describe, store.count, lambda: store.create(SPEC), store.drop):
+            with pytest.raises(StoreError, match="is not a Qdrant folder"):
+                act()
+        assert "is not a Qdrant shard" in store.propose(SPEC, 1, 1).findings[0].what
+    scratch.rmdir()
+    assert folder_digest(tmp_path) == before
+
+
+def test_an_embedded_shard_that_is_only_read_stays_as_it_is(tmp_path):
+    folder = tmp_path / "docs"
+    with at(folder, tmp_path, Access.WRITE) as target:
+        target.create(SPEC)
+        target.write(records(50))
+    before = folder_digest(folder)
+    with at(folder, tmp_path) as store:
+        assert len(read_all(store, 7)) == 50
+        assert store.storage_bytes() > 1000
+    assert folder_digest(folder) == before
+
+
+def test_an_embedded_shard_can_be_addressed_as_folder_and_collection(tmp_path):
+    with at(tmp_path / "db", tmp_path, Access.WRITE, collection="docs") as target:
+        assert isinstance(target, QdrantEdge)
+        assert isinstance(target, CanSwap)
+        target.create(SPEC)
+        assert str(target.endpoint(target.location)) == f"{tmp_path / 'db'}/docs"
+    with at(tmp_path / "db" / "docs", tmp_path) as store:
+        assert store.count() == 0
+        assert str(store.endpoint(store.location)) == f"{tmp_path / 'db'}/docs"
+    with pytest.raises(PlanError, match="is itself a Qdrant shard"):
+        at(tmp_path / "db" / "docs", tmp_path, collection="more")
+
+
+def test_servers_cannot_swap(double, tmp_path):
+    with opened(double, tmp_path) as target:
+        assert isinstance(target, QdrantServer)
+        assert not isinstance(target, CanSwap)
+        assert not target.capabilities.swaps
+
+
+def test_an_embedded_shard_searches_exactly_unless_hnsw_is_asked_for(tmp_path):
+    wanted = CollectionSpec("x", SPEC.vectors, IndexSpec("hnsw", {"m": 8}))
+    with at(tmp_path / "flat", tmp_path, Access.WRITE) as target:
+        proposal = target.propose(wanted, 1, 1)
+        assert str(proposal.spec.index) == "flat"
+        target.create(proposal.spec)
+        target.write(records(300))
+        target.finish(proposal.spec)
+        assert str(target.describe().index) == "flat"
+    with at(tmp_path / "hnsw", tmp_path, Access.WRITE, index={"type": "hnsw"}) as target:
+        proposal = target.propose(wanted, 1, 1)
+        target.create(proposal.spec)
+        target.write(records(300))
+        target.write_mark("run 7")
+        target.finish(proposal.spec)
+        target.finish(proposal.spec)
+        assert str(target.describe().index) == "hnsw m 8 ef_construction 100"
+        assert target.read_mark() == "run 7"
+        batch = read_all(target, 100)
+        assert len(batch) == 300
+        hits = target.search(batch.vector[:5], 3)
+        assert [each[0] for each in hits.ids] == batch.ids[:5]
+
+
+def test_a_shard_that_another_opened_is_refused_with_a_hint(tmp_path):
+    with at(tmp_path / "docs", tmp_path, Access.WRITE) as target:
+        target.create(SPEC)
+        target.write(records(1))
+        with (
+            at(tmp_path / "docs", tmp_path, Access.WRITE) as second,
+            pytest.raises(StoreError, match="WAL") as caught,
+        ):
+            second.count()
+        assert "another process" in caught.value.hint
+
+
+def test_a_kill_between_the_two_renames_of_a_swap_is_made_up_for(tmp_path):
+    with at(tmp_path / "docs", tmp_path, Access.WRITE) as target:
+        target.create(SPEC)
+        target.write(records(3))
+        with target.sibling("docs_new") as staged:
+            staged.create(SPEC)
+            staged.write(records(5))
+        target.close()
+        (tmp_path / "docs").rename(tmp_path / "docs_old")
+        target.swap("docs_new", "docs_old")
+        assert target.count() == 5
+        with target.sibling("docs_old") as kept:
+            assert kept.count() == 3
+            with target.sibling("docs_new") as staged:
+                staged.create(SPEC)
+            with pytest.raises(CollectionMismatchError):
+                target.swap("docs_new", "docs_old")
+
+
+def test_doubles_move_no_further_than_declared(tmp_path):
+    values = np.random.default_rng(3).standard_normal(500) * 10.0 ** np.arange(-250, 250)
+    batch = records(500).with_(metadata=Metadata.of([{"v": each} for each in values.tolist()]))
+    with at(tmp_path / "docs", tmp_path, Access.WRITE) as target:
+        target.create(SPEC)
+        target.write(batch)
+        found = target.fetch(batch.ids)
+        ulp = target.capabilities.double_ulp
+    for value, each in zip(values, found.metadata, strict=True):
+        assert abs(each["v"] - value) <= ulp * math.ulp(value)
+
+
+def test_pages_are_cut_by_bytes(double, tmp_path):
+    batch = records(30)
+    with opened(double, tmp_path) as target:
+        target.create(SPEC)
+        target.write(batch)
+        sizes = [
+            len(page.batch)
+            for page in target.scan(target.partitions(1)[0], None, BatchSize(100, 600))
+        ]
+    assert sum(sizes) == 30
+    assert len(sizes) > 3
