@@ -7,8 +7,8 @@ that the source holds is judged against the source itself.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,14 @@ from runner.checks.digest import SetDigest, id_digests, keys_of, pick, record_di
 from runner.checks.quality import (
     ExactNeighbours,
     GroundTruth,
+    exact_scores,
+    fault_rate_bound,
+    order_kept,
     overlap_at_k,
     paired_lower_bound,
+    rank_biased_overlap,
     recall_at_k,
+    top1_agreement,
 )
 from runner.copy.journal import Journal
 from runner.copy.prepare import Preparation
@@ -41,6 +46,8 @@ from runner.stores.base import Searchable, Source, Target
 
 _SHOWN = 100
 _FETCH = 1000
+_LEAST_ORDER = 0.5
+"""Below it answers are in no order at all, or in the reverse of the true one."""
 
 
 @dataclass
@@ -69,7 +76,6 @@ class Ends:
     held_before: int
     limited: bool
     fingerprint: str
-    notes: list[str] = field(default_factory=list)
 
 
 def count_check(ends: Ends) -> CheckResult:
@@ -308,7 +314,7 @@ def metadata_check(ends: Ends, sample: int) -> CheckResult:
     elif wrong:
         coverage = f"{wrong / compared:.1%} of the sample"
     else:
-        coverage = f"at most {300 / compared:.2g} % wrong (95 %)"
+        coverage = f"at most {100 * fault_rate_bound(compared):.2g} % wrong (95 %)"
     return CheckResult(
         name="metadata",
         verdict=Verdict.FAILED if wrong else Verdict.PASSED,
@@ -390,38 +396,52 @@ def queries_check(ends: Ends, check: QueryCheck) -> CheckResult:
         return CheckResult("queries", Verdict.SKIPPED, "the target cannot search")
     truth = _ground_truth(ends, queries, check.k, name)
     target_name = ends.preparation.vector_names.get(name, name)
-    to_target = _translation(ends, truth)
     found_target, ms_target = _search(ends.target, queries.vectors, check.k, target_name)
+    to_target = _translation(ends, [*truth.ids, *truth.better, *truth.tied])
     own = [None if each is None else to_target.get(each) for each in queries.own]
     found_target = _without_own(found_target, own, check.k)
-    translated = truth.translated(to_target)
-    recall_target = recall_at_k(translated, found_target)
+    in_target = _translated(truth, to_target)
+    recall_target = recall_at_k(
+        in_target,
+        found_target,
+        _scored(ends.target, ends, queries, in_target, found_target, name),
+    )
+    in_order = order_kept(in_target, found_target)
     searches = isinstance(ends.source, Searchable) and ends.source.capabilities.searches
     if searches:
         assert isinstance(ends.source, Searchable)
         found_source, ms_source = _search(ends.source, queries.vectors, check.k, name)
-        found_source = _without_own(found_source, list(queries.own), check.k)
-        recall_source = recall_at_k(truth, found_source)
-        in_target = [[to_target[each] for each in ids if each in to_target] for ids in found_source]
-        overlap = overlap_at_k(in_target, found_target, check.k)
+        found_source = _without_own(found_source, queries.own, check.k)
+        recall_source = recall_at_k(
+            truth, found_source, _scored(ends.source, ends, queries, truth, found_source, name)
+        )
+        to_target |= _translation(
+            ends, [[each for each in ids if each not in to_target] for ids in found_source]
+        )
+        as_target = [[to_target[each] for each in ids if each in to_target] for ids in found_source]
     else:
-        recall_source = np.ones(len(queries.vectors))
-        overlap = recall_target
-        ms_source = []
+        # a source that cannot search counts as perfect
+        recall_source, ms_source = np.ones(len(queries.vectors)), []
+        as_target = in_target.ids
+    overlap = overlap_at_k(as_target, found_target, check.k)
     bound = paired_lower_bound(
-        recall_source, recall_target, check.min_recall_ratio, seed=ends.fingerprint
+        recall_source, recall_target, check.min_recall_ratio, seed=int(ends.fingerprint[:8], 16)
     )
-    passed = bound >= 0
-    worst = np.argsort(recall_target, kind="stable")
+    ordered = float(np.nanmean(in_order)) if np.isfinite(in_order).any() else 1.0
+    passed = bound >= 0 and ordered >= _LEAST_ORDER
+    worst = np.argsort(recall_target, kind="stable")[:10]
     worst_rows = [
         {
             "query": queries.labels[row],
             "found": round(float(recall_target[row]) * check.k),
             "k": check.k,
         }
-        for row in worst[:10].tolist()
+        for row in worst.tolist()
         if recall_target[row] < 1
     ]
+    failures = [f"{each['query']}: {each['found']} of {each['k']} found" for each in worst_rows]
+    if ordered < _LEAST_ORDER:
+        failures.insert(0, f"only {ordered:.0%} of neighbouring answers are in their true order")
     source_words = f"source {recall_source.mean():.3f}" if searches else "source cannot search"
     return CheckResult(
         name="queries",
@@ -432,9 +452,7 @@ def queries_check(ends: Ends, check: QueryCheck) -> CheckResult:
         ),
         coverage=f"{len(queries.vectors):,} queries",
         threshold=threshold,
-        failures=()
-        if passed
-        else tuple(f"{each['query']}: {each['found']} of {each['k']} found" for each in worst_rows),
+        failures=() if passed else tuple(failures),
         advice="" if passed else _likely_cause(ends, name, target_name),
         evidence={
             "k": check.k,
@@ -444,6 +462,11 @@ def queries_check(ends: Ends, check: QueryCheck) -> CheckResult:
             "recall_source_mean": float(recall_source.mean()),
             "recall_target_mean": float(recall_target.mean()),
             "overlap_mean": float(overlap.mean()),
+            "rank_biased_overlap_mean": float(
+                rank_biased_overlap(as_target, found_target, check.k).mean()
+            ),
+            "top1_agreement": float(top1_agreement(as_target, found_target).mean()),
+            "order_kept": ordered,
             "lower_bound": float(bound),
             "latency_source_ms": ms_source,
             "latency_target_ms": ms_target,
@@ -505,14 +528,49 @@ def _vectors_of(source: Source) -> Iterator[Batch]:
             yield page.batch
 
 
-def _translation(ends: Ends, truth: GroundTruth) -> dict[Id, Id]:
-    """Source id → target id of everything that can be an answer."""
-    needed = list(dict.fromkeys(each for ids in truth.all_ids() for each in ids))
+def _translation(ends: Ends, answers: Sequence[Iterable[Id]]) -> dict[Id, Id]:
+    """Source id → target id of everything in *answers*."""
+    needed = list(dict.fromkeys(each for ids in answers for each in ids))
     pairs: dict[Id, Id] = {}
     for at in range(0, len(needed), _FETCH):
         batch = ends.source.fetch(needed[at : at + _FETCH], ends.preparation.needs_for_ids)
         pairs.update(ends.preparation.target_ids(batch))
     return pairs
+
+
+def _translated(truth: GroundTruth, to_target: Mapping[Id, Id]) -> GroundTruth:
+    """The same neighbours under their target ids."""
+
+    def mapped(ids: Iterable[Id]) -> list[Id]:
+        return [to_target.get(each, each) for each in ids]
+
+    return replace(
+        truth,
+        ids=[mapped(each) for each in truth.ids],
+        better=[frozenset(mapped(each)) for each in truth.better],
+        tied=[frozenset(mapped(each)) for each in truth.tied],
+    )
+
+
+def _scored(
+    store: Source,
+    ends: Ends,
+    queries: _Queries,
+    truth: GroundTruth,
+    found: Sequence[Sequence[Id]],
+    name: str,
+) -> list[dict[Id, float]] | None:
+    """Exact scores of what *store* found, for queries with more ties than the truth knows of."""
+    if not truth.open_ties.any():
+        return None
+    metric = ends.source_spec.vectors[name].metric
+    scored: list[dict[Id, float]] = [{} for _ in found]
+    for row in np.flatnonzero(truth.open_ties).tolist():
+        batch = store.fetch(list(found[row]), Select.VECTORS)
+        vectors = next(iter(batch.vectors.values()))
+        scores = exact_scores(queries.vectors[row], vectors, metric)
+        scored[row] = dict(zip(batch.ids, scores.tolist(), strict=True))
+    return scored
 
 
 def _search(

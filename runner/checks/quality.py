@@ -10,7 +10,7 @@ is not on their overlap but on the paired difference of their recalls.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,8 @@ class GroundTruth:
         tolerance: Scores closer to *kth* than this are tied with it, shape ``(q,)``.
         better: The ids of a query that are clearly better than the k-th.
         tied: The ids of a query that tie with the k-th; any of them may fill the rest.
+        wanted: How many neighbours there are to find, shape ``(q,)``: *k*, or fewer.
+        free: How many of these places any tied record may take, shape ``(q,)``.
         open_ties: Whether more records may tie than *tied* holds, shape ``(q,)``: give
             `recall_at_k` the exact scores of what was found for these.
     """
@@ -58,10 +60,33 @@ class GroundTruth:
     tolerance: Scores
     better: list[frozenset[Id]]
     tied: list[frozenset[Id]]
+    wanted: npt.NDArray[np.intp]
+    free: npt.NDArray[np.intp]
     open_ties: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def all_ids(self) -> list[list[Id]]:
+        """For each query every id that can count as found, ties included."""
+        return [
+            list(dict.fromkeys([*self.ids[row], *self.better[row], *self.tied[row]]))
+            for row in range(len(self))
+        ]
+
+    def translated(self, names: Mapping[Id, Id]) -> GroundTruth:
+        """The same neighbours under other ids; those that have none there stay to be found."""
+        named = [
+            [(names[each], score) for each, score in zip(ids, scores, strict=True) if each in names]
+            for ids, scores in zip(self.ids, self.scores, strict=True)
+        ]
+        return replace(
+            self,
+            ids=[[each for each, _ in pairs] for pairs in named],
+            scores=[[score for _, score in pairs] for pairs in named],
+            better=[frozenset(names[each] for each in ids if each in names) for ids in self.better],
+            tied=[frozenset(names[each] for each in ids if each in names) for ids in self.tied],
+        )
 
 
 class ExactNeighbours:
@@ -162,6 +187,8 @@ class ExactNeighbours:
             tolerance=tolerance,
             better=better,
             tied=tied,
+            wanted=last + 1,
+            free=last + 1 - np.array([len(each) for each in better], dtype=np.intp),
             open_ties=open_ties,
         )
 
@@ -226,10 +253,11 @@ def exact_scores(query: npt.ArrayLike, vectors: npt.ArrayLike, metric: Metric) -
     one, many = np.asarray(query, np.float64), np.asarray(vectors, np.float64)
     if metric is Metric.L2:
         apart = many - one
-        return np.asarray(-np.einsum("nd,nd->n", apart, apart))
-    products = many @ one
+        distances: Scores = -np.einsum("nd,nd->n", apart, apart)
+        return distances
+    products: Scores = many @ one
     if metric is Metric.DOT:
-        return np.asarray(products)
+        return products
     lengths = np.linalg.norm(many, axis=1) * np.linalg.norm(one)
     return np.divide(products, lengths, out=np.zeros(len(many)), where=lengths > 0)
 
@@ -257,8 +285,7 @@ def recall_at_k(
         raise ValueError(f"{len(truth)} queries, but {len(found)} answers")
     recalls = np.ones(len(truth))
     for row, answer in enumerate(found):
-        wanted = len(truth.ids[row])
-        if not wanted:
+        if not truth.wanted[row]:
             continue
         given = set(answer[: truth.k])
         better, tied = truth.better[row], truth.tied[row]
@@ -266,8 +293,8 @@ def recall_at_k(
             level = truth.kth[row] - truth.tolerance[row]
             close = {each for each in given if scored[row].get(each, -np.inf) >= level}
             tied = tied | (close - better)
-        places = wanted - len(better)
-        recalls[row] = (len(given & better) + min(len(given & tied), places)) / wanted
+        right = len(given & better) + min(len(given & tied), int(truth.free[row]))
+        recalls[row] = right / truth.wanted[row]
     return recalls
 
 
@@ -350,7 +377,7 @@ def paired_lower_bound(
     recall_source: npt.ArrayLike,
     recall_target: npt.ArrayLike,
     ratio: float,
-    seed: int,
+    seed: int | str,
     confidence: float = 0.95,
     rounds: int = 4000,
 ) -> float:
@@ -367,7 +394,7 @@ def paired_lower_bound(
     if source.shape != target.shape or not source.size:
         raise ValueError(f"{source.size} and {target.size} recalls; expected as many, at least one")
     differences = target - ratio * source
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(list(seed.encode()) if isinstance(seed, str) else seed)
     means = np.empty(rounds)
     step = max(1, _DRAWS_AT_ONCE // len(differences))
     for start in range(0, rounds, step):
@@ -388,7 +415,9 @@ def fault_rate_bound(n: int) -> float:
 def _prepared(vectors: FloatArray, metric: Metric, centre: FloatArray | None) -> FloatArray:
     if metric is Metric.COSINE:
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+        unit: FloatArray = np.zeros_like(vectors)
+        np.divide(vectors, lengths, out=unit, where=lengths > 0)
+        return unit
     return vectors if centre is None else vectors - centre
 
 

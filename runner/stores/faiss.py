@@ -85,6 +85,7 @@ _SIDECAR = re.compile(r"\.[0-9a-f]{8}\.parquet")
 _SHA_KEY = "index_sha256"
 _METRICS = {faiss.METRIC_INNER_PRODUCT: Metric.DOT, faiss.METRIC_L2: Metric.L2}
 _EXACT_INDEXES = (faiss.IndexFlat, faiss.IndexHNSWFlat, faiss.IndexIVFFlat)
+_HASHTABLE: Any = vars(faiss)["DirectMap"].Hashtable  # the type stubs lack it
 _TYPES = ("flat", "hnsw", "ivf")
 _TRAINING_PER_LIST = 64  # FAISS warns below 39
 _SEARCH_ROWS = 65_536
@@ -425,7 +426,7 @@ class FaissSegment:
     def params(self) -> dict[str, Any]:
         """The index's settings under common names."""
         if isinstance(self._inner, faiss.IndexHNSW):
-            graph = self._inner.hnsw
+            graph: Any = self._inner.hnsw
             return {
                 "m": graph.nb_neighbors(1),
                 "ef_construction": graph.efConstruction,
@@ -634,14 +635,14 @@ class _Build:
         metric = faiss.METRIC_L2 if self._metric is Metric.L2 else faiss.METRIC_INNER_PRODUCT
         records = self._layers.count()
         if found.get("type") == "hnsw":
-            index = faiss.IndexHNSWFlat(dim, int(params.get("m", 32)), metric)
-            index.hnsw.efConstruction = int(params.get("ef_construction", 100))
-            index.hnsw.efSearch = int(params.get("ef_search", 64))
-            return index
+            graph = faiss.IndexHNSWFlat(dim, int(params.get("m", 32)), metric)
+            graph.hnsw.efConstruction = int(params.get("ef_construction", 100))
+            graph.hnsw.efSearch = int(params.get("ef_search", 64))
+            return graph
         if found.get("type") == "ivf" and records:
             asked = int(params.get("lists") or 4 * records**0.5)
             lists = max(1, min(asked, records // 39))
-            index = faiss.index_factory(dim, f"IVF{lists},Flat", metric)
+            index: Any = faiss.index_factory(dim, f"IVF{lists},Flat", metric)
             index.nprobe = min(lists, int(params.get("probes") or max(8, lists // 16)))
             index.train(self._training(records, lists * _TRAINING_PER_LIST))
             return index
@@ -684,7 +685,7 @@ def _unwrapped(index: Any, path: Path) -> tuple[Any, Any]:
         labels = faiss.vector_to_array(index.id_map)
         inner = faiss.downcast_index(index.index)
     if isinstance(inner, faiss.IndexIVF):
-        lists = inner.invlists
+        lists: Any = inner.invlists
         sizes = [lists.list_size(each) for each in range(inner.nlist)]
         found = np.sort(np.concatenate([
             faiss.rev_swig_ptr(lists.get_ids(each), size).copy() if size else np.empty(0, np.int64)
@@ -694,7 +695,7 @@ def _unwrapped(index: Any, path: Path) -> tuple[Any, Any]:
             if np.array_equal(found, np.arange(len(found))):
                 inner.make_direct_map()
             else:
-                inner.set_direct_map_type(faiss.DirectMap.Hashtable)
+                inner.set_direct_map_type(_HASHTABLE)
                 labels = found
         except RuntimeError as error:
             raise StoreError(f"{path}: its inverted lists cannot be read by position") from error
@@ -705,7 +706,8 @@ def _unit(vectors: FloatArray) -> FloatArray:
     """Each row scaled to length 1; zero rows stay."""
     wide = vectors.astype(np.float64)
     norms = np.linalg.norm(wide, axis=1, keepdims=True)
-    return np.divide(wide, norms, out=np.zeros_like(wide), where=norms > 0).astype(np.float32)
+    unit = np.divide(wide, norms, out=np.zeros_like(wide), where=norms > 0)
+    return np.asarray(unit, dtype=np.float32)
 
 
 def _sidecars(path: Path) -> list[Path]:

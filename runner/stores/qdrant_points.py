@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 
 from runner.errors import Id, StoreError
 from runner.jsonvalues import ValueKind, kind_of
@@ -115,14 +116,21 @@ def bad_values(payloads: Sequence[Mapping[str, Any]]) -> dict[int, str]:
 
 def _reason(key: str, value: Any) -> str:
     kind = type(value)
+    if not (key.isascii() or _is_text(key)):
+        return f"the metadata key {key!r} holds a lone surrogate"
     if kind is str:
         return "" if _is_text(value) else f"metadata {key!r} holds a lone surrogate"
     if kind is bool or value is None:
         return ""
     found = kind_of(value)
-    return f"metadata {key!r} is {found.value}, which Qdrant cannot hold" if (
-        found in _WRONG_KINDS
-    ) else ""  # fmt: skip
+    if found in _WRONG_KINDS:
+        return f"metadata {key!r} is {found.value}, which Qdrant cannot hold"
+    if kind is list or kind is dict:
+        try:
+            orjson.dumps(value)
+        except TypeError as error:
+            return f"metadata {key!r} is no JSON: {error}"
+    return ""
 
 
 def _is_text(value: str) -> bool:

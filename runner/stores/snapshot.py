@@ -224,7 +224,7 @@ def _raise(error: OSError) -> None:
 
 def _plain_files(folder: Path) -> dict[Path, Stat]:
     """What is not a database or a database's companion, and how it stands."""
-    found = dict((relative, path) for path, relative in _files(folder))
+    found = {relative: path for path, relative in _files(folder)}
     databases = {str(relative) for relative, path in found.items() if _is_sqlite(path)}
     companions = {name + suffix for name in databases for suffix in _COMPANIONS}
     return {

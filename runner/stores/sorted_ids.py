@@ -93,7 +93,7 @@ def list_ids(page: Callable[[int, int], list[str]], into: SortedIds, size: int) 
     Args:
         page: From limit and offset to ids; new ids come last.
         into: Where they go.
-        size: How many to ask for at once.
+        size: How many to ask for at once; at least 2, or the overlap would be the whole page.
     """
     offset = 0
     back = 1
@@ -104,7 +104,6 @@ def list_ids(page: Callable[[int, int], list[str]], into: SortedIds, size: int) 
             back *= 2
             continue
         into.add(ids)
-        # An overlap as long as the page would never get on.
         if len(ids) < size:
             return
         offset, back = start + len(ids), 1

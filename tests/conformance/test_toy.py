@@ -117,7 +117,11 @@ class ToyStore(Target):
 
     def search(self, queries, k, *, vector="", exact=False):
         batch = joined(self.here["rows"].values())
-        q, v, metric = queries.astype(float), batch.vector.astype(float), self.describe().vector.metric
+        q, v, metric = (
+            queries.astype(float),
+            batch.vector.astype(float),
+            self.describe().vector.metric,
+        )
         if metric is Metric.COSINE:
             q = q / np.linalg.norm(q, axis=1, keepdims=True)
             v = v / np.linalg.norm(v, axis=1, keepdims=True)

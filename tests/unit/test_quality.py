@@ -116,6 +116,18 @@ def test_ties_beyond_what_is_kept_are_named_and_accepted_by_their_score() -> Non
     assert recall_at_k(truth, [[500, 501, 502]], [{500: -9.0}]) == [0.0]
 
 
+def test_neighbours_can_be_named_as_the_target_names_them() -> None:
+    truth = truth_of(line(0, 0), line(1, 2, -2, 3), 2)
+    assert truth.all_ids() == [[0, 1, 2], [0, 1, 2]]
+    there = truth.translated({0: "a", 1: "b", 2: "c"})
+    assert recall_at_k(there, [["a", "c"], [0, 1]]).tolist() == [1.0, 0.0]
+
+
+def test_a_neighbour_that_the_target_does_not_have_is_missed() -> None:
+    truth = truth_of(line(0), line(1, 2, -2, 3), 2).translated({1: 1, 2: 2, 3: 3})
+    assert recall_at_k(truth, [[1, 2]]) == [0.5]
+
+
 def test_an_empty_answer_counts_as_zero_and_a_repeated_id_once() -> None:
     truth = truth_of(line(0, 0, 0), line(1, 2, 3), 2)
     assert recall_at_k(truth, [[], [0, 0], [0, 1]]).tolist() == [0.0, 0.5, 1.0]
@@ -173,6 +185,10 @@ def test_the_bound_lies_below_the_mean_and_repeats_with_its_seed() -> None:
     assert bound < (target - 0.98 * source).mean()
     assert bound == paired_lower_bound(source, target, 0.98, seed=7)
     assert bound != paired_lower_bound(source, target, 0.98, seed=8)
+    assert paired_lower_bound(source, target, 0.98, "ab") != bound
+    assert paired_lower_bound(source, target, 0.98, "ab") == paired_lower_bound(
+        source, target, 0.98, "ab"
+    )
 
 
 def test_the_bound_covers_the_true_mean_about_as_often_as_it_says() -> None:

@@ -1,0 +1,410 @@
+"""What is the files store's own: files of others, damage, crashes, the format itself."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from runner.errors import CollectionMismatchError, CollectionNotFoundError, PlanError, StoreError
+from runner.model import (
+    DEFAULT_VECTOR,
+    BatchSize,
+    CollectionSpec,
+    Metadata,
+    Metric,
+    Partition,
+    Severity,
+    VectorSpec,
+)
+from runner.stores.base import Access, Location
+from runner.stores.files import FilesStore
+from runner.testing import assert_same_records, make_batch, read_all
+
+SPEC = CollectionSpec("c", {DEFAULT_VECTOR: VectorSpec(8, Metric.L2)}, id_kind="string")
+
+
+def opened(path: Path, access: Access = Access.WRITE, **options: Any) -> FilesStore:
+    return FilesStore(Location("files", {"path": str(path), **options}), access, path.parent)
+
+
+def exported(path: Path, n: int = 30) -> Path:
+    with opened(path) as target:
+        target.create(SPEC)
+        target.write(make_batch(n))
+        target.finish(SPEC)
+    return path
+
+
+def same(expected, actual) -> None:
+    assert_same_records(expected, actual, FilesStore.capabilities, Metric.L2)
+
+
+def test_a_finished_file_is_one_file_that_anybody_can_read(tmp_path: Path) -> None:
+    path = exported(tmp_path / "x.parquet", 3)
+    assert [each.name for each in tmp_path.iterdir()] == ["x.parquet"]
+    table = pq.read_table(path)
+    assert table.column("id").to_pylist() == ["r-00000", "r-00001", "r-00002"]
+    assert table.schema.field("vector").type.list_size == 8
+    assert json.loads(table.column("metadata")[1].as_py())["year"] == 1991
+    about = json.loads(table.schema.metadata[b"runner"])
+    assert (about["dim"], about["metric"]) == (8, "l2")
+
+
+def test_integer_ids_are_a_column_of_integers(tmp_path: Path) -> None:
+    with opened(tmp_path / "x.parquet") as target:
+        target.create(SPEC)
+        target.write(make_batch(3, ids=[3, 1, 2]))
+        target.finish(SPEC)
+        assert target.fetch([1]).ids == [1]
+    assert pq.read_table(tmp_path / "x.parquet").column("id").to_pylist() == [3, 1, 2]
+
+
+def test_a_line_is_an_object_that_people_can_read(tmp_path: Path) -> None:
+    lines = exported(tmp_path / "x.jsonl", 2).read_text().splitlines()
+    first = json.loads(lines[0])
+    assert list(first) == ["id", "vector", "document", "metadata"]
+    assert first["metadata"]["year"] == 1990
+
+
+def test_columns_of_others_become_metadata(tmp_path: Path) -> None:
+    table = pa.table({
+        "doc_id": pa.array([7, 8]),
+        "embedding": pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float64())),
+        "body": ["a", None],
+        "lang": ["en", None],
+        "day": [datetime.date(2024, 1, 2), None],
+        "tags": [["x"], ["y", "z"]],
+        "meta": [{"a": 1, "b": None}, {"a": 2, "b": "c"}],
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "x.parquet")
+    columns = {"id": "doc_id", "document": "body", "metadata": "meta"}
+    with opened(tmp_path / "x.parquet", Access.READ, columns=columns, metric="dot") as source:
+        found = read_all(source)
+        described = source.describe()
+    assert found.ids == [7, 8]
+    assert found.documents == ["a", None]
+    assert found.vector.tolist() == [[1, 2], [3, 4]]
+    assert found.metadata.objects() == [
+        {"lang": "en", "day": "2024-01-02", "tags": ["x"], "a": 1},
+        {"tags": ["y", "z"], "a": 2, "b": "c"},
+    ]
+    assert described is not None
+    assert (described.vector.dim, described.vector.metric) == (2, Metric.DOT)
+    assert described.id_kind == "integer"
+
+
+def test_a_key_that_is_a_column_too_is_an_error(tmp_path: Path) -> None:
+    table = pa.table({"id": ["a"], "lang": ["en"], "metadata": ['{"lang": "de"}']})
+    pq.write_table(table, tmp_path / "x.parquet")
+    with opened(tmp_path / "x.parquet", Access.READ) as source:
+        with pytest.raises(StoreError, match="'lang' is both a column and a key"):
+            read_all(source)
+
+
+def test_a_file_without_an_id_column_names_what_it_has(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"key": ["a"], "n": [1]}), tmp_path / "x.parquet")
+    with opened(tmp_path / "x.parquet", Access.READ) as source:
+        with pytest.raises(StoreError, match="no column 'id' for the id; found key, n") as caught:
+            read_all(source)
+    assert "columns: {id" in caught.value.hint
+
+
+def test_a_folder_of_mixed_files_is_one_collection(tmp_path: Path) -> None:
+    batch = make_batch(30)
+    for name, rows in (
+        ("b.parquet", range(10)), ("a.jsonl", range(10, 20)), ("sub/c.jsonl.gz", range(20, 30)),
+    ):  # fmt: skip
+        path = tmp_path / "parts" / Path(name).name
+        with opened(path) as target:
+            target.create(SPEC)
+            target.write(batch.take(rows))
+            target.finish(SPEC)
+        final = tmp_path / "all" / name
+        final.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(final)
+    (tmp_path / "all" / "README.txt").write_text("not a record")
+    with opened(tmp_path / "all", Access.READ) as source:
+        assert source.count() == 30
+        same(batch, read_all(source, 4, parts=3))
+        same(batch.take([25, 3]), source.fetch([batch.ids[25], batch.ids[3]]))
+    with opened(tmp_path / "all" / "*.parquet", Access.READ) as source:
+        same(batch.take(range(10)), read_all(source))
+
+
+def test_row_groups_are_where_partitions_are_cut(tmp_path: Path) -> None:
+    batch = make_batch(100)
+    exported(tmp_path / "x.parquet", 100)
+    table = pq.read_table(tmp_path / "x.parquet")
+    pq.write_table(table, tmp_path / "y.parquet", row_group_size=10)
+    with opened(tmp_path / "y.parquet", Access.READ) as source:
+        cut = source.partitions(4)
+        sizes = [
+            sum(len(page.batch) for page in source.scan(each, None, BatchSize(7))) for each in cut
+        ]
+        assert sizes == [30, 20, 30, 20]
+        same(batch, read_all(source, 7, parts=4))
+
+
+def test_a_large_file_of_lines_is_cut_at_line_ends(tmp_path: Path) -> None:
+    with (tmp_path / "x.jsonl").open("w") as stream:
+        for row in range(600):
+            stream.write(json.dumps({"id": row, "text": "ä" * 3000}, ensure_ascii=False) + "\n")
+            stream.write("\n" if row % 7 == 0 else "")
+    with opened(tmp_path / "x.jsonl", Access.READ) as source:
+        cut = source.partitions(3)
+        assert len(cut) == 3
+        assert source.count() == 600
+        assert sorted(read_all(source, 50, parts=3).ids) == list(range(600))
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.jsonl"])
+def test_a_file_that_changed_under_a_cursor_is_an_error(tmp_path: Path, name: str) -> None:
+    path = exported(tmp_path / name)
+    with opened(path, Access.READ) as source:
+        partition = source.partitions(1)[0]
+        page = next(iter(source.scan(partition, None, BatchSize(5))))
+    other = exported(tmp_path / f"other-{name}", 31)
+    other.replace(path)
+    with opened(path, Access.READ) as source:
+        with pytest.raises(StoreError, match="changed since the copy began"):
+            list(source.scan(partition, page.cursor, BatchSize(5)))
+        with pytest.raises(StoreError, match="changed since the copy began"):
+            list(source.scan(partition, None, BatchSize(5)))
+
+
+def test_a_file_that_changes_while_it_is_scanned_is_an_error(tmp_path: Path) -> None:
+    path = exported(tmp_path / "x.jsonl")
+    with opened(path, Access.READ) as source:
+        pages = source.scan(source.partitions(1)[0], None, BatchSize(5))
+        next(iter(pages))
+        with path.open("a") as stream:
+            stream.write('{"id": "late"}\n')
+        with pytest.raises(StoreError, match="changed since the copy began"):
+            list(pages)
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ('{"id": "b", "vector": [1, 2]', r"x.jsonl:3: is not JSON"),
+        ('{"id": "b", "vector": [1]}', r"x.jsonl:3: 'vector' is not a list of 2 numbers"),
+        ('{"id": "b", "vector": [1, "2x"]}', r"x.jsonl:3: 'vector' holds what is no number"),
+        ('{"vector": [1, 2]}', r"x.jsonl:3: expected an object with an 'id'"),
+        ('{"id": true}', r"x.jsonl:3: expected an object with an 'id'"),
+        ("[1, 2]", r"x.jsonl:3: expected an object with an 'id'"),
+        ('{"id": "b"}, {"id": "c"}', r"x.jsonl:3: is not JSON"),
+        ('{"id": "b", "document": 3}', r"x.jsonl:3: 'document' is not text"),
+        ('{"id": "b", "metadata": []}', r"x.jsonl:3: 'metadata' is not an object"),
+        ('{"id": "b", "a": 1, "metadata": {"a": 2}}', r"x.jsonl:3: 'a' is both"),
+    ],
+)
+def test_a_broken_line_is_named_by_its_number(tmp_path: Path, line: str, what: str) -> None:
+    good = '{"id": "a", "vector": [1, 2]}'
+    (tmp_path / "x.jsonl").write_text(f"{good}\n\n{line}\n{good}\n")
+    with opened(tmp_path / "x.jsonl", Access.READ) as source:
+        with pytest.raises(StoreError, match=what):
+            read_all(source)
+
+
+def test_a_damaged_parquet_file_is_a_clear_error(tmp_path: Path) -> None:
+    path = exported(tmp_path / "x.parquet")
+    path.write_bytes(path.read_bytes()[:-20])
+    with opened(path, Access.READ) as source:
+        with pytest.raises(StoreError, match=r"x\.parquet: cannot be read as Parquet"):
+            read_all(source)
+
+
+def test_metadata_texts_spread_over_lines_still_make_one_line_each(tmp_path: Path) -> None:
+    batch = make_batch(2).with_(metadata=Metadata(texts=[b'{\n "a": 1\n}', b"{}"]))
+    with opened(tmp_path / "x.jsonl") as target:
+        target.create(SPEC)
+        target.write(batch)
+        target.finish(SPEC)
+        assert read_all(target).metadata.objects() == [{"a": 1}, {}]
+
+
+KILLED = """
+    import os, sys
+    from pathlib import Path
+    from runner.testing import make_batch, make_ids
+    from runner.model import IdRule
+    import runner.stores.parts as parts
+    from tests.unit.test_files import SPEC, opened
+
+    path, kill_at = Path(sys.argv[1]), int(sys.argv[2])
+    done = 0
+    real = os.fsync
+
+    def fsync(descriptor):
+        global done
+        done += 1
+        if done == kill_at:
+            os.kill(os.getpid(), 9)
+        real(descriptor)
+
+    os.fsync = fsync
+    with opened(path) as target:
+        if target.describe() is None:
+            target.create(SPEC)
+        for start in (0, 10, 20):
+            target.write(make_batch(10, seed=start, ids=make_ids(10, IdRule(), start)))
+        target.delete(["r-00003"])
+        target.finish(SPEC)
+    print("finished")
+"""
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x"])
+def test_a_copy_killed_anywhere_goes_on_to_the_same_records(tmp_path: Path, name: str) -> None:
+    """Before the N-th time something is made durable, for every N."""
+    root = Path(__file__).parents[2]
+
+    def run(path: Path, kill_at: int) -> bool:
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(KILLED), str(path), str(kill_at)],
+            env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, cwd=root,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode in (0, -9), done.stderr
+        return done.returncode == 0
+
+    undisturbed = tmp_path / "undisturbed" / name
+    assert run(undisturbed, 0)
+    with opened(undisturbed, Access.READ) as store:
+        expected = read_all(store)
+    assert len(expected) == 29
+    kill_at = 0
+    while True:
+        kill_at += 3 if kill_at else 1
+        path = tmp_path / str(kill_at) / name
+        survived = run(path, kill_at)
+        assert run(path, 0)
+        with opened(path, Access.READ) as store:
+            same(expected, read_all(store))
+        assert not list(path.parent.rglob("*.tmp"))
+        if survived:
+            break
+    assert kill_at > 10
+
+
+def test_a_full_disk_is_a_clear_error_and_leaves_what_was_there(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    path = tmp_path / "x.parquet"
+    with opened(path) as target:
+        target.create(SPEC)
+        target.write(make_batch(10))
+    code = """
+        import resource, sys
+        from pathlib import Path
+        from runner.errors import StoreError
+        from runner.testing import make_batch
+        from tests.unit.test_files import opened
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        with opened(Path(sys.argv[1])) as target:
+            try:
+                target.write(make_batch(1000, seed=1))
+            except StoreError as error:
+                print(error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(path)],
+        env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, cwd=root,
+        check=True,
+    )  # fmt: skip
+    assert "cannot be written: " in done.stdout
+    assert "hint: make room on that disk" in done.stdout
+    with opened(path) as target:
+        same(make_batch(10), read_all(target))
+
+
+def test_a_proposal_judges_disk_permissions_and_kind(tmp_path: Path) -> None:
+    with opened(tmp_path / "new" / "x.parquet") as target:
+        found = target.propose(SPEC, 10, 10**18).findings
+        assert ["GB free" in each.what for each in found] == [True]
+        assert target.propose(SPEC, 10, 1000).findings == ()
+    with opened(tmp_path / "x.csv") as target:
+        assert "files of this kind" in target.propose(SPEC, 1, 1).findings[0].what
+    with opened(tmp_path / "*.parquet") as target:
+        assert "only be read" in target.propose(SPEC, 1, 1).findings[0].what
+    (tmp_path / "file").write_text("")
+    with opened(tmp_path / "file" / "x.parquet") as target:
+        assert "not a folder" in target.propose(SPEC, 1, 1).findings[0].what
+    several = CollectionSpec("c", {"a": VectorSpec(3), "b": VectorSpec(4)})
+    with opened(tmp_path / "x.parquet") as target:
+        assert target.propose(several, 1, 1).findings[0].severity is Severity.PROBLEM
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_nan_and_infinity_are_refused(tmp_path: Path) -> None:
+    with opened(tmp_path / "x.parquet") as target:
+        target.create(SPEC)
+        for bad in (np.nan, np.inf):
+            batch = make_batch(3)
+            batch.vector[1, 2] = bad
+            with pytest.raises(StoreError, match="'r-00001' holds NaN or infinity"):
+                target.write(batch)
+        assert target.count() == 0
+
+
+def test_what_is_not_there_cannot_be_read(tmp_path: Path) -> None:
+    with opened(tmp_path / "x.parquet", Access.READ) as source:
+        with pytest.raises(CollectionNotFoundError):
+            source.count()
+    with pytest.raises(PlanError, match="needs a path"):
+        FilesStore(Location("files", {}), Access.READ, tmp_path)
+    with pytest.raises(PlanError, match="expected some of id, vector"):
+        pq.write_table(pa.table({"id": ["a"]}), tmp_path / "x.parquet")
+        opened(tmp_path / "x.parquet", columns={"vec": "v"}).count()
+
+
+def test_appending_to_files_of_others_keeps_their_records(tmp_path: Path) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    table = pa.table({"doc": ["a", "b"], "v": [[1.0, 2.0], [3.0, 4.0]], "lang": ["en", "de"]})
+    pq.write_table(table, folder / "data.parquet")
+    (folder / "notes.txt").write_text("mine")
+    new = make_batch(2, dim=2, ids=["b", "c"])
+    with opened(folder, columns={"id": "doc", "vector": "v"}) as target:
+        with pytest.raises(CollectionMismatchError):
+            target.create(SPEC)
+        target.write(new)
+        target.finish(SPEC)
+        assert target.count() == 3
+        assert target.fetch(["a"]).metadata.objects() == [{"lang": "en"}]
+        same(new, target.fetch(["b", "c"]))
+        target.drop()
+    assert [each.name for each in folder.iterdir()] == ["notes.txt"]
+
+
+def test_a_swap_that_was_cut_off_is_completed(tmp_path: Path) -> None:
+    exported(tmp_path / "x.jsonl", 5)
+    exported(tmp_path / "x_new.jsonl", 7)
+    # what a crash between the renames leaves behind
+    (tmp_path / "x.jsonl.runner.json").rename(tmp_path / "x_old.jsonl.runner.json")
+    (tmp_path / "x.jsonl").rename(tmp_path / "x_old.jsonl")
+    (tmp_path / "x_new.jsonl.runner.json").rename(tmp_path / "x.jsonl.runner.json")
+    with opened(tmp_path / "x.jsonl") as target:
+        assert target.describe() is None
+        target.swap("x_new.jsonl", "x_old.jsonl")
+        assert target.count() == 7
+        assert target.sibling("x_old.jsonl").count() == 5
+        target.sibling("x_new.jsonl").create(SPEC)
+        with pytest.raises(StoreError, match="not finished"):
+            target.swap("x_new.jsonl", "x_old.jsonl")
+
+
+def test_a_foreign_text_is_no_cursor(tmp_path: Path) -> None:
+    with opened(exported(tmp_path / "x.parquet"), Access.READ) as source:
+        with pytest.raises(StoreError, match="is not a cursor"):
+            list(source.scan(Partition(0), "garbage", BatchSize(5)))

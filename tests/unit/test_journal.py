@@ -1,0 +1,184 @@
+"""The journal: whatever breaks off, what it says is true."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import stat
+import threading
+
+import numpy as np
+import pytest
+
+from runner.copy.fit import Loss
+from runner.copy.journal import (
+    BatchRow,
+    DeadLetterRow,
+    Journal,
+    audit_is_whole,
+)
+from runner.errors import JournalError
+from runner.model import Partition
+
+
+@pytest.fixture
+def journal(tmp_path):
+    made = Journal.create(tmp_path / "journal.sqlite")
+    yield made
+    made.close()
+
+
+def row(number, partition=0, ids=None, **changes):
+    ids = [f"id-{partition}-{number}"] if ids is None else ids
+    digests = np.full((len(ids), 16), number, dtype=np.uint8)
+    facts = {"cursor": f"c{number}", "read": len(ids), "size_bytes": 10, "verified": True}
+    return BatchRow(partition, number, ids=ids, digests=digests, **{**facts, **changes})
+
+
+def reopened(journal):
+    path = journal.path
+    journal.close()
+    return Journal.open_existing(path)
+
+
+def test_facts_are_kept_as_json_values(journal):
+    journal.keep(one=1, two=[None, "x"], three={"a": 1.5})
+    again = reopened(journal)
+    assert [again.fact("one"), again.fact("two"), again.fact("three")] == [
+        1,
+        [None, "x"],
+        {"a": 1.5},
+    ]
+    assert again.fact("nothing", "default") == "default"
+
+
+def test_a_cursor_moves_over_batches_in_order_only(journal):
+    journal.cut([Partition(0)])
+    journal.commit(row(0))
+    journal.commit(row(2))
+    assert journal.partitions()[0].cursor == "c0"
+    journal.commit(row(1))
+    assert journal.partitions()[0].cursor == "c2"
+    assert journal.partitions()[0].next_batch == 3
+
+
+def test_after_a_crash_batches_behind_a_gap_are_forgotten(journal):
+    journal.cut([Partition(0), Partition(1)])
+    for each in (row(0), row(2, dead_letters=[DeadLetterRow("x", "", "s", "r")]), row(0, 1)):
+        journal.commit(each)
+    again = reopened(journal)
+    assert again.forget_unconnected() == 1
+    assert again.totals().records == 2
+    assert again.totals().dead_letters == 0
+    again.commit(row(1))
+    again.commit(row(2))
+    assert again.partitions()[0].cursor == "c2"
+
+
+def test_the_same_batch_cannot_be_recorded_twice(journal):
+    journal.cut([Partition(0)])
+    journal.commit(row(0))
+    with pytest.raises(JournalError):
+        journal.commit(row(0))
+    assert journal.totals().records == 1
+
+
+def test_totals_ids_digests_and_losses_come_back(journal):
+    journal.cut([Partition(0)])
+    loss = Loss("a", "null → JSON text", "json", reversible=True)
+    journal.commit(row(0, ids=["a", 7], losses={loss: 2}, transforms={"transforms[0]": (2, 1, 0)}))
+    journal.commit(row(1, losses={loss: 1}, transforms={"transforms[0]": (1, 1, 0)}))
+    again = reopened(journal)
+    assert again.losses() == {loss: 3}
+    assert again.transforms() == {"transforms[0]": (3, 2, 0)}
+    written = list(again.written())
+    assert [ids for _, ids, _ in written] == [["a", 7], ["id-0-1"]]
+    assert written[0][2].shape == (2, 16)
+    assert again.totals().batches == 2
+
+
+def test_several_threads_may_commit(journal):
+    journal.cut([Partition(number) for number in range(4)])
+
+    def work(partition):
+        for number in range(20):
+            journal.commit(row(number, partition))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert journal.totals().records == 80
+    assert audit_is_whole(journal.audit_lines())
+
+
+def test_the_audit_shows_any_tampering(journal):
+    for number in range(5):
+        journal.audit("event", number=number)
+    lines = list(journal.audit_lines())
+    assert audit_is_whole(iter(lines))
+    changed = json.loads(json.dumps(lines))
+    changed[2]["facts"]["number"] = 99
+    assert not audit_is_whole(iter(changed))
+    assert not audit_is_whole(iter(lines[:2] + lines[3:]))
+    assert not audit_is_whole(iter(lines[::-1]))
+    assert journal.audit_head == lines[-1]["hash"]
+
+
+def test_the_export_is_json_lines(journal, tmp_path):
+    journal.cut([Partition(0)])
+    journal.commit(row(0, dead_letters=[DeadLetterRow(5, "", "transforms[0]", "why")]))
+    journal.export(tmp_path)
+    lines = [json.loads(each) for each in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert audit_is_whole(iter(lines))
+    dead = [json.loads(each) for each in (tmp_path / "dead_letters.jsonl").read_text().splitlines()]
+    assert dead == [{"id": 5, "namespace": "", "step": "transforms[0]", "reason": "why"}]
+
+
+def test_the_file_is_private(journal):
+    assert stat.S_IMODE(os.stat(journal.path).st_mode) == 0o600
+
+
+def test_commits_are_synced_to_disk(journal):
+    assert journal._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert journal._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_another_version_is_refused_with_what_to_do(journal):
+    path = journal.path
+    journal.close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(JournalError, match="version 99") as caught:
+        Journal.open_existing(path)
+    assert "--restart" in caught.value.hint
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    path = tmp_path / "journal.sqlite"
+    path.write_bytes(b"this is not a database, is it?" * 100)
+    with pytest.raises(JournalError, match="cannot be read"):
+        Journal.open_existing(path)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(JournalError, match="there is no journal"):
+        Journal.open_existing(tmp_path / "none.sqlite")
+
+
+def test_what_the_target_held_before_comes_back(journal):
+    journal.keep_present_before(iter([["a", 1], ["b"]]))
+    assert list(journal.present_before()) == [["a", 1], ["b"]]
+
+
+def test_a_step_is_intent_then_done(journal):
+    assert journal.step_state(1) == ""
+    journal.begin_step(1, "create")
+    assert journal.step_state(1) == "intent"
+    assert journal.step_in_progress() == "create"
+    journal.add_step_time(1, 2.0)
+    journal.end_step(1, "create", 1.5)
+    assert journal.step_state(1) == "done"
+    assert journal.step_seconds() == {1: 3.5}
