@@ -815,6 +815,7 @@ def _status_of(plan: Plan, folder: RunFolder, journal: Journal, running: bool) -
     if points:
         copied = max(copied, points[-1][0])
     rate = totals.records / copied if copied else None
+    acts: tuple[str, ...]
     if journal.fact("rolled_back"):
         phase, acts = "rolled back", (f"run {file}",)
     elif journal.fact("abandoned"):

@@ -37,9 +37,9 @@ from runner.model import FloatArray
 
 __all__ = [
     "Failure", "FieldEffect", "Id", "MetadataTransform", "Record", "RecordTransform", "Rows",
-    "Transform", "TransformArgsError", "TransformFieldError", "UnfitValueError", "check_json",
-    "compile_template", "each_field", "each_matching", "each_metadata", "kind_in_words",
-    "matcher", "reason_of", "transform",
+    "Transform", "TransformArgsError", "TransformError", "TransformFieldError",
+    "UnfitValueError", "check_json", "compile_template", "each_field", "each_matching",
+    "each_metadata", "kind_in_words", "matcher", "reason_of", "transform",
 ]  # fmt: skip
 
 MAX_DEPTH = 200
@@ -284,11 +284,18 @@ def matcher(patterns: Sequence[str]) -> Callable[[], Mapping[str, bool]]:
 
 
 def compile_template(text: str) -> Callable[[Mapping[str, Any]], str]:
-    """See `runner.templating.compile_template`."""
+    """See `runner.templating.compile_template`; rendering raises `TransformError`.
+
+    Raises:
+        TransformArgsError: *text* is not a template, or uses what templates may not.
+    """
     # Jinja2 is for plans with templates only.
     from runner.templating import compile_template as compile_it
 
-    return compile_it(text)
+    try:
+        return compile_it(text)
+    except PlanError as error:
+        raise TransformArgsError(error.what, error.hint) from error
 
 
 def reason_of(error: BaseException) -> str:

@@ -32,7 +32,7 @@ def bind(factory: Callable[..., Any], args: Any) -> dict[str, Any]:
 
 
 def pair(required: Mapping[str, bool], args: Any) -> dict[str, Any]:
-    """Parameter → argument: a mapping's keys if there are several parameters, else all for the first.
+    """Parameter → argument: the keys of a mapping if there are several, else all for the first.
 
     Args:
         required: Parameter → whether it must be given.

@@ -192,7 +192,7 @@ def _apply_step(step: LoadedStep, batch: Batch, dead: list[DeadLetter]) -> tuple
     failed: dict[int, list[Failure]] = {}
     for failure in sorted(outcome.failures, key=lambda each: each.row):
         failed.setdefault(failure.row, []).append(failure)
-    reasons = {row: _SET_ASIDE for row in outcome.aside}
+    reasons = dict.fromkeys(outcome.aside, _SET_ASIDE)
     if failed:
         _settle(step, batch, outcome, failed, reasons)
     changed = _count_changed(batch, outcome, reasons.keys() | failed.keys())
@@ -441,7 +441,7 @@ class _Made:
             _check_document(result.document)
         for fault in _faults_of_metadata(result.metadata):
             raise fault
-        changes = self._changed_vectors(row, result.vectors, given)
+        changes = self._changed_vectors(result.vectors, given)
         if result.document != self.documents[row] or changes:
             self.outcome.touched.add(row)
         self.documents[row] = result.document
@@ -450,7 +450,7 @@ class _Made:
             self._put(row, name, vector)
 
     def _changed_vectors(
-        self, row: int, vectors: Any, given: Mapping[str, FloatArray]
+        self, vectors: Any, given: Mapping[str, FloatArray]
     ) -> dict[str, FloatArray | None]:
         if not isinstance(vectors, Mapping):
             raise UnfitValueError(f"the vectors became {kind_in_words(vectors)}")

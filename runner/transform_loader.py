@@ -96,7 +96,7 @@ def lint_step(step: TransformStep, *, plan_dir: Path, root: Path) -> list[Fault]
     """What is wrong with one transform, as far as it can be told without running its code."""
     try:
         found = _find(step, plan_dir, root)
-        if found.is_ours and step.name != _PYTHON:
+        if found.is_ours:
             _load(step, found)
         else:
             _judge(step, found)
@@ -169,7 +169,7 @@ def _find_by_file(reference: Any, plan_dir: Path, root: Path) -> _Found:
             resolved, limit = file.resolve(), limit.resolve()
             _refuse_outside(resolved, limit, name)
             sources = _sources(resolved, limit, name)
-            return _Found(resolved, limit, function, name, sources, is_ours=limit is ours)
+            return _Found(resolved, limit, function, name, sources)
     raise TransformArgsError(
         f"there is no file {name}",
         f"it was looked for in the plan's folder, in {root} and in the bundled library",
@@ -199,8 +199,8 @@ def _find_by_name(name: str, plan_dir: Path, root: Path) -> _Found:
     limit = root.resolve()
     for folder in dict.fromkeys([plan_dir / _FOLDER, root / _FOLDER]):
         if folder.is_dir() and folder.resolve() != ours:
-            for marked, places in _index(folder).items():
-                own.setdefault(marked, places)
+            for each, places in _index(folder).items():
+                own.setdefault(each, places)
     places = own.get(name, [])
     if name in library:
         _refuse_shadow(name, places, library[name])
@@ -517,7 +517,7 @@ class _TextLoader(SourceFileLoader):
         del fullname
         relative = str(Path(self.path).relative_to(self._found.folder))
         text = self._found.sources.get(relative)
-        code: CodeType = self.source_to_code(  # type: ignore[attr-defined]
+        code: CodeType = self.source_to_code(
             self.get_data(self.path) if text is None else text, self.path
         )
         return code

@@ -397,7 +397,8 @@ def queries_check(ends: Ends, check: QueryCheck) -> CheckResult:
     truth = _ground_truth(ends, queries, check.k, name)
     target_name = ends.preparation.vector_names.get(name, name)
     found_target, ms_target = _search(ends.target, queries.vectors, check.k, target_name)
-    to_target = _translation(ends, [*truth.ids, *truth.better, *truth.tied])
+    asked = [each for each in queries.own if each is not None]
+    to_target = _translation(ends, [asked, *truth.ids, *truth.better, *truth.tied])
     own = [None if each is None else to_target.get(each) for each in queries.own]
     found_target = _without_own(found_target, own, check.k)
     in_target = _translated(truth, to_target)

@@ -245,7 +245,8 @@ class ExactNeighbours:
             return self._epsilon * known
         # A store that computes |a|² + |b|² − 2ab in float32 is off by a share of |a|².
         own = np.einsum("qd,qd->q", self._queries, self._queries)
-        return np.maximum(self._epsilon * known, 1e-6 * own)
+        apart: Scores = np.maximum(self._epsilon * known, 1e-6 * own)
+        return apart
 
 
 def exact_scores(query: npt.ArrayLike, vectors: npt.ArrayLike, metric: Metric) -> Scores:
@@ -259,7 +260,9 @@ def exact_scores(query: npt.ArrayLike, vectors: npt.ArrayLike, metric: Metric) -
     if metric is Metric.DOT:
         return products
     lengths = np.linalg.norm(many, axis=1) * np.linalg.norm(one)
-    return np.divide(products, lengths, out=np.zeros(len(many)), where=lengths > 0)
+    cosines: Scores = np.zeros(len(many))
+    np.divide(products, lengths, out=cosines, where=lengths > 0)
+    return cosines
 
 
 def recall_at_k(

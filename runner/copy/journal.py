@@ -126,6 +126,7 @@ class Totals:
     size_bytes: int = 0
     batches: int = 0
     verified: int = 0
+    verified_records: int = 0
     dead_letters: int = 0
 
 
@@ -374,13 +375,21 @@ class Journal:
         with self._lock:
             row = self._db.execute(
                 "SELECT coalesce(sum(read), 0), coalesce(sum(records), 0), "
-                "coalesce(sum(size_bytes), 0), count(*), coalesce(sum(verified), 0) "
+                "coalesce(sum(size_bytes), 0), count(*), coalesce(sum(verified), 0), "
+                "coalesce(sum(records * verified), 0) "
                 "FROM batches b JOIN partitions p ON p.number = b.partition "
                 "WHERE b.number < p.next_batch"
             ).fetchone()
             (dead,) = self._db.execute("SELECT count(*) FROM dead_letters").fetchone()
-        read, records, size_bytes, batches, verified = row
-        return Totals(read, records, size_bytes, batches, verified, dead)
+        return Totals(
+            read=row[0],
+            records=row[1],
+            size_bytes=row[2],
+            batches=row[3],
+            verified=row[4],
+            verified_records=row[5],
+            dead_letters=dead,
+        )
 
     def written(self) -> Iterator[tuple[str, list[Id], Digests]]:
         """Namespace, ids and digests of every batch that was written."""

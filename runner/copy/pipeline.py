@@ -62,7 +62,7 @@ class CopySettings:
 
 @dataclass
 class Progress:
-    """Where the copy stands; a snapshot is handed to the listener after every batch."""
+    """Where the copy stands, in records; a snapshot is handed to the listener after every batch."""
 
     read: int = 0
     records: int = 0
@@ -140,7 +140,7 @@ class Copier:
             read=totals.read,
             records=totals.records,
             size_bytes=totals.size_bytes,
-            verified=totals.verified,
+            verified=totals.verified_records,
             dead_letters=totals.dead_letters,
         )
         self._read_total = totals.read
@@ -360,7 +360,7 @@ class Copier:
             self.progress.records += records
             self.progress.size_bytes += size_bytes
             self.progress.dead_letters += dead
-            self.progress.verified += verified
+            self.progress.verified += records if verified else 0
             self.progress.retries = self.retrying.count
             self.progress.batch_records = len(item.page.batch)
             snapshot = Progress(**vars(self.progress))

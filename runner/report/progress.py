@@ -73,7 +73,7 @@ class ProgressDisplay:
         self._now = now
         self._lock = Lock()
         self._latest: ProgressEvent | None = None
-        self._told = True  # whether the latest event is on the screen for good
+        self._told: ProgressEvent | None = None  # the newest that is on the screen for good
         self._last_line_at = 0.0
         self._live: Live | None = None
         if console.is_terminal and not console.is_dumb_terminal:
@@ -85,9 +85,8 @@ class ProgressDisplay:
         """Show *event*."""
         with self._lock:
             before, self._latest = self._latest, event
-            if before is not None and before.phase != event.phase and not self._told:
+            if before is not None and before.phase != event.phase and before is not self._told:
                 self._write(before)
-            self._told = False
             if self._live is not None:
                 if event.message and (before is None or before.message != event.message):
                     self._write(event)
@@ -113,12 +112,12 @@ class ProgressDisplay:
         if self._live is not None:
             self._live.stop()
         with self._lock:
-            if self._latest is not None and not self._told:
+            if self._latest is not None and self._latest is not self._told:
                 self._write(self._latest)
 
     def _write(self, event: ProgressEvent) -> None:
         self._console.print(Text(line_of(event)), soft_wrap=True)
-        self._told = event is self._latest or self._told
+        self._told = event
         self._last_line_at = self._now()
 
     def _drawn(self) -> RenderableType:

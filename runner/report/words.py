@@ -13,8 +13,19 @@ from collections.abc import Iterable
 from runner.errors import Id
 
 __all__ = [
-    "clean", "clock", "duration", "number", "plural", "rate", "share", "shown", "shown_list",
-    "shortened", "size", "words_of",
+    "about",
+    "clean",
+    "clock",
+    "duration",
+    "number",
+    "plural",
+    "rate",
+    "share",
+    "shortened",
+    "shown",
+    "shown_list",
+    "size",
+    "words_of",
 ]  # fmt: skip
 
 _LONGEST_ID = 60
@@ -107,6 +118,11 @@ def duration(seconds: float | None) -> str:
         return f"{minutes // 60} h {minutes % 60:02} min"
     hours = round(seconds / 3600)
     return f"{hours // 24} d {hours % 24} h"
+
+
+def about(seconds: float) -> str:
+    """An estimate, without the digits that nobody knows: ``12 s``, ``2 min 05 s``."""
+    return f"{seconds:.0f} s" if 9.5 <= seconds < 59.5 else duration(seconds)
 
 
 def clock(seconds: float) -> str:

@@ -79,8 +79,10 @@ class Rows:
 class Engine(Protocol):
     """Chroma, one call an operation.  All raise the `StoreError` that fits."""
 
-    write_records: int
-    """Most records in one `add`."""
+    @property
+    def write_records(self) -> int:
+        """Most records in one `add`."""
+        ...
 
     def collection(self, name: str) -> Held | None:
         """The collection; None if it does not exist."""

@@ -21,6 +21,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -270,8 +271,7 @@ class FaissStore(LayeredStore):
         path = self._path.with_name(collection)
         options = {**self.location.options, "path": str(path)}
         options.pop("sidecar", None)
-        location = Location(self.location.store, options, side=self.location.side)
-        return FaissStore(location, self.access, self.scratch)
+        return FaissStore(replace(self.location, options=options), self.access, self.scratch)
 
     def swap(self, staged: str, kept: str) -> None:
         """See `CanSwap.swap`: renames; between them nothing is under this name."""

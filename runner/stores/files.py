@@ -29,6 +29,7 @@ from __future__ import annotations
 import glob
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ from runner.stores.parts import (
     spec_to_json,
     swap_files,
     sync_folder,
+    temporary_of,
     write_through,
 )
 from runner.stores.segments import (
@@ -238,6 +240,7 @@ class FilesStore(LayeredStore):
             self._opened = None
             if self._suffix:
                 remove(self._path)
+                remove(temporary_of(self._path))
                 remove_folder(self._staged)
                 remove(self._note_path)
             elif self._path.is_dir():
@@ -261,8 +264,7 @@ class FilesStore(LayeredStore):
     def sibling(self, collection: str) -> FilesStore:
         """See `CanSwap.sibling`; *collection* is a name in the same folder."""
         options = {**self.location.options, "path": str(self._beside(collection))}
-        location = Location(self.location.store, options, side=self.location.side)
-        return FilesStore(location, self.access, self.scratch)
+        return FilesStore(replace(self.location, options=options), self.access, self.scratch)
 
     def swap(self, staged: str, kept: str) -> None:
         """See `CanSwap.swap`: two renames; between them neither is under this name."""

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runner import jsonvalues
@@ -79,7 +80,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         StoreError: It cannot be written; *path* is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = temporary_of(path)
     try:
         yield temporary
         with temporary.open("rb+") as written:
@@ -90,6 +91,15 @@ def replacing(path: Path) -> Iterator[Path]:
         raise not_written(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_of(path: Path) -> Path:
+    """What *path* is called while it is written.
+
+    Always the same, so that what a killed run left behind is overwritten when it goes on;
+    no two writers write one path at once.
+    """
+    return path.with_name(f".{path.name}.tmp")
 
 
 def not_written(path: Path, error: OSError) -> StoreError:
@@ -384,7 +394,10 @@ class Layers:
         if not len(batch):
             return
         assert self._staged is not None
-        table = to_table(batch, about)
+        try:
+            table = to_table(batch, about)
+        except (pa.ArrowException, UnicodeError) as error:
+            raise StoreError(f"{self.place}: a text is not valid Unicode: {error}") from error
         with self._lock:
             self._know_the_dead()
             sequence = self._next
@@ -431,7 +444,7 @@ class Layers:
                     if isinstance(event, list):
                         self._bury(event, key[0])
                         continue
-                    for chunk in event.read(0, None, 10_000, ID_ONLY):
+                    for chunk in event.read(0, None, 2_000, ID_ONLY):
                         self._adopt(event, chunk.batch.ids, chunk.positions)
             return self._index
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, ClassVar
 
 import numpy as np
@@ -59,8 +60,9 @@ from runner.stores.qdrant_points import (
     vector_configs,
     vector_spec,
 )
+from runner.stores.snapshot import snapshot_folder
 
-__all__ = ["MAX_DIM", "QdrantStore", "joined", "name_problem", "only_dense"]
+__all__ = ["MAX_DIM", "QdrantStore", "joined", "name_problem", "only_dense", "private_copy"]
 
 _SAMPLED_BOUNDS = 256
 _FETCHED = 1000
@@ -343,7 +345,8 @@ class QdrantStore(Target):
             if asked in ("none", "flat"):
                 return IndexSpec("none")
         kept = ("m", "ef_construction", "ef_search")
-        params = wanted.params if wanted is not None and wanted.type == "hnsw" else {}
+        params = dict(wanted.params) if wanted is not None and wanted.type == "hnsw" else {}
+        params |= self._option("index") or {}
         return IndexSpec("hnsw", {key: params[key] for key in kept if key in params})
 
     # Shared by them
@@ -431,6 +434,12 @@ class QdrantStore(Target):
     @property
     def _place(self) -> str:
         return f"qdrant {self.endpoint(self.location)}"
+
+
+def private_copy(folder: Path, scratch: Path) -> Path:
+    """A snapshot of *folder* in a new folder below *scratch*."""
+    copy = Path(mkdtemp(prefix="qdrant-", dir=scratch))
+    return snapshot_folder(folder, copy)
 
 
 def name_problem(name: str) -> str:

@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,7 @@ from runner.model import (
     Select,
 )
 from runner.stores.base import Access, Location
-from runner.stores.qdrant import QdrantStore, name_problem, only_dense
+from runner.stores.qdrant import QdrantStore, name_problem, only_dense, private_copy
 from runner.stores.qdrant_points import METRICS, bad_values, is_id
 
 __all__ = ["QdrantEdge"]
@@ -60,6 +61,7 @@ class QdrantEdge(QdrantStore):
         self._folder = _folder_of(location)
         self._opening = threading.Lock()
         self._opened: Any = None
+        self._copy: Path | None = None
 
     @classmethod
     def endpoint(cls, location: Location) -> Endpoint:
@@ -77,6 +79,9 @@ class QdrantEdge(QdrantStore):
             shard, self._opened = self._opened, None
         if shard is not None:
             self._do(shard.close)
+        if self._copy is not None:
+            shutil.rmtree(self._copy)
+            self._copy = None
 
     def storage_bytes(self) -> int | None:
         """What the folder's files take up on disk."""
@@ -95,15 +100,19 @@ class QdrantEdge(QdrantStore):
         """Leave a file in the folder."""
         target = self._folder / _MARK
         if mark is None:
-            target.unlink(missing_ok=True)
+            with self._on_disk():
+                target.unlink(missing_ok=True)
             return
+        if not self._folder.is_dir():
+            raise self._missing()
         beside = target.with_name(_MARK + ".new")
-        with beside.open("w", encoding="utf-8") as file:
+        with self._on_disk(), beside.open("w", encoding="utf-8") as file:
             file.write(mark)
             file.flush()
             os.fsync(file.fileno())
-        beside.rename(target)
-        _sync_folder(self._folder)
+        with self._on_disk():
+            beside.rename(target)
+            _sync_folder(self._folder)
 
     # Making and removing the collection
 
@@ -120,7 +129,7 @@ class QdrantEdge(QdrantStore):
         name = str(spec.extra.get("vector_name") or "")
         config = edge.EdgeConfig(vectors={name: params} if name else params)
         beside = self._folder.with_name(f".{self._folder.name}.new")
-        try:
+        with self._on_disk():
             shutil.rmtree(beside, ignore_errors=True)
             beside.parent.mkdir(parents=True, exist_ok=True)
             shard = self._do(lambda: edge.EdgeShard.create(str(beside), config))
@@ -128,8 +137,6 @@ class QdrantEdge(QdrantStore):
             self._do(shard.close)
             beside.rename(self._folder)  # over an empty folder, too
             _sync_folder(self._folder.parent)
-        except OSError as error:
-            raise StoreError(f"{self._place} cannot be made: {error.strerror}") from error
         self._known = None
 
     def drop(self) -> None:
@@ -139,9 +146,10 @@ class QdrantEdge(QdrantStore):
         self._known = None
         if found is not None:
             gone = self._folder.with_name(f".{self._folder.name}.dropped")
-            shutil.rmtree(gone, ignore_errors=True)
-            self._folder.rename(gone)
-            shutil.rmtree(gone)
+            with self._on_disk():
+                shutil.rmtree(gone, ignore_errors=True)
+                self._folder.rename(gone)
+                shutil.rmtree(gone)
         shutil.rmtree(self._folder.with_name(f".{self._folder.name}.new"), ignore_errors=True)
 
     def sibling(self, collection: str) -> QdrantEdge:
@@ -162,10 +170,12 @@ class QdrantEdge(QdrantStore):
                     f"{old} exists already; expected it not to",
                     "it may be left of an earlier run: `runner finalise` removes it",
                 )
-            self._folder.rename(old)
-        if new.exists():
-            new.rename(self._folder)
-        _sync_folder(self._folder.parent)
+            with self._on_disk():
+                self._folder.rename(old)
+        with self._on_disk():
+            if new.exists():
+                new.rename(self._folder)
+            _sync_folder(self._folder.parent)
 
     def finish(self, spec: CollectionSpec) -> None:
         """Build the HNSW index, where one is asked for."""
@@ -370,10 +380,19 @@ class QdrantEdge(QdrantStore):
             raise self._missing()
         folder = self._folder
         if self.access is Access.READ and self._option("snapshot") != "none":
-            from runner.stores.snapshot import snapshot_folder
-
-            folder = snapshot_folder(folder, self.scratch)
+            folder = self._copy = private_copy(folder, self.scratch)
         return self._do(lambda: edge.EdgeShard.load(str(folder)))
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        """What the file system refuses, as ours."""
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"{self._place}: {error.filename or self._folder}: {error.strerror}",
+                "is there room, and may this user write there?",
+            ) from error
 
     def _do(self, act: Callable[[], Any]) -> Any:
         """The engine's answer; its bare exceptions as ours."""

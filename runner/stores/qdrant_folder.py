@@ -13,6 +13,7 @@ import binascii
 import io
 import json
 import pickle
+import shutil
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -38,9 +39,8 @@ from runner.model import (
     VectorSpec,
 )
 from runner.stores.base import Access, Location
-from runner.stores.qdrant import QdrantStore
+from runner.stores.qdrant import QdrantStore, private_copy
 from runner.stores.qdrant_points import is_id, order_of
-from runner.stores.snapshot import snapshot_folder
 
 __all__ = ["QdrantFolder"]
 
@@ -58,6 +58,7 @@ class QdrantFolder(QdrantStore):
         super().__init__(location, access, scratch)
         self._folder = Path(str(location.options["path"]))
         self._database: sqlite3.Connection | None = None
+        self._copy: Path | None = None
         self._rows: dict[Id, int] = {}
         self._order: list[Id] = []
 
@@ -78,6 +79,9 @@ class QdrantFolder(QdrantStore):
         if self._database is not None:
             self._database.close()
         self._database = None
+        if self._copy is not None:
+            shutil.rmtree(self._copy)
+        self._copy = None
 
     # Nothing is written here
 
@@ -198,7 +202,7 @@ class QdrantFolder(QdrantStore):
         """The copy's database; reads where each point is, the newest of each id."""
         if self._database is not None:
             return self._database
-        folder = snapshot_folder(self._folder, self.scratch)
+        folder = self._copy = private_copy(self._folder, self.scratch)
         file = folder / "collection" / self._collection_name / "storage.sqlite"
         if not file.is_file():
             raise CollectionNotFoundError(

@@ -90,7 +90,14 @@ class GrpcTransport:
             reply = self._call(self._collections.Get, request)
         except CollectionNotFoundError:
             return None
-        model = GrpcToRest.convert_collection_info(reply.result)
+        try:
+            model = GrpcToRest.convert_collection_info(reply.result)
+        except (ValueError, KeyError, NotImplementedError) as error:
+            raise StoreError(
+                f"qdrant {self._address.grpc}: the settings of {collection} are not understood: "
+                f"{error}",
+                "the server may be newer than the installed qdrant-client: upgrade that",
+            ) from error
         found: dict[str, Any] = model.model_dump(mode="json", exclude_none=True)
         return found
 

@@ -199,19 +199,20 @@ class Encoder:
         if len(heads) >= _REMEMBERED:
             heads.clear()
         whole = _map_entry(_PAYLOAD, key, _STRING + _length(length) + bytes(length))
-        heads[length] = whole[: len(whole) - length]
-        return heads[length]
+        # Writers share the encoder: what is returned must not be looked up again.
+        head = heads[length] = whole[: len(whole) - length]
+        return head
 
     def _scalar(self, key: str, kind: type, value: Any) -> bytes:
         known = self._scalars.setdefault(key, {})
         if len(known) >= _REMEMBERED:
             known.clear()
-        known[kind, value] = _map_entry(_PAYLOAD, key, _value(value))
-        return known[kind, value]
+        entry = known[kind, value] = _map_entry(_PAYLOAD, key, _value(value))
+        return entry
 
     def _double_head(self, key: str) -> bytes:
-        self._doubles[key] = _map_entry(_PAYLOAD, key, _DOUBLE + bytes(8))[:-8]
-        return self._doubles[key]
+        head = self._doubles[key] = _map_entry(_PAYLOAD, key, _DOUBLE + bytes(8))[:-8]
+        return head
 
 
 def _vector_head(name: str, size: int) -> bytes:

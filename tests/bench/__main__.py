@@ -25,10 +25,11 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from runner import jsonvalues, load_plan
+from runner.model import CollectionSpec, VectorSpec
 from runner.stores import open_store
-from runner.stores.base import Access, Location, Target
+from runner.stores.base import Access, Connection, Location, Target
 from tests.bench import pipes
-from tests.servers import postgres, qdrant_double
+from tests.servers import outside, postgres
 
 DIM = 384
 STORES = ["chroma", "pgvector", "faiss", "qdrant", "files"]
@@ -107,7 +108,7 @@ def make_parquet(path: Path, records: int) -> None:
 class Bench:
     """Sources that are filled once, and targets that are fresh each time."""
 
-    def __init__(self, folder: Path, dsn: str, qdrant: str, records: int) -> None:
+    def __init__(self, folder: Path, dsn: str, qdrant: outside.QdrantAddress, records: int) -> None:
         self.folder = folder
         self.dsn = dsn
         self.qdrant = qdrant
@@ -129,7 +130,8 @@ class Bench:
             case "faiss":
                 options = {"path": str(self.folder / f"{name}.faiss"), "index": {"type": "flat"}}
             case "qdrant":
-                options = {"url": self.qdrant, "collection": name}
+                options = {"url": self.qdrant.url, "collection": name}
+                return Location(store, options, Connection(grpc_host=self.qdrant.grpc_host), side)
             case _:
                 options = {"path": str(self.folder / f"{name}.parquet")}
         if side == "target" and store == "pgvector":
@@ -175,8 +177,8 @@ class Bench:
         folder = self.scratch("plan")
         document = {
             "name": "bench",
-            "source": {"store": source.store, **source.options},
-            "target": {"store": target.store, **target.options},
+            "source": self._side(source),
+            "target": self._side(target),
             "workers": 2,
             "validation": {
                 "level": "quick",
@@ -194,41 +196,59 @@ class Bench:
         assert seconds
         return result.records / seconds
 
+    def _side(self, location: Location) -> dict[str, object]:
+        side = {"store": location.store, **location.options}
+        if location.connection.grpc_host:
+            side["connection"] = {"grpc_host": location.connection.grpc_host}
+        return side
+
     def pair(self, source: str, target: str, *, read_back: bool, repetitions: int) -> Row:
         """All variants of one pair, in turn."""
         records = self.count(source, target)
         place = self.source(source, records)
-        reads, writes, piped, ran = [], [], [], []
-        for _ in range(repetitions):
-            reads.append(pipes.read_alone(place, self.scratch("read")))
-            with open_store(place, Access.READ, self.scratch("memory")) as store:
-                batches = list(pipes.pages(store))
-            writes.append(
-                self._onto(target, place, lambda to: pipes.write_alone(
-                    batches, to, read_back=read_back))
-            )  # fmt: skip
-            del batches
-            scratch = self.scratch("pipe")
-            one = self._onto(target, place, lambda to: pipes.two_threads(
-                place, scratch, to, writers=1, read_back=read_back))  # fmt: skip
-            two = self._onto(target, place, lambda to: pipes.two_threads(
-                place, scratch, to, writers=min(2, to.capabilities.max_writers),
-                read_back=read_back))  # fmt: skip
-            # the child that reads is forked before gRPC or Chroma have started threads here
-            apart = 0.0
-            if "chroma" not in (source, target) and "qdrant" not in (source, target):
-                apart = self._onto(target, place, lambda to: pipes.two_processes(
-                    place, scratch, to, read_back=read_back))  # fmt: skip
-            piped.append(max(one, two, apart))
-            into = self.fresh(target)
-            ran.append(self._run(place, into, read_back=read_back))
-            self.forget(into)
-        pipe, runner = statistics.median(piped), statistics.median(ran)
-        shares = [mine / bare for mine, bare in zip(ran, piped, strict=True)]
-        return Row(
-            source, target, read_back, records, statistics.median(reads),
-            statistics.median(writes), pipe, runner, statistics.median(shares),
-        )  # fmt: skip
+        figures = [self._once(place, target, read_back=read_back) for _ in range(repetitions)]
+        read, write, pipe, runner = (statistics.median(each) for each in zip(*figures, strict=True))
+        share = statistics.median(mine / bare for _, _, bare, mine in figures)
+        return Row(source, target, read_back, records, read, write, pipe, runner, share)
+
+    def _once(
+        self, place: Location, target: str, *, read_back: bool
+    ) -> tuple[float, float, float, float]:
+        """Bare read, bare write, the best bare pipe, and the runner; records a second."""
+        read = pipes.read_alone(place, self.scratch("read"))
+        write = self._write_alone(place, target, read_back=read_back)
+        scratch = self.scratch("pipe")
+
+        def threads(writers: int) -> Callable[[Target], float]:
+            return lambda to: pipes.two_threads(
+                place,
+                scratch,
+                to,
+                writers=min(writers, to.capabilities.max_writers),
+                read_back=read_back,
+            )
+
+        piped = [self._onto(target, place, threads(1)), self._onto(target, place, threads(2))]
+        # a process forked beside the threads of gRPC or Chroma would hang
+        if not {"chroma", "qdrant"} & {place.store, target}:
+            piped.append(
+                self._onto(
+                    target,
+                    place,
+                    lambda to: pipes.two_processes(place, scratch, to, read_back=read_back),
+                )
+            )
+        into = self.fresh(target)
+        runner = self._run(place, into, read_back=read_back)
+        self.forget(into)
+        return read, write, max(piped), runner
+
+    def _write_alone(self, place: Location, target: str, *, read_back: bool) -> float:
+        with open_store(place, Access.READ, self.scratch("memory")) as store:
+            batches = list(pipes.pages(store))
+        return self._onto(
+            target, place, lambda to: pipes.write_alone(batches, to, read_back=read_back)
+        )
 
     def _onto(self, store: str, like: Location, act: Callable[[Target], float]) -> float:
         location = self.fresh(store)
@@ -237,8 +257,6 @@ class Bench:
         assert wanted is not None
         with open_store(location, Access.WRITE, self.scratch("target")) as target:
             assert isinstance(target, Target)
-            from runner.model import CollectionSpec, VectorSpec
-
             vector = wanted.vector
             spec = CollectionSpec(
                 type(target).endpoint(location).collection,
@@ -253,9 +271,9 @@ class Bench:
 
 
 @contextmanager
-def _servers(folder: Path) -> Iterator[tuple[str, str]]:
-    with postgres.shared().database() as dsn, qdrant_double.outside() as url:
-        yield dsn, url
+def _servers() -> Iterator[tuple[str, outside.QdrantAddress]]:
+    with postgres.shared().database() as dsn, outside.qdrant() as double:
+        yield dsn, double
 
 
 def _print(row: Row) -> None:
@@ -281,7 +299,7 @@ def main() -> int:
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="vmr-bench-"))
     try:
-        with _servers(folder) as (dsn, qdrant):
+        with _servers() as (dsn, qdrant):
             bench = Bench(folder, dsn, qdrant, options.records)
             for source in options.sources:
                 for target in options.targets:

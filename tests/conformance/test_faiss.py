@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -13,7 +13,7 @@ from runner.testing import Place, StoreConformance
 
 class FaissConformance(StoreConformance):
     store = FaissStore
-    index: dict[str, Any]
+    index: ClassVar[dict[str, Any]]
 
     @pytest.fixture
     def place(self, tmp_path: Path) -> Place:
@@ -23,14 +23,14 @@ class FaissConformance(StoreConformance):
 
 
 class TestFlat(FaissConformance):
-    index = {"type": "flat"}
+    index: ClassVar = {"type": "flat"}
 
 
 class TestHnsw(FaissConformance):
-    index = {"type": "hnsw", "m": 8}
+    index: ClassVar = {"type": "hnsw", "m": 8}
     examples = 5
 
 
 class TestIvf(FaissConformance):
-    index = {"type": "ivf", "lists": 4}
+    index: ClassVar = {"type": "ivf", "lists": 4}
     examples = 5

@@ -817,3 +817,31 @@ def test_pages_are_cut_by_bytes(double, tmp_path):
         ]
     assert sum(sizes) == 30
     assert len(sizes) > 3
+
+
+def test_a_folder_that_cannot_be_made_is_the_stores_error(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with at(tmp_path / "file" / "docs", tmp_path, Access.WRITE) as target:
+        with pytest.raises(StoreError, match="file"):
+            target.create(SPEC)
+        with pytest.raises(CollectionNotFoundError):
+            target.write_mark("run 7")
+
+
+def test_private_copies_are_gone_when_a_source_is_closed(tmp_path):
+    with at(tmp_path / "docs", tmp_path, Access.WRITE) as target:
+        target.create(SPEC)
+        target.write(records(3))
+    local_folder(tmp_path / "local")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    for options in (
+        {"path": str(tmp_path / "docs")},
+        {"path": str(tmp_path / "local"), "collection": "docs"},
+    ):
+        with open_store(Location("qdrant", options), Access.READ, scratch) as store:
+            assert store.count() > 0
+            assert list(scratch.iterdir())
+        assert not list(scratch.iterdir())
+        with open_store(Location("qdrant", options), Access.READ, scratch) as store:
+            assert store.count() > 0

@@ -1,0 +1,420 @@
+"""Results as Markdown, for pull requests: GitHub's dialect, safe whatever a field is called."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+from typing import assert_never
+
+from runner.report.model import (
+    CheckResult,
+    DryRunResult,
+    FieldRow,
+    HazardRow,
+    InspectedSide,
+    InspectResult,
+    LossRow,
+    Remark,
+    RollbackResult,
+    RunResult,
+    Side,
+    StatusResult,
+    StepRow,
+    Verdict,
+)
+from runner.report.words import (
+    about,
+    clean,
+    duration,
+    number,
+    plural,
+    rate,
+    share,
+    shortened,
+    shown_list,
+    size,
+    words_of,
+)
+
+__all__ = ["to_markdown"]
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
+_MENTION = re.compile(r"(?<!\w)@(?=\w)")
+_BACKTICKS = re.compile(r"`+")
+_LONGEST = 500
+_ROWS = 200
+_FAILURES = 20
+
+
+Result = DryRunResult | RunResult | InspectResult | StatusResult | RollbackResult
+
+
+def to_markdown(result: Result) -> str:
+    """*result* as one Markdown document that ends with a line break."""
+    match result:
+        case DryRunResult():
+            parts = _dry_run(result)
+        case RunResult():
+            parts = _run(result)
+        case InspectResult():
+            parts = _inspect(result)
+        case StatusResult():
+            parts = _status(result)
+        case RollbackResult():
+            parts = _rollback(result)
+        case _:
+            assert_never(result)
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _dry_run(result: DryRunResult) -> list[str]:
+    estimate = result.estimate
+    amounts = [
+        plural(estimate.records, "record"),
+        size(estimate.size_bytes),
+        plural(estimate.batches, "batch", "batches"),
+    ]
+    if estimate.seconds is not None:
+        amounts.append(f"about {about(estimate.seconds)}")
+    if estimate.read_per_s is not None:
+        amounts.append(f"read {rate(estimate.read_per_s)} measured")
+    if estimate.write_per_s is not None:
+        amounts.append(f"write {rate(estimate.write_per_s)} {_text(estimate.write_source)}")
+    stands = (
+        "**This plan would not run.** Solve what is named below, then dry-run again."
+        if result.exit_code or result.problems
+        else "**Ready to run.**"
+    )
+    return [
+        f"## {_text(result.name)}: dry run, nothing is written",
+        _text(result.description),
+        stands,
+        _remarks(result.problems, "Problems"),
+        _remarks(result.warnings, "Warnings"),
+        _ends(result.source, result.target),
+        f"**Estimate** ({_text(words_of(result.strategy))}): {' · '.join(amounts)}",
+        _steps(result.steps),
+        _fields(result.fields),
+        _losses(result.losses),
+        _hazards(result.hazards),
+        _section("Judged by", _bullets(_text(each) for each in result.thresholds)),
+        f"Fingerprint {_code(result.fingerprint)} · {plural(result.sampled, 'record')} sampled",
+    ]
+
+
+def _run(result: RunResult) -> list[str]:
+    facts = [plural(result.records, "record"), size(result.size_bytes), duration(result.seconds)]
+    if result.resumed:
+        facts.append(f"resumed {plural(result.resumed, 'time')}")
+    if result.dead_letters:
+        facts.append(f"{number(result.dead_letters)} set aside")
+    if result.retries:
+        facts.append(plural(result.retries, "retry", "retries"))
+    return [
+        f"## {_verdict(result.verdict)}: {_text(result.name)}",
+        _text(result.description),
+        f"{_text(words_of(result.command)).capitalize()} {_code(result.run_id)} · "
+        + " · ".join(facts),
+        _section(
+            "Checks",
+            _table(
+                ("check", "verdict", "evidence", "coverage", "asked"),
+                [
+                    (
+                        _text(each.name),
+                        _verdict(each.verdict),
+                        _text(each.summary),
+                        _text(each.coverage),
+                        _text(each.threshold),
+                    )
+                    for each in result.checks
+                ],
+            ),
+        ),
+        *(_failed_check(each) for each in result.checks if each.verdict is Verdict.FAILED),
+        _remarks(result.warnings, "Warnings"),
+        _ends(result.source, result.target),
+        _fields(result.fields),
+        _losses(result.losses),
+        _hazards(result.hazards),
+        _steps(result.steps),
+        _section("Next", _bullets(_text(each) for each in result.next)),
+        _folded("The plan", _fenced(result.plan_text, "yaml")),
+        _folded(
+            "Fingerprints and versions",
+            _bullets(
+                [
+                    f"plan {_code(result.fingerprint)}",
+                    f"target digest {_code(result.target_digest)}",
+                    f"last hash of the audit {_code(result.audit_head)}",
+                    *(f"{_text(name)} {_text(each)}" for name, each in result.versions.items()),
+                ]
+            ),
+        ),
+    ]
+
+
+def _failed_check(check: CheckResult) -> str:
+    rows = [_text(each) for each in check.failures[:_FAILURES]]
+    if len(check.failures) > _FAILURES:
+        rows.append(f"and {number(len(check.failures) - _FAILURES)} more in the report")
+    parts = [_section(f"{_text(check.name)} failed", _bullets(rows) or _text(check.summary))]
+    if check.advice:
+        parts.append(f"Likely: {_text(check.advice)}")
+    return "\n\n".join(parts)
+
+
+def _inspect(result: InspectResult) -> list[str]:
+    parts = [f"## {_text(result.name)}: what is there"]
+    for side in result.sides:
+        parts += _inspected(side)
+    return parts
+
+
+def _inspected(found: InspectedSide) -> list[str]:
+    about_ = found.about
+    head = f"### {_text(found.side)}: {_text(about_.store)} {_code(about_.place)}"
+    remarks = _remarks(found.remarks, "Remarks")
+    if about_.records is None:
+        return [head, _text(about_.state) or "does not exist", remarks]
+    facts = [f"{plural(about_.records, 'record')}, about {size(found.average_record_bytes)} each"]
+    facts += [f"vector {_code(name)}: {_text(text)}" for name, text in found.vectors.items()]
+    if about_.index:
+        facts.append(f"index: {_text(about_.index)}")
+    kinds = ", ".join(f"{_text(kind)} ({number(n)})" for kind, n in found.id_kinds.items())
+    if kinds:
+        facts.append(f"ids: {kinds}, longest {plural(found.longest_id_bytes, 'byte')}")
+    if found.looked_at:
+        facts.append(
+            f"documents: {share(found.documents, found.looked_at)}, "
+            f"longest {plural(found.longest_document, 'character')}"
+        )
+    if about_.storage_bytes is not None:
+        facts.append(f"storage: {size(about_.storage_bytes)}")
+    fields = _table(
+        ("field", "kinds", "in records", "null", "distinct"),
+        [
+            (
+                _code(row.name, in_table=True),
+                _text(", ".join(row.kinds)),
+                share(row.records, row.looked_at),
+                share(row.nulls, row.records) if row.nulls else "",
+                "over 1,000" if row.distinct is None else number(row.distinct),
+            )
+            for row in found.fields
+        ],
+    )
+    looked = f"Fields of {plural(found.looked_at, 'record')} looked at:" if fields else ""
+    return [head, _bullets(facts), looked, fields, remarks]
+
+
+def _status(result: StatusResult) -> list[str]:
+    running = ", running now" if result.running else ""
+    facts = []
+    if result.run_id:
+        whole = "" if result.total is None else f" of {number(result.total)}"
+        facts = [
+            f"run {_code(result.run_id)}, begun {_text(result.started_at)}, "
+            f"last sign {_text(result.updated_at)}",
+            f"{number(result.records)}{whole} records · {size(result.size_bytes)}"
+            + (f" · {rate(result.rate_per_s)}" if result.rate_per_s else ""),
+            f"{number(result.dead_letters)} set aside · {plural(result.retries, 'retry', 'retries')}",
+        ]
+        if result.verdict is not None:
+            facts.insert(0, _verdict(result.verdict))
+    return [
+        f"## {_text(result.name)}: {_text(result.phase)}{running}",
+        _bullets(facts),
+        _section("Next", _bullets(_text(each) for each in result.next)),
+    ]
+
+
+def _rollback(result: RollbackResult) -> list[str]:
+    state = "rolled back" if result.done else "rollback, nothing has been removed yet"
+    facts = [
+        f"target: {_text(result.target.store)} {_code(result.target.place)}",
+        f"{'did' if result.done else 'does'}: {_text(result.action)}, "
+        f"{plural(result.removed, 'record')} of this run",
+    ]
+    for reason, (count, ids) in result.kept.items():
+        examples = f": {_text(shown_list(ids, most=10))}" if ids else ""
+        facts.append(f"keeps {plural(count, 'record')}, {_text(reason)}{examples}")
+    return [
+        f"## {_text(result.name)}: {state}",
+        _bullets(facts),
+        _section("Next", _bullets(_text(each) for each in result.next)),
+    ]
+
+
+# pieces that several documents share
+
+
+def _ends(source: Side, target: Side) -> str:
+    return _table(
+        ("", "store", "place", "records", "dims", "metric", "state"),
+        [
+            (
+                word,
+                _text(side.store),
+                _code(side.place, in_table=True),
+                "" if side.records is None else number(side.records),
+                "" if side.dim is None else number(side.dim),
+                _text(side.metric),
+                _text(side.state),
+            )
+            for word, side in (("from", source), ("to", target))
+        ],
+    )
+
+
+def _fields(rows: Sequence[FieldRow]) -> str:
+    return _section(
+        "Fields",
+        _table(
+            ("field", "kinds", "becomes", "in records", ""),
+            [
+                (
+                    _code(row.name, in_table=True) if row.name else "",
+                    _text(", ".join(row.kinds)),
+                    _code(row.becomes, in_table=True) if row.becomes else "",
+                    share(row.records, row.looked_at) if row.name else "",
+                    _text(row.note),
+                )
+                for row in rows
+            ],
+        )
+        or "No metadata.",
+    )
+
+
+def _losses(rows: Sequence[LossRow]) -> str:
+    return _section(
+        "Loss report",
+        _table(
+            ("field", "what happens", "records", "policy", "on the way back"),
+            [
+                (
+                    _code(row.field, in_table=True),
+                    _text(row.what),
+                    "" if row.records is None
+                    else f"{number(row.records)} of {number(row.looked_at)}",
+                    _text(row.policy),
+                    "restored" if row.reversible else "**not restored**",
+                )
+                for row in rows
+            ],
+        )
+        or "Nothing is lost.",
+    )  # fmt: skip
+
+
+def _hazards(rows: Sequence[HazardRow]) -> str:
+    return _section(
+        "Hazards",
+        _table(
+            ("hazard", "why", "allowed by"),
+            [
+                (
+                    _code(row.name, in_table=True),
+                    _text(row.why),
+                    _text(row.allowed_by) or "**not allowed**",
+                )
+                for row in rows
+            ],
+        )
+        or "None.",
+    )
+
+
+def _steps(rows: Sequence[StepRow]) -> str:
+    timed = any(row.seconds is not None for row in rows)
+    return _section(
+        "Steps",
+        _table(
+            ("", "step", "what", "hazards", *(["took"] if timed else [])),
+            [
+                (
+                    str(row.number),
+                    _text(row.kind),
+                    _text(row.text),
+                    _text(", ".join(row.hazards)),
+                    *([duration(row.seconds) if row.seconds is not None else ""] if timed else []),
+                )
+                for row in rows
+            ],
+        ),
+    )
+
+
+def _remarks(rows: Sequence[Remark], title: str) -> str:
+    found = []
+    for each in rows:
+        place = f"{_code(each.place)}: " if each.place else ""
+        hint = f"  \n  Hint: {_text(each.hint)}" if each.hint else ""
+        found.append(f"{place}{_text(each.what)}{hint}")
+    return _section(title, _bullets(found)) if found else ""
+
+
+def _section(title: str, body: str) -> str:
+    return f"### {title}\n\n{body}" if body else ""
+
+
+def _bullets(rows: Iterable[str]) -> str:
+    return "\n".join(f"- {row}" for row in rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    lines = [_row(head), _row(["---"] * len(head)), *(_row(row) for row in rows[:_ROWS])]
+    table = "\n".join(lines)
+    more = len(rows) - _ROWS
+    return f"{table}\n\nand {number(more)} more" if more > 0 else table
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _verdict(verdict: Verdict) -> str:
+    return {
+        Verdict.PASSED: "✅ passed",
+        Verdict.FAILED: "❌ FAILED",
+        Verdict.SKIPPED: "skipped",
+    }[verdict]
+
+
+def _folded(title: str, body: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>" if body else ""
+
+
+def _fenced(text: str, language: str) -> str:
+    """A code block that *text* cannot end."""
+    if not text:
+        return ""
+    longest = max((len(each) for each in _BACKTICKS.findall(text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{clean(text, keep=chr(10))}\n{fence}"
+
+
+def _text(text: str) -> str:
+    """*text* as prose: nothing in it is markup, a line break or a mention of somebody."""
+    escaped = _SPECIAL.sub(r"\\\1", shortened(clean(text), _LONGEST))
+    escaped = html.escape(escaped, quote=False)
+    # bare addresses would become links
+    escaped = escaped.replace("://", ":<span></span>//")
+    return _MENTION.sub("@<span></span>", escaped)
+
+
+def _code(text: str, *, in_table: bool = False) -> str:
+    """*text* as a code span, whatever backticks and pipes it holds."""
+    text = shortened(clean(text), _LONGEST)
+    if not text.strip():
+        return "(empty)" if not text else "(blanks)"
+    longest = max((len(each) for each in _BACKTICKS.findall(text)), default=0)
+    fence = "`" * (longest + 1)
+    pad = " " if text.startswith(("`", " ")) or text.endswith(("`", " ")) else ""
+    if in_table:
+        text = text.replace("|", "\\|")
+    return f"{fence}{pad}{text}{pad}{fence}"
