@@ -486,7 +486,13 @@ class Plan:
         return result
 
     def _again(self, folder: RunFolder, journal: Journal) -> RunResult:
-        return self._result(folder, journal, "run")
+        """The result of a finished run; completes what a kill at the very end left undone."""
+        folder.clear_scratch()
+        result = self._result(folder, journal, "run")
+        if not (folder.path / "report.html").exists():
+            _write_report(result, folder.path, "report")
+            journal.export(folder.path)
+        return result
 
     def _result(self, folder: RunFolder, journal: Journal, command: str) -> RunResult:
         verdict = Verdict(journal.fact("verdict", Verdict.SKIPPED.value))

@@ -80,7 +80,7 @@ class FieldEffect:
     """What a transform does to one metadata field, for the dry run's table.
 
     Attributes:
-        field: Its name before; empty for a field that the transform adds.
+        field: Its name before; for a field that the transform adds, the name it gets.
         becomes: Its name after; empty if unchanged.
         note: ``renamed``, ``cast to int`` …
     """

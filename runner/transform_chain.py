@@ -142,7 +142,7 @@ class Chain:
         for step in self.steps:
             now = {each.becomes or each.field: index for index, each in enumerate(known)}
             for effect in step.does.effects:
-                index = now.get(effect.field) if effect.field else None
+                index = now.get(effect.field)
                 if index is None:
                     known.append(effect)
                     continue

@@ -42,7 +42,8 @@ from runner.transform_args import bind, pair
 from runner.transform_chain import Applied, Chain, DeadLetter, Example, LoadedStep, StepStats
 
 __all__ = [
-    "Applied", "Chain", "DeadLetter", "Example", "StepStats", "lint_step", "load_chain",
+    "Applied", "Chain", "DeadLetter", "Example", "StepStats", "bundled_names",
+    "lint_step", "load_chain",
 ]  # fmt: skip
 
 _PYTHON = "python"
@@ -103,6 +104,11 @@ def lint_step(step: TransformStep, *, plan_dir: Path, root: Path) -> list[Fault]
     except TransformArgsError as error:
         return [(_path(step, error), error.what, error.hint)]
     return []
+
+
+def bundled_names() -> list[str]:
+    """The transforms that every plan can name."""
+    return sorted(_library(bundled.transforms().resolve()))
 
 
 def _path(step: TransformStep, error: TransformArgsError) -> str:
@@ -172,7 +178,7 @@ def _find_by_file(reference: Any, plan_dir: Path, root: Path) -> _Found:
             return _Found(resolved, limit, function, name, sources)
     raise TransformArgsError(
         f"there is no file {name}",
-        f"it was looked for in the plan's folder, in {root} and in the bundled library",
+        "it was looked for in the plan's folder, at the repository's root and in the library",
     )
 
 
@@ -186,9 +192,9 @@ def _is_file(file: Path) -> bool:
 def _refuse_outside(file: Path, limit: Path, shown: str) -> None:
     if not file.is_relative_to(limit):
         raise TransformArgsError(
-            f"{shown} lies outside of {limit}",
-            "transforms must lie beneath the plan's repository (or its folder), also after "
-            "symlinks are followed",
+            f"{shown} lies outside of the plan's repository",
+            "code must lie beneath the nearest folder with a .git, else the plan's own, also "
+            "after symlinks are followed",
         )
 
 
@@ -472,7 +478,8 @@ class _Mounts(MetaPathFinder):
         package = MOUNT_PREFIX + digest.hexdigest()[:16]
         self._mounted.setdefault(package, found)
         if self not in sys.meta_path:
-            sys.meta_path.append(self)
+            # before Python's own finder, which would take the modules of a mounted package
+            sys.meta_path.insert(0, self)
         return package
 
     def find_spec(
@@ -491,7 +498,7 @@ class _Mounts(MetaPathFinder):
         for file, is_package in files:
             if file.is_file():
                 if not file.resolve().is_relative_to(found.limit):
-                    raise ImportError(f"{file.name} lies outside of {found.limit}", name=fullname)
+                    raise ImportError(f"{file.name} lies outside of the repository", name=fullname)
                 return importlib.util.spec_from_file_location(
                     fullname,
                     file,

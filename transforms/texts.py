@@ -72,7 +72,7 @@ def split(fields: dict[str, str | dict[str, Any]]) -> MetadataTransform:
         changes[name] = _splitter(name, separator, into)
         if into:
             effects.append(FieldEffect(name, note=f"split into {', '.join(into)}"))
-            effects += [FieldEffect("", part, f"from {name}") for part in into]
+            effects += [FieldEffect(part, note=f"from {name}") for part in into]
         else:
             effects.append(FieldEffect(name, note="split into a list"))
     return _each_of(changes, effects)
@@ -91,7 +91,7 @@ def join(fields: dict[str, str | dict[str, Any]]) -> MetadataTransform:
         separator, sources = _separator_and(given, name, "from")
         changes[name] = _joiner(name, separator, sources)
         note = f"joined from {', '.join(sources)}" if sources else "joined to a text"
-        effects.append(FieldEffect("" if sources else name, name if sources else "", note))
+        effects.append(FieldEffect(name, note=note))
     return _each_of(changes, effects)
 
 

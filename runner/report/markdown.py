@@ -39,7 +39,7 @@ from runner.report.words import (
 
 __all__ = ["to_markdown"]
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
+_SPECIAL = re.compile(r"([\\`*_{}\[\]#+!|~$])")
 _MENTION = re.compile(r"(?<!\w)@(?=\w)")
 _BACKTICKS = re.compile(r"`+")
 _LONGEST = 500
@@ -219,7 +219,8 @@ def _status(result: StatusResult) -> list[str]:
             f"last sign {_text(result.updated_at)}",
             f"{number(result.records)}{whole} records · {size(result.size_bytes)}"
             + (f" · {rate(result.rate_per_s)}" if result.rate_per_s else ""),
-            f"{number(result.dead_letters)} set aside · {plural(result.retries, 'retry', 'retries')}",
+            f"{number(result.dead_letters)} set aside · "
+            + plural(result.retries, "retry", "retries"),
         ]
         if result.verdict is not None:
             facts.insert(0, _verdict(result.verdict))
@@ -395,7 +396,7 @@ def _fenced(text: str, language: str) -> str:
         return ""
     longest = max((len(each) for each in _BACKTICKS.findall(text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{clean(text, keep=chr(10))}\n{fence}"
+    return f"{fence}{language}\n{clean(text, keep=chr(10)).rstrip(chr(10))}\n{fence}"
 
 
 def _text(text: str) -> str:

@@ -32,6 +32,7 @@ from runner.steps.model import (
     Report,
     Step,
     Swap,
+    explain,
     kind_of,
 )
 from runner.stores.base import CanSwap, Source, Target
@@ -99,7 +100,7 @@ class Execution:
         began_before = self.journal.step_state(number) == "intent"
         self.stop.raise_if_requested()
         self.journal.begin_step(number, kind)
-        self._tell(kind, number, f"{kind} …")
+        self._tell(kind, number, explain(step))
         began = time.monotonic()
         try:
             self._act(number, step, again=began_before)
@@ -305,17 +306,7 @@ class Execution:
             self.target.close()
 
     def _tell(self, phase: str, step: int, message: str) -> None:
-        totals = self.journal.totals()
-        self.listener(
-            ProgressEvent(
-                phase=phase,
-                step=step,
-                records=totals.records,
-                total=self.journal.fact("records_before"),
-                size_bytes=totals.size_bytes,
-                message=message,
-            )
-        )
+        self.listener(ProgressEvent(phase=phase, step=step, message=message))
 
 
 class _Meter:

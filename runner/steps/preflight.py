@@ -195,6 +195,8 @@ def chain_of(document: PlanDocument, steps: Sequence[TransformStep] | None = Non
         document.transforms if steps is None else steps,
         plan_dir=document.path.parent,
         root=document.root,
+        file=document.file,
+        positions=document.positions,
     )
 
 

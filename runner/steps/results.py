@@ -55,13 +55,16 @@ def side_of(
     endpoint: Endpoint, spec: CollectionSpec | None, records: int | None, state: str, store: Store
 ) -> Side:
     """One end, for reading."""
+    place = str(endpoint)
+    if place.startswith("/"):
+        place = shown_path(Path(place))
     if spec is None:
-        return Side(endpoint.store, str(endpoint), None, None, "", state)
+        return Side(endpoint.store, place, None, None, "", state)
     vectors = list(spec.vectors.values())
     first = vectors[0] if vectors else None
     return Side(
         store=endpoint.store,
-        place=str(endpoint),
+        place=place,
         records=records,
         dim=first.dim if first is not None and first.dim else None,
         metric=first.metric.value if first is not None else "",
@@ -149,7 +152,7 @@ def result_of(
         target_digest=target_digest(journal),
         audit_head=journal.audit_head,
         versions=journal.fact("versions", {}),
-        report_path=_shown_path(report) if report is not None else "",
+        report_path=shown_path(report) if report is not None else "",
         next=next_acts,
         command=command,
     )
@@ -165,7 +168,8 @@ def _points(journal: Journal) -> list[Sample]:
     return [Sample(*each) for each in points[::every]]
 
 
-def _shown_path(path: Path) -> str:
+def shown_path(path: Path) -> str:
+    """*path* relative to the working folder where it lies below it."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:

@@ -137,6 +137,7 @@ class ChromaStore(Target):
 
     @classmethod
     def endpoint(cls, location: Location) -> Endpoint:
+        """Who *location* is; without user and password of a URL."""
         options = location.options
         url = options.get("url")
         identity = {
@@ -154,6 +155,7 @@ class ChromaStore(Target):
     # Looking
 
     def describe(self) -> CollectionSpec | None:
+        """The collection; ``extra`` has its own ``metadata`` and ``embedding_function``."""
         engine = self._engine()
         held = None if engine is None else engine.collection(self._collection)
         self._held = held
@@ -180,10 +182,12 @@ class ChromaStore(Target):
         )
 
     def count(self) -> int:
+        """Exact number of records."""
         engine, held = self._there()
         return engine.count(held)
 
     def read_mark(self) -> str | None:
+        """What `write_mark` left, from the collection's metadata."""
         engine = self._engine()
         held = None if engine is None else engine.collection(self._collection)
         return str((held.metadata.get(_MARK_KEY) if held else None) or "") or None
@@ -196,6 +200,7 @@ class ChromaStore(Target):
         return folder_bytes(self._folder)
 
     def findings(self) -> list[Finding]:
+        """Unencrypted connections; what is wrong with a folder."""
         if self._folder is None:
             return _connection_findings(self.location)
         return list(self._folder_findings(self._folder))
@@ -220,6 +225,7 @@ class ChromaStore(Target):
     # Reading
 
     def partitions(self, n: int) -> list[Partition]:
+        """Ranges of ids, by their UTF-8 bytes, of about the same size."""
         self._forget_ids()
         cuts = self._ids().cuts(n)
         bounds = zip([None, *cuts], [*cuts, None], strict=True)
@@ -232,6 +238,7 @@ class ChromaStore(Target):
         batch_size: BatchSize,
         select: Select = Select.ALL,
     ) -> Iterator[Page]:
+        """By ids, sorted; a cursor is the last id, and ids that vanish are left out."""
         listed = self._ids()
         most = max(1, min(batch_size.records, _FETCHED))
         while ids := listed.between(partition.lower, partition.upper, after, most):
@@ -242,11 +249,13 @@ class ChromaStore(Target):
                 yield Page(part, str(part.ids[-1]))
 
     def scan_ids(self, page_size: int = 10_000) -> Iterator[list[Id]]:
+        """Every id once, as they are now."""
         self._forget_ids()
         for ids in self._ids().pages(page_size):
             yield [*ids]
 
     def fetch(self, ids: Sequence[Id], select: Select = Select.ALL) -> Batch:
+        """The records with these ids; what is not text is no id here."""
         engine, held = self._there()
         wanted = [each for each in ids if isinstance(each, str) and each]
         parts = [
@@ -301,6 +310,7 @@ class ChromaStore(Target):
     # Making
 
     def propose(self, wanted: CollectionSpec, records: int, size_bytes: int) -> Proposal:
+        """A collection with an HNSW index; its metadata comes along from another Chroma."""
         findings = list(self._obstacles(wanted, records, size_bytes))
         vector = next(iter(wanted.vectors.values()), VectorSpec(0))
         spec = CollectionSpec(
@@ -355,6 +365,7 @@ class ChromaStore(Target):
             yield from _migration_findings(self._folder, self.scratch)
 
     def create(self, spec: CollectionSpec) -> None:
+        """Make the collection, and the folder where there is none."""
         with self._lock:
             engine = self._engine(make=True)
             assert engine is not None
@@ -373,6 +384,7 @@ class ChromaStore(Target):
             self._forget_all()
 
     def write(self, batch: Batch, *, fresh: bool = False) -> None:
+        """Replace each record by deleting and adding it."""
         # `add` would ignore an id that exists in silence, so that a look comes first
         # even where the caller knows better; it costs a hundredth of the `add`.
         del fresh
@@ -385,6 +397,8 @@ class ChromaStore(Target):
                 f"{self._where}: its vectors have {held.dim} components, those to be written "
                 f"{batch.vector.shape[1]}"
             )
+        if _index_of(held)[0] is Metric.COSINE:
+            _check_lengths(batch, self._where)
         self._forget_ids()
         step = engine.write_records
         for start in range(0, len(batch), step):
@@ -397,6 +411,7 @@ class ChromaStore(Target):
             self._held = None  # the first records have fixed it
 
     def delete(self, ids: Sequence[Id]) -> None:
+        """Remove those of the records that exist."""
         engine, held = self._there()
         self._forget_ids()
         known = [each for each in ids if isinstance(each, str) and each]
@@ -406,6 +421,7 @@ class ChromaStore(Target):
                 engine.delete(held, part)
 
     def drop(self) -> None:
+        """Delete the records, so that no lists stay behind, then the collection."""
         with self._lock:
             engine = self._engine()
             held = None if engine is None else engine.collection(self._collection)
@@ -417,6 +433,7 @@ class ChromaStore(Target):
             self._forget_all()
 
     def write_mark(self, mark: str | None) -> None:
+        """Keep *mark* in the collection's metadata."""
         with self._lock:
             engine, _ = self._there()
             held = engine.collection(self._collection)
@@ -433,10 +450,12 @@ class ChromaStore(Target):
     # Stepping aside
 
     def sibling(self, collection: str) -> ChromaStore:
+        """This store opened on another collection of the same folder or database."""
         options = {**self.location.options, "collection": collection}
         return type(self)(replace(self.location, options=options), self.access, self.scratch)
 
     def swap(self, staged: str, kept: str) -> None:
+        """Rename this collection to *kept*, then *staged* to its name."""
         with self._lock:
             engine = self._engine(make=True)
             assert engine is not None
@@ -458,6 +477,7 @@ class ChromaStore(Target):
             self._forget_all()
 
     def close(self) -> None:
+        """Release the folder or the connections, and forget the listed ids."""
         with self._lock:
             opened, self._opened = self._opened, None
             listed, self._listed = self._listed, None
@@ -531,8 +551,9 @@ class ChromaStore(Target):
         if not self._is_snapshot:
             return folder.resolve()
         copy = self.scratch / "chroma"
-        if not (copy / _DATABASE_FILE).exists():
-            snapshot_folder(folder, copy)
+        if not copy.exists():
+            with tempfile.TemporaryDirectory(dir=self.scratch) as unfinished:
+                snapshot_folder(folder, Path(unfinished) / "copy").rename(copy)
         return copy
 
 
@@ -671,6 +692,19 @@ def _rows(batch: Batch, where: str) -> Rows:
         ]
         metadata = [_without_uri(found) for found in objects]
     return Rows([str(each) for each in batch.ids], batch.vector, batch.documents, metadata, uris)
+
+
+def _check_lengths(batch: Batch, where: str) -> None:
+    """Chroma divides by the float32 length: outside these bounds NaN or zeros would come back."""
+    lengths = np.linalg.norm(batch.vector.astype(np.float64), axis=1)
+    wrong = np.flatnonzero((lengths > 1e18) | ((lengths < 1e-15) & (lengths > 0)))
+    if len(wrong):
+        row = int(wrong[0])
+        raise StoreError(
+            f"{where}: the vector of record {batch.ids[row]!r} has length {lengths[row]:.3g}; a "
+            "cosine collection keeps lengths of 1e-15 to 1e18, and 0",
+            "scale the vectors in the source; their direction is all that cosine compares",
+        )
 
 
 def _without_uri(found: Mapping[str, Any]) -> Mapping[str, Any] | None:

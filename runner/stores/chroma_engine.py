@@ -1,5 +1,7 @@
 """What the Chroma store needs of Chroma, and Chroma in this process as one way to have it."""
 
+# ruff: noqa: D102 - the protocol `Engine` says what each method does
+
 from __future__ import annotations
 
 import threading
@@ -186,7 +188,8 @@ class EmbeddedEngine:
         self._known: dict[str, Collection] = {}
         # Two writers at once gain nothing: the index takes one record at a time.
         self._writing = threading.Lock()
-        settings = Settings(anonymized_telemetry=False)
+        # no .env of the working folder; pydantic's own argument, which mypy does not know
+        settings = Settings(_env_file=None, anonymized_telemetry=False)  # type: ignore[call-arg]
         try:
             with self._mapped():
                 self._client: ClientAPI | None = PersistentClient(

@@ -4,6 +4,8 @@ Chroma's own client keeps neither status codes nor `Retry-After`, offers no time
 client certificate or proxy, and asks more of the server than we need.
 """
 
+# ruff: noqa: D102 - the protocol `Engine` says what each method does
+
 from __future__ import annotations
 
 import ssl
@@ -34,6 +36,7 @@ __all__ = ["HttpEngine", "bare_url"]
 
 _API = "/api/v2"
 _READERS, _WRITERS = 8, 2
+_OTHER_NAME = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH
 
 
 class _TooLargeError(StoreError):
@@ -252,9 +255,12 @@ def _unreached(url: str, error: httpx.HTTPError) -> StoreError:
     """What a request that got no answer means."""
     secure = _tls_error(error)
     if isinstance(secure, ssl.SSLCertVerificationError):
+        named = secure.verify_code in _OTHER_NAME
         return StoreError(
             f"{url}: its certificate is not trusted: {secure.verify_message}",
-            "name the authority that signed it in connection.ca_file",
+            "write the host name that the certificate has"
+            if named
+            else "name the authority that signed it in connection.ca_file",
         )
     if secure is not None and not isinstance(secure, ssl.SSLEOFError):
         return StoreError(

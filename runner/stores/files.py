@@ -335,6 +335,8 @@ class FilesStore(LayeredStore):
         if self._is_glob:
             found = sorted(Path(each) for each in glob.glob(str(self._path), recursive=True))
             return [(each, str(each)) for each in found if each.is_file()]
+        if self._path.is_file():  # of another kind: opening it says so
+            return [(self._path, self._path.name)]
         return [
             (path, str(path.relative_to(self._path)))
             for path in sorted(self._path.rglob("*"))

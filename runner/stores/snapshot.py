@@ -74,6 +74,7 @@ def _copied_unchanged(folder: Path, into: Path) -> bool:
     files that stood still and a database that is newer than they belong together.
     """
     try:
+        _check_space(folder, into)
         before = _plain_files(folder)
         for relative in before:
             target = into / relative
@@ -210,12 +211,24 @@ def _beside(path: Path, suffix: str) -> Path:
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Every regular file below *folder*, and its path relative to it."""
+    """Every regular file below *folder*, and its path relative to it.
+
+    Without the logs and journals of databases: they come and go while a writer works.
+    """
     for root, _, names in os.walk(folder, followlinks=True, onerror=_raise):
+        found = set(names)
         for name in sorted(names):
             path = Path(root, name)
-            if path.is_file():
+            if path.is_file() and not _is_companion(path, found):
                 yield path, path.relative_to(folder)
+
+
+def _is_companion(path: Path, names: set[str]) -> bool:
+    for suffix in _COMPANIONS:
+        owner = path.name.removesuffix(suffix)
+        if owner != path.name and owner in names:
+            return _is_sqlite(path.with_name(owner))
+    return False
 
 
 def _raise(error: OSError) -> None:
@@ -223,15 +236,8 @@ def _raise(error: OSError) -> None:
 
 
 def _plain_files(folder: Path) -> dict[Path, Stat]:
-    """What is not a database or a database's companion, and how it stands."""
-    found = {relative: path for path, relative in _files(folder)}
-    databases = {str(relative) for relative, path in found.items() if _is_sqlite(path)}
-    companions = {name + suffix for name in databases for suffix in _COMPANIONS}
-    return {
-        relative: _stat(path)
-        for relative, path in found.items()
-        if str(relative) not in databases | companions
-    }
+    """What is no database, and how it stands."""
+    return {relative: _stat(path) for path, relative in _files(folder) if not _is_sqlite(path)}
 
 
 def _stat(path: Path) -> Stat:

@@ -337,3 +337,17 @@ def test_a_copy_killed_anywhere_goes_on_to_the_same_records(tmp_path: Path) -> N
         kill_at += 3
     assert survived
     assert kill_at > 12
+
+
+def test_exact_search_goes_over_more_vectors_than_fit_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.stores.faiss._SEARCH_ROWS", 70)
+    index = faiss.IndexHNSWFlat(DIM, 8)
+    index.add(VECTORS)
+    faiss.write_index(index, str(tmp_path / "x.faiss"))
+    flat = faiss.IndexFlatL2(DIM)
+    flat.add(VECTORS)
+    queries = make_batch(9, DIM, seed=77).vector
+    with opened(tmp_path / "x.faiss", Access.READ) as source:
+        assert source.search(queries, 12, exact=True).ids == flat.search(queries, 12)[1].tolist()

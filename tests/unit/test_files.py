@@ -442,3 +442,11 @@ def test_other_ids_under_one_hash_are_not_taken_for_each_other(tmp_path: Path) -
         assert target.count() == len(ids)
         target.delete([-1])
         same(batch.take([1, 3]), target.fetch([-1, -2, 2**61 - 1]))
+
+
+def test_a_file_of_another_kind_says_which_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("id,vector\n")
+    source = opened(tmp_path / "x.csv", Access.READ)
+    with pytest.raises(StoreError, match="cannot be read") as caught:
+        source.describe()
+    assert ".parquet, .pq, .jsonl" in caught.value.hint

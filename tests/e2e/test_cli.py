@@ -1,0 +1,489 @@
+"""The command line as a person meets it: screens, exit codes, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runner.model import Metadata
+from runner.testing import folder_digest
+from tests.e2e.conftest import Cli
+from tests.e2e.places import Places, records
+
+
+def small(places: Places, count: int = 60, **more) -> Path:
+    """A plan from Parquet to Parquet."""
+    from_, to = places.options("files", "source"), places.options("files", "target")
+    if not (places.folder / "source.parquet").exists():
+        places.fill(from_, records(count))
+    return places.plan(from_, to, batch_size=20, **more)
+
+
+def test_a_plan_is_tried_run_shown_verified_and_taken_back(places: Places, cli: Cli) -> None:
+    small(places)
+    tried = cli("run", "plan.yaml", "--dry-run")
+    assert tried.returncode == 0, tried.stderr
+    assert "dry run, nothing is written" in tried.stdout
+    assert not (places.folder / "target.parquet").exists()
+    assert not (places.folder / ".runner").exists()
+
+    ran = cli("run", "plan.yaml")
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(r"^PASSED +plan", ran.stdout, re.MULTILINE)
+    assert "60 = 60" in ran.stdout
+    assert "runner rollback plan.yaml" in ran.stdout
+
+    again = cli("run", "plan.yaml")
+    assert again.returncode == 0
+    assert "PASSED" in again.stdout
+
+    for command in ("status", "report", "verify", "inspect"):
+        shown = cli(command, "plan.yaml")
+        assert shown.returncode == 0, shown.stderr
+        assert shown.stdout.strip()
+
+    asked = cli("rollback", "plan.yaml")
+    assert asked.returncode == 4
+    assert "--yes" in asked.stderr
+    assert (places.folder / "target.parquet").exists()
+    undone = cli("rollback", "plan.yaml", "--yes")
+    assert undone.returncode == 0, undone.stderr
+    assert not (places.folder / "target.parquet").exists()
+
+
+def test_run_is_runner_run(places: Places) -> None:
+    small(places)
+    code = "import sys, runner.cli as cli; sys.exit(cli.main_run(['plan.yaml', '--dry-run']))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=places.folder, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    assert "dry run" in found.stdout
+
+
+@pytest.mark.parametrize("form", ["json", "markdown"])
+def test_a_dry_run_prints_for_machines_and_pull_requests(
+    places: Places, cli: Cli, form: str
+) -> None:
+    small(places)
+    found = cli("run", "plan.yaml", "--dry-run", "--format", form)
+    assert found.returncode == 0, found.stderr
+    if form == "json":
+        result = json.loads(found.stdout)
+        assert result["source"]["records"] == 60
+        assert [step["kind"] for step in result["steps"]] == [
+            "create", "copy", "index", "check", "report",
+        ]  # fmt: skip
+    else:
+        assert "| `title` |" in found.stdout
+
+
+def test_reports_are_left_in_three_forms(places: Places, cli: Cli) -> None:
+    small(places)
+    cli("run", "plan.yaml")
+    (run,) = (places.folder / ".runner" / "plan" / "runs").iterdir()
+    assert {"report.json", "report.md", "report.html", "audit.jsonl", "journal.sqlite"} <= {
+        each.name for each in run.iterdir()
+    }
+    assert json.loads((run / "report.json").read_text())["verdict"] == "passed"
+    assert (places.folder / ".runner" / ".gitignore").read_text() == "*\n"
+
+
+def test_every_problem_of_a_plan_is_shown_at_once_and_nothing_is_read(
+    places: Places, cli: Cli
+) -> None:
+    (places.folder / "bad.yaml").write_text(
+        "source: {store: chroma, path: x, colection: c}\n"
+        "target: {store: files, path: y.parquet}\n"
+        'batch_size: "1k"\n'
+    )
+    found = cli("run", "bad.yaml")
+    assert found.returncode == 2
+    assert "bad.yaml:1:34: source.colection" in found.stderr
+    assert "did you mean `collection`" in found.stderr
+    assert "bad.yaml:3:13: batch_size" in found.stderr
+    assert "nothing was read or written" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_lint_touches_no_store(places: Places, cli: Cli) -> None:
+    places.plan(
+        {"store": "pgvector", "dsn": "${NOT_SET_ANYWHERE}", "table": "t"},
+        {"store": "files", "path": "y.parquet"},
+    )
+    found = cli("lint", ".")
+    assert found.returncode == 0, found.stderr
+    assert "1 plan is well-formed" in found.stdout
+
+
+def test_an_unset_variable_is_named(places: Places, cli: Cli) -> None:
+    places.plan(
+        {"store": "pgvector", "dsn": "${NOT_SET_ANYWHERE}", "table": "t"},
+        {"store": "files", "path": "y.parquet"},
+    )
+    found = cli("run", "plan.yaml")
+    assert found.returncode == 2
+    assert "NOT_SET_ANYWHERE" in found.stderr
+
+
+def test_a_source_that_is_not_there_is_an_error_and_is_not_made(places: Places, cli: Cli) -> None:
+    places.plan(places.options("chroma", "gone"), places.options("files", "target"))
+    found = cli("run", "plan.yaml")
+    assert found.returncode == 5
+    assert not (places.folder / "gone_chroma").exists()
+    assert "Traceback" not in found.stderr
+
+
+def test_an_existing_target_is_refused_and_left_as_it_is(places: Places, cli: Cli) -> None:
+    small(places)
+    places.fill(places.options("files", "target"), records(5))
+    before = folder_digest(places.folder)
+    found = cli("run", "plan.yaml")
+    assert found.returncode == 3
+    assert "exists already, with 5 records" in found.stderr
+    after = folder_digest(places.folder)
+    assert {name: after[name] for name in before} == before
+
+
+def test_replacing_needs_to_be_allowed_keeps_the_old_one_and_can_be_taken_back(
+    places: Places, cli: Cli
+) -> None:
+    to = {**places.options("files", "target"), "if_exists": "replace"}
+    small(places)
+    places.fill(places.options("files", "target"), records(5))
+    before = places.digest(places.options("files", "target")).hex()
+    places.plan(places.options("files", "source"), to, batch_size=20)
+    refused = cli("run", "plan.yaml")
+    assert refused.returncode == 4
+    assert "--allow replace-target" in refused.stderr
+    allowed = cli("run", "plan.yaml", "--allow", "replace-target")
+    assert allowed.returncode == 0, allowed.stderr
+    assert len(places.read(places.options("files", "target"))) == 60
+    undone = cli("rollback", "plan.yaml", "--yes")
+    assert undone.returncode == 0, undone.stderr
+    assert places.digest(places.options("files", "target")).hex() == before
+
+
+def test_finalise_drops_what_a_replacement_kept(served: Places, cli: Cli) -> None:
+    to = {**served.options("pgvector", "final"), "if_exists": "replace"}
+    served.fill(served.options("pgvector", "final"), records(5))
+    served.fill(served.options("files", "source"), records(30))
+    served.plan(served.options("files", "source"), to, allow=["replace-target"])
+    assert cli("run", "plan.yaml").returncode == 0
+    done = cli("finalise", "plan.yaml", "--yes")
+    assert done.returncode == 0, done.stderr
+    gone = cli("rollback", "plan.yaml", "--yes")
+    assert gone.returncode == 8
+    assert "finalised" in gone.stderr
+    assert len(served.read(served.options("pgvector", "final"))) == 30
+
+
+def test_appending_counts_and_takes_back_only_its_own(served: Places, cli: Cli) -> None:
+    there = served.options("pgvector", "shared")
+    served.fill(there, records(10, kind="uuid"))
+    served.fill(served.options("files", "source"), records(30))
+    served.plan(served.options("files", "source"), {**there, "if_exists": "append"})
+    ran = cli("run", "plan.yaml")
+    assert ran.returncode == 0, ran.stderr
+    assert len(served.read(there)) == 40
+    with served.opened(there, access=_write()) as store:
+        stranger = records(1, kind="integer", seed=9)
+        store.write(stranger.with_(ids=["stranger"]))
+    undone = cli("rollback", "plan.yaml", "--yes")
+    assert undone.returncode == 0, undone.stderr
+    left = served.read(there)
+    assert len(left) == 11
+    assert "stranger" in left
+
+
+def _write():
+    from runner.stores.base import Access
+
+    return Access.WRITE
+
+
+def test_overwriting_records_by_appending_is_a_hazard(places: Places, cli: Cli) -> None:
+    small(places)
+    places.fill(places.options("files", "target"), records(5))
+    to = {**places.options("files", "target"), "if_exists": "append"}
+    places.plan(places.options("files", "source"), to)
+    found = cli("run", "plan.yaml")
+    assert found.returncode == 4
+    assert "5 records" in found.stderr
+    assert "overwrite-records" in found.stderr
+
+
+def test_a_record_that_somebody_changed_since_stays(served: Places, cli: Cli) -> None:
+    served.fill(served.options("files", "source"), records(30))
+    there = served.options("pgvector", "touched")
+    served.plan(served.options("files", "source"), there)
+    assert cli("run", "plan.yaml").returncode == 0
+    with served.opened(there, access=_write()) as store:
+        changed = store.fetch(["doc-00003"])
+        store.write(changed.with_(documents=["edited by the application"]))
+    preview = cli("rollback", "plan.yaml")
+    assert preview.returncode == 4
+    assert "changed since" in preview.stdout
+    assert cli("rollback", "plan.yaml", "--yes").returncode == 0
+    assert list(served.read(there)) == ["doc-00003"]
+
+
+def test_a_transform_that_fails_on_records_is_found_before_anything_is_written(
+    places: Places, cli: Cli
+) -> None:
+    batch = records(60)
+    objects = [dict(each) for each in batch.metadata]
+    objects[33]["year"] = "n.d."
+    places.fill(places.options("files", "source"), batch.with_(metadata=Metadata.of(objects)))
+    small(places, transforms=[{"cast": {"year": "int"}}])
+    for command in (("run", "plan.yaml", "--dry-run"), ("run", "plan.yaml")):
+        found = cli(*command)
+        assert found.returncode == 6
+        assert "transforms[0]" in found.stdout + found.stderr
+        assert "doc-00033" in found.stdout + found.stderr
+    assert not (places.folder / "target.parquet").exists()
+
+
+def test_dead_letters_beyond_what_the_plan_allows_fail_the_run_by_name(
+    places: Places, cli: Cli
+) -> None:
+    batch = records(60)
+    objects = [dict(each) for each in batch.metadata]
+    objects[33]["year"] = "n.d."
+    places.fill(places.options("files", "source"), batch.with_(metadata=Metadata.of(objects)))
+    step = {"cast": {"year": "int"}, "on_error": "dead_letter"}
+    small(places, transforms=[step], validation={"max_dead_letters": 1})
+    found = cli("run", "plan.yaml")
+    assert found.returncode == 0, found.stderr
+    (run,) = (places.folder / ".runner" / "plan" / "runs").iterdir()
+    dead = [json.loads(each) for each in (run / "dead_letters.jsonl").read_text().splitlines()]
+    assert [each["id"] for each in dead] == ["doc-00033"]
+    assert "59" in found.stdout
+
+
+def test_transforms_do_what_the_plan_says(places: Places, cli: Cli) -> None:
+    (places.folder / "transforms").mkdir()
+    (places.folder / "transforms" / "clean.py").write_text(
+        "def shout(record):\n"
+        "    if record.document:\n"
+        "        record.document = record.document.upper()\n"
+        "    return record\n"
+    )
+    small(
+        places,
+        transforms=[
+            {"rename": {"title": "name"}},
+            {"template": {"url": "https://example.org/{{ metadata.year }}/{{ id }}"}},
+            {"drop": ["op*"]},
+            {"python": "transforms/clean.py:shout"},
+        ],
+    )
+    found = cli("run", "plan.yaml")
+    assert found.returncode == 0, found.stderr
+    vector, document, metadata = places.read(places.options("files", "target"))["doc-00001"]
+    assert document == "THE TEXT OF NUMBER 1."
+    assert metadata == {
+        "name": "No 1",
+        "year": 1991,
+        "score": 1.0,
+        "tags": ["a", "t1"],
+        "url": "https://example.org/1991/doc-00001",
+    }
+    assert len(vector) == 16
+
+
+def test_a_target_that_lost_records_fails_verification_by_name(served: Places, cli: Cli) -> None:
+    served.fill(served.options("files", "source"), records(30))
+    there = served.options("pgvector", "lossy")
+    served.plan(served.options("files", "source"), there)
+    assert cli("run", "plan.yaml").returncode == 0
+    with served.opened(there, access=_write()) as store:
+        store.delete(["doc-00005"])
+        edited = store.fetch(["doc-00006"])
+        moved = edited.vectors[""].copy()
+        moved[0, 0] = np.nextafter(moved[0, 0], np.float32(9))
+        store.write(edited.with_(vectors={"": moved}))
+        store.write(edited.with_(ids=["intruder"]))
+    found = cli("verify", "plan.yaml")
+    assert found.returncode == 7
+    assert "FAILED" in found.stdout
+    for name in ("doc-00005", "doc-00006", "intruder"):
+        assert name in found.stdout
+
+
+def test_a_plan_that_changed_what_it_writes_is_not_resumed(places: Places, cli: Cli) -> None:
+    small(places, count=300)
+    assert interrupted(places) == 143
+    small(places, transforms=[{"drop": ["title"]}])
+    found = cli("resume", "plan.yaml")
+    assert found.returncode == 8
+    assert "changed" in found.stderr
+    small(places, workers=1)
+    assert cli("resume", "plan.yaml").returncode == 0
+
+
+def interrupted(places: Places) -> int:
+    """Run slowly and send SIGTERM once a batch is journalled; the exit code."""
+    (places.folder / "slow.py").write_text(
+        "import time\ndef slow(record):\n    time.sleep(0.02)\n    return record\n"
+    )
+    path = places.folder / "plan.yaml"
+    original = path.read_text()
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, "plan.yaml"],
+        cwd=places.folder,
+        env=places.process_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_for_a_batch(places, process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert path.read_text() == original
+    assert "Stopped after" in output, output
+    assert "goes on from here" in output
+    return process.returncode
+
+
+# the copy is slowed down from outside, so that the plan stays what it is
+SLOW = """
+import sys, time
+from runner.copy import pipeline
+write = pipeline.Copier._write_once
+def slowly(self, batch, fresh):
+    time.sleep(0.5)
+    write(self, batch, fresh)
+pipeline.Copier._write_once = slowly
+from runner.cli import main
+sys.exit(main(["run", *sys.argv[1:]]))
+"""
+
+
+def wait_for_a_batch(places: Places, process: subprocess.Popen[str]) -> None:
+    import sqlite3
+
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        for path in places.folder.glob(".runner/plan/runs/*/journal.sqlite"):
+            try:
+                with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
+                    if db.execute("SELECT count(*) FROM batches").fetchone()[0]:
+                        return
+            except sqlite3.OperationalError:
+                pass  # the tables are just being made
+        os.sched_yield()
+    raise AssertionError(f"no batch was journalled: {process.communicate()[0]}")
+
+
+def test_sigterm_stops_cleanly_and_run_goes_on(places: Places, cli: Cli) -> None:
+    small(places, count=300)
+    assert interrupted(places) == 143
+    status = cli("status", "plan.yaml", "--format", "json")
+    found = json.loads(status.stdout)
+    assert found["phase"] == "copy"
+    assert 0 < found["records"] < 300
+    again = cli("run", "plan.yaml")
+    assert again.returncode == 0, again.stderr
+    assert "going on with run" in again.stdout
+    assert len(places.read(places.options("files", "target"))) == 300
+
+
+def test_a_second_runner_is_refused(places: Places, cli: Cli) -> None:
+    small(places)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, "plan.yaml"],
+        cwd=places.folder,
+        env=places.process_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        wait_for_a_batch(places, process)
+        second = cli("run", "plan.yaml")
+        assert second.returncode == 8
+        assert str(process.pid) in second.stderr
+        elsewhere = cli("run", "plan.yaml", "--state-dir", "other")
+        assert elsewhere.returncode in (3, 8)
+        assert not list(places.folder.glob("other/plan/runs/*"))
+    finally:
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+
+
+def test_secrets_are_shown_nowhere(served: Places, cli: Cli) -> None:
+    password = "s3cr3t-p4ssw0rd"
+    dsn = served.environment["TEST_DSN"]
+    separator = "&" if "?" in dsn and "://" in dsn else " " if "://" not in dsn else "?"
+    served.environment = {
+        **served.environment,
+        "SECRET_DSN": f"{dsn}{separator}password={password}",
+    }
+    served.fill(served.options("files", "source"), records(20))
+    to = {"store": "pgvector", "dsn": "${SECRET_DSN}", "table": "secretly"}
+    served.plan(served.options("files", "source"), to)
+    shown = ""
+    for command in (("run", "plan.yaml", "--dry-run"), ("run", "plan.yaml"), ("run", "plan.yaml")):
+        found = cli(*command, "--verbose")
+        assert found.returncode == 0, found.stderr
+        shown += found.stdout + found.stderr
+    bad = f"host=127.0.0.1 port=1 dbname=x password={password}"
+    served.environment = {**served.environment, "SECRET_DSN": bad}
+    failed = cli("run", "plan.yaml", "--state-dir", "other", "--verbose")
+    assert failed.returncode in (5, 75)
+    shown += failed.stdout + failed.stderr
+    assert password not in shown
+    for path in served.folder.rglob("*"):
+        if path.is_file():
+            assert password.encode() not in path.read_bytes(), path
+
+
+def test_an_empty_source_passes_with_nothing_to_compare(places: Places, cli: Cli) -> None:
+    places.fill(places.options("files", "source"), records(1).take([]))
+    small(places)
+    found = cli("run", "plan.yaml")
+    assert found.returncode == 0, found.stderr
+    assert "nothing to compare" in found.stdout
+    assert places.read(places.options("files", "target")) == {}
+
+
+def test_a_limit_copies_a_part_and_says_so(places: Places, cli: Cli) -> None:
+    small(places)
+    found = cli("run", "plan.yaml", "--limit", "25")
+    assert found.returncode == 0, found.stderr
+    assert len(places.read(places.options("files", "target"))) == 25
+
+
+def test_an_unknown_hazard_is_refused(places: Places, cli: Cli) -> None:
+    small(places)
+    found = cli("run", "plan.yaml", "--allow", "everything")
+    assert found.returncode == 2
+    assert "replace-target" in found.stderr
+
+
+def test_help_names_every_command_and_exit_code(cli: Cli) -> None:
+    found = cli("--help")
+    for word in ("run", "lint", "inspect", "status", "resume", "verify", "report", "rollback",
+                 "finalise", "75"):  # fmt: skip
+        assert word in found.stdout
+
+
+def test_a_strange_id_is_shown_harmlessly(places: Places, cli: Cli) -> None:
+    batch = records(3)
+    batch.ids[1] = "\x1b[31mred\x07 😀\n"
+    places.fill(places.options("files", "source"), batch)
+    small(places, transforms=[{"cast": {"title": "int"}}])
+    found = cli("run", "plan.yaml", "--dry-run")
+    assert found.returncode == 6
+    assert "\x1b[31mred" not in found.stdout + found.stderr
+    assert "\x07" not in found.stdout + found.stderr
