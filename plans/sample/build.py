@@ -328,9 +328,7 @@ def write(path: Path, columns: dict[str, pa.Array]) -> None:
 
 
 def leaves(table: pa.Table) -> list[str]:
-    return [
-        f"{name}.list.element" if name == "vector" else name for name in table.schema.names
-    ]
+    return [f"{name}.list.element" if name == "vector" else name for name in table.schema.names]
 
 
 if __name__ == "__main__":

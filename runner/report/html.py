@@ -12,6 +12,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from runner.report.charts import Chart, charts_of
 from runner.report.model import RunResult, Side, Verdict
 from runner.report.words import (
+    brief,
     clean,
     duration,
     number,
@@ -48,8 +49,8 @@ def _charts(result: RunResult) -> dict[str, list[Chart]]:
 
 
 def _page(result: RunResult, charts: dict[str, list[Chart]], most: int, longest: int) -> str:
-    def brief(text: str) -> str:
-        return shortened(clean(text), longest)
+    def short(text: str) -> str:
+        return brief(text, longest)
 
     return _template().render(
         r=result,
@@ -62,38 +63,38 @@ def _page(result: RunResult, charts: dict[str, list[Chart]], most: int, longest:
         longest=longest,
         failed=[each for each in result.checks if each.verdict is Verdict.FAILED],
         facts=_facts(result),
-        ends=[("from", *_end(result.source, brief)), ("to", *_end(result.target, brief))],
+        ends=[("from", *_end(result.source, short)), ("to", *_end(result.target, short))],
         charts=charts,
         losses=[
             (
-                brief(row.field),
-                brief(row.what),
+                short(row.field),
+                short(row.what),
                 "" if row.records is None
                 else f"{number(row.records)} of {number(row.looked_at)}",
-                brief(row.policy),
+                short(row.policy),
                 "restored" if row.reversible else "not restored",
             )
             for row in result.losses[:most]
         ],
         fields=[
             (
-                brief(row.name),
-                brief(", ".join(row.kinds)),
-                brief(row.becomes),
+                short(row.name),
+                short(", ".join(row.kinds)),
+                short(row.becomes),
                 share(row.records, row.looked_at) if row.name else "",
-                brief(row.note),
+                short(row.note),
             )
             for row in result.fields[:most]
         ],
         hazards=[
-            (brief(row.name), brief(row.why), brief(row.allowed_by) or "nobody")
+            (short(row.name), short(row.why), short(row.allowed_by) or "nobody")
             for row in result.hazards[:most]
         ],
         steps=[
             (
                 str(row.number),
-                brief(row.kind),
-                brief(row.text) + "".join(f" [{brief(each)}]" for each in row.hazards),
+                short(row.kind),
+                short(row.text) + "".join(f" [{short(each)}]" for each in row.hazards),
                 "" if row.seconds is None else duration(row.seconds),
             )
             for row in result.steps[:most]
@@ -103,7 +104,7 @@ def _page(result: RunResult, charts: dict[str, list[Chart]], most: int, longest:
             ("plan", result.fingerprint),
             ("target digest", result.target_digest),
             ("last hash of the audit", result.audit_head),
-            *((brief(name), brief(each)) for name, each in list(result.versions.items())[:most]),
+            *((short(name), short(each)) for name, each in list(result.versions.items())[:most]),
         ],
     )  # fmt: skip
 
@@ -122,14 +123,14 @@ def _facts(result: RunResult) -> list[tuple[str, str]]:
     return found
 
 
-def _end(side: Side, brief: Callable[[str], str]) -> tuple[str, ...]:
+def _end(side: Side, short: Callable[[str], str]) -> tuple[str, ...]:
     return (
-        brief(side.store),
-        brief(side.place),
+        short(side.store),
+        short(side.place),
         "" if side.records is None else number(side.records),
         "" if side.dim is None else number(side.dim),
-        brief(side.metric),
-        brief(side.index),
+        short(side.metric),
+        short(side.index),
         "" if side.storage_bytes is None else size(side.storage_bytes),
     )
 
@@ -140,7 +141,7 @@ def _template() -> Template:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     filters: dict[str, Any] = {
-        "clean": lambda text, longest: shortened(clean(text), longest),
+        "clean": brief,
         "number": number,
         "plural": plural,
         "words": lambda text: words_of(text).capitalize(),

@@ -25,13 +25,13 @@ from runner.report.model import (
 )
 from runner.report.words import (
     about,
+    brief,
     clean,
     duration,
     number,
     plural,
     rate,
     share,
-    shortened,
     shown_list,
     size,
     words_of,
@@ -401,8 +401,9 @@ def _fenced(text: str, language: str) -> str:
 
 def _text(text: str) -> str:
     """*text* as prose: nothing in it is markup, a line break or a mention of somebody."""
-    escaped = _SPECIAL.sub(r"\\\1", shortened(clean(text), _LONGEST))
-    escaped = html.escape(escaped, quote=False)
+    escaped = _SPECIAL.sub(r"\\\1", brief(text, _LONGEST))
+    # as an entity: a backslash does not keep a backtick from ending a code span
+    escaped = html.escape(escaped, quote=False).replace("\\`", "&#96;")
     # bare addresses would become links
     escaped = escaped.replace("://", ":<span></span>//")
     return _MENTION.sub("@<span></span>", escaped)
@@ -410,7 +411,7 @@ def _text(text: str) -> str:
 
 def _code(text: str, *, in_table: bool = False) -> str:
     """*text* as a code span, whatever backticks and pipes it holds."""
-    text = shortened(clean(text), _LONGEST)
+    text = brief(text, _LONGEST)
     if not text.strip():
         return "(empty)" if not text else "(blanks)"
     longest = max((len(each) for each in _BACKTICKS.findall(text)), default=0)

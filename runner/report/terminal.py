@@ -34,6 +34,7 @@ from runner.report.model import (
 )
 from runner.report.words import (
     about,
+    brief,
     clean,
     clock,
     duration,
@@ -41,7 +42,6 @@ from runner.report.words import (
     plural,
     rate,
     share,
-    shortened,
     shown_list,
     size,
     words_of,
@@ -244,7 +244,7 @@ def _check(console: Console, check: CheckResult, verbose: bool) -> None:
         rows.append(("asked", clean(check.threshold)))
     most = len(check.failures) if verbose else _FAILURES
     for place, each in enumerate(check.failures[:most]):
-        rows.append(("wrong" if place == 0 else "", shortened(clean(each), 300)))
+        rows.append(("wrong" if place == 0 else "", brief(each, 300)))
     if len(check.failures) > most:
         rows.append(("", f"and {plural(len(check.failures) - most, 'more', 'more')} in the report"))
     if check.advice:
@@ -253,7 +253,7 @@ def _check(console: Console, check: CheckResult, verbose: bool) -> None:
 
 
 def _losses_in_short(rows: Sequence[LossRow]) -> str:
-    names = [shortened(clean(row.field), _LONGEST_NAME) for row in rows]
+    names = [brief(row.field, _LONGEST_NAME) for row in rows]
     names = list(dict.fromkeys(names))
     text = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     lost = [row for row in rows if not row.reversible]
@@ -481,7 +481,7 @@ def _fields(console: Console, fields: Sequence[FieldRow], *, everything: bool) -
     for row in rows:
         kinds = clean(", ".join(row.kinds))
         if row.becomes and row.name:
-            kinds = f"{kinds} → {shortened(clean(row.becomes), _LONGEST_NAME)}".lstrip()
+            kinds = f"{kinds} → {brief(row.becomes, _LONGEST_NAME)}".lstrip()
         name = _name(row.name or row.becomes)
         share_of = share(row.records, row.looked_at) if row.name else ""
         table.add_row(name, Text(kinds), Text(share_of), Text(clean(row.note)))
@@ -583,7 +583,7 @@ def _whole(console: Console, text: Line) -> None:
 
 
 def _name(name: str) -> Text:
-    return Text(shortened(clean(name), 120) or '""', overflow="fold")
+    return Text(brief(name, 120) or '""', overflow="fold")
 
 
 def _more(console: Console, count: int) -> None:

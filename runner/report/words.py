@@ -14,6 +14,7 @@ from runner.errors import Id
 
 __all__ = [
     "about",
+    "brief",
     "clean",
     "clock",
     "duration",
@@ -41,7 +42,7 @@ def shown(identifier: Id, longest: int = _LONGEST_ID) -> str:
     """
     if isinstance(identifier, int):
         return str(identifier)
-    text = identifier.replace("\\", "\\\\").replace('"', '\\"')
+    text = identifier[: longest + 1].replace("\\", "\\\\").replace('"', '\\"')
     text = "".join(_escaped(each) if _is_picture(each) else each for each in clean(text))
     cut = shortened(text, longest)
     if cut == text:
@@ -70,6 +71,11 @@ def clean(text: str, keep: str = "") -> str:
 def shortened(text: str, longest: int) -> str:
     """*text*, cut with an ellipsis where it is longer than *longest* characters."""
     return text if len(text) <= longest else text[: max(0, longest - 1)] + _HAIR
+
+
+def brief(text: str, longest: int) -> str:
+    """*text*, cleaned and shortened, at the cost of what is shown of it."""
+    return shortened(clean(text[: longest + 1]), longest)
 
 
 def number(count: int | None) -> str:

@@ -558,9 +558,9 @@ def test_another_authority_is_not_enough(tmp_path: Path, secure_url: str) -> Non
 
 def test_a_certificate_of_another_name_is_told_apart(tmp_path: Path, authority: Authority) -> None:
     trusted = Connection(ca_file=authority.ca_file)
-    with TlsProxy(plain_address(), authority.server("other.example")) as proxy:
-        with pytest.raises(StoreError, match="not trusted") as caught:
-            describe(tmp_path, trusted, url=f"https://{proxy.address}")
+    refused = pytest.raises(StoreError, match="not trusted")
+    with TlsProxy(plain_address(), authority.server("other.example")) as proxy, refused as caught:
+        describe(tmp_path, trusted, url=f"https://{proxy.address}")
     assert "host name" in caught.value.hint
 
 
@@ -714,9 +714,9 @@ def test_a_batch_too_large_for_the_server_goes_in_parts(tmp_path: Path) -> None:
 
 
 def test_what_is_not_chroma_is_named(tmp_path: Path) -> None:
-    with Scripted(lambda path, body: (200, {}, b"<html>hello</html>")) as server:
-        with pytest.raises(StoreError, match="not JSON"):
-            describe(tmp_path, url=server.url)
+    page = Scripted(lambda path, body: (200, {}, b"<html>hello</html>"))
+    with page as server, pytest.raises(StoreError, match="not JSON"):
+        describe(tmp_path, url=server.url)
 
 
 def test_a_server_that_is_away_or_silent_may_come_back(tmp_path: Path) -> None:
