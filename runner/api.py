@@ -1,7 +1,7 @@
 """What notebooks, Airflow and Dagster tasks call; the command line is a thin layer over it.
 
 Every method returns the typed results that the screens and reports are made from
-(`runner.report.model`), and raises the errors of `runner.errors`.
+(`runner.results`), and raises the errors of `runner.errors`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from runner.plan.load import load_document
 from runner.plan.model import Hazard, PlanDocument
 from runner.report.html import to_html
 from runner.report.markdown import to_markdown
-from runner.report.model import (
+from runner.report.progress import ProgressEvent
+from runner.results import (
     DryRunResult,
     InspectedSide,
     InspectResult,
@@ -48,7 +49,6 @@ from runner.report.model import (
     Verdict,
     to_json,
 )
-from runner.report.progress import ProgressEvent
 from runner.steps.compile import (
     Compiled,
     compile_plan,
@@ -67,8 +67,8 @@ from runner.steps.model import (
     steps_to_json,
     thresholds,
 )
+from runner.steps.outcome import result_of, side_of, versions_of
 from runner.steps.preflight import SAMPLE, Preflight, chain_of, look, preparation_for
-from runner.steps.results import result_of, side_of, versions_of
 from runner.steps.rollback import Rollback, Undo, in_flight_batches
 from runner.steps.state import RunFolder, State
 from runner.stores import open_store, store_class

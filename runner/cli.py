@@ -383,7 +383,7 @@ def _show(result: Any, options: argparse.Namespace) -> None:
         case "json":
             import json
 
-            from runner.report.model import to_json
+            from runner.results import to_json
 
             print(json.dumps(to_json(result), indent=2, ensure_ascii=True))
         case "markdown":
@@ -399,22 +399,26 @@ def _show(result: Any, options: argparse.Namespace) -> None:
 def _print_error(
     error: RunnerError, options: argparse.Namespace, redact: Callable[[str], str]
 ) -> None:
-    text = redact(str(error))
-    if isinstance(error, PlanError) and error.problems:
-        count = len(error.problems)
-        problems = "1 problem" if count == 1 else f"{count} problems"
-        text = f"{redact(error.what)}\n{problems}; nothing was read or written"
+    from dataclasses import replace
+
+    from runner.report.terminal import failure
+
+    error.what, error.hint = redact(error.what), redact(error.hint)
+    if isinstance(error, PlanError):
+        error.problems = tuple(
+            replace(each, what=redact(each.what), hint=redact(each.hint)) for each in error.problems
+        )
     if getattr(options, "format", "text") == "json":
         import json
 
         found = {
             "error": type(error).__name__,
-            "what": redact(error.what),
-            "hint": redact(error.hint),
+            "what": error.what,
+            "hint": error.hint,
             "exit_code": error.exit_code,
         }
         print(json.dumps(found, indent=2))
-    print(text, file=sys.stderr)
+    failure(error, _console(stderr=True))
 
 
 if __name__ == "__main__":

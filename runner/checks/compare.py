@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from runner.model import Batch, BoolArray, Capabilities, Fidelity, FloatArray, Id, VectorSpec
+from runner.words import shown
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Difference:
     what: str
 
     def __str__(self) -> str:
-        return f"{self.id!r}: {self.what}"
+        return f"{shown(self.id)}: {self.what}"
 
 
 def differences(

@@ -41,8 +41,9 @@ from runner.model import (
     VectorKind,
 )
 from runner.plan.model import QueryCheck, Validation
-from runner.report.model import CheckResult, Verdict
+from runner.results import CheckResult, Verdict
 from runner.stores.base import Searchable, Source, Target
+from runner.words import shown
 
 _SHOWN = 100
 _FETCH = 1000
@@ -169,13 +170,13 @@ def ids_check(ends: Ends) -> CheckResult:
                 continue
             extra += 1
             if len(failures) < _SHOWN:
-                failures.append(f"{ids[row]!r}: extra")
+                failures.append(f"{shown(ids[row])}: extra")
     missing = int((~seen).sum())
     unread = _unread(ends)
     if missing and len(failures) < _SHOWN:
         lost = set(written.keys[~seen].tolist())
         failures += _named(ends.journal, lost, _SHOWN - len(failures))
-    failures += [f"{each!r}: in the source, never copied" for each in unread[1][:_SHOWN]]
+    failures += [f"{shown(each)}: in the source, never copied" for each in unread[1][:_SHOWN]]
     whole = there == written.digest
     wrong = missing or extra or unread[0] or not whole
     summary = f"{missing + unread[0]:,} missing · {extra:,} extra"
@@ -202,7 +203,7 @@ def _named(journal: Journal, keys: set[int], limit: int) -> list[str]:
     for namespace, ids, _ in journal.written():
         for each, key in zip(ids, keys_of(id_digests(ids, namespace)).tolist(), strict=True):
             if key in keys:
-                found.append(f"{each!r}: missing")
+                found.append(f"{shown(each)}: missing")
                 if len(found) == limit:
                     return found
     return found
@@ -277,7 +278,7 @@ def digest_check(ends: Ends) -> CheckResult:
             for row in np.flatnonzero(ours & differs).tolist():
                 changed += 1
                 if len(failures) < _SHOWN:
-                    failures.append(f"{batch.ids[row]!r}: changed since it was written")
+                    failures.append(f"{shown(batch.ids[row])}: changed since it was written")
     return CheckResult(
         name="checksum",
         verdict=Verdict.FAILED if changed else Verdict.PASSED,
@@ -352,7 +353,7 @@ def dead_letters_check(ends: Ends, allowed: int) -> CheckResult:
         summary=f"{total:,} set aside",
         coverage="all counted",
         threshold=f"at most {allowed:,}",
-        failures=tuple(f"{each.id!r}: {each.step}: {each.reason}" for each in dead),
+        failures=tuple(f"{shown(each.id)}: {each.step}: {each.reason}" for each in dead),
         advice="see dead_letters.jsonl beside the report" if total else "",
         evidence={"dead_letters": total, "allowed": allowed},
     )
@@ -401,7 +402,11 @@ def queries_check(ends: Ends, check: QueryCheck) -> CheckResult:
     to_target = _translation(ends, [asked, *truth.ids, *truth.better, *truth.tied])
     own = [None if each is None else to_target.get(each) for each in queries.own]
     found_target = _without_own(found_target, own, check.k)
-    in_target = _translated(truth, to_target)
+    in_target = (
+        _truth_of_both(ends, queries, own, check.k, name)
+        if ends.held_before
+        else _translated(truth, to_target)
+    )
     recall_target = recall_at_k(
         in_target,
         found_target,
@@ -499,7 +504,7 @@ def _load_queries(ends: Ends, check: QueryCheck, name: str) -> _Queries:
     rows_there = range(len(batch)) if present is None else np.flatnonzero(present).tolist()
     return _Queries(
         np.ascontiguousarray(vectors[list(rows_there)]),
-        [f"like {batch.ids[row]!r}" for row in rows_there],
+        [f"like {shown(batch.ids[row])}" for row in rows_there],
         [batch.ids[row] for row in rows_there],
     )
 
@@ -509,7 +514,7 @@ def _ground_truth(ends: Ends, queries: _Queries, k: int, name: str) -> GroundTru
     metric = ends.source_spec.vectors[name].metric
     exact = ExactNeighbours(queries.vectors, k, metric, exclude=queries.own)
     dead = {(type(each.id), each.id) for each in ends.journal.dead_letters()}
-    for batch in _vectors_of(ends.source):
+    for batch in _vectors_of(ends.source, Select.VECTORS):
         array, ids = batch.vectors[name], batch.ids
         present = batch.present.get(name)
         if present is not None or dead:
@@ -523,9 +528,32 @@ def _ground_truth(ends: Ends, queries: _Queries, k: int, name: str) -> GroundTru
     return exact.result()
 
 
-def _vectors_of(source: Source) -> Iterator[Batch]:
-    for partition in source.partitions(1):
-        for page in source.scan(partition, None, BatchSize(5000), Select.VECTORS):
+def _truth_of_both(
+    ends: Ends, queries: _Queries, own: Sequence[Id | None], k: int, name: str
+) -> GroundTruth:
+    """Exact neighbours among what was copied and what the target held before, by target ids."""
+    metric = ends.source_spec.vectors[name].metric
+    exact = ExactNeighbours(queries.vectors, k, metric, exclude=own)
+    written = WrittenIds(ends.journal)
+    for batch in _vectors_of(ends.source, Select.VECTORS | ends.preparation.needs_for_ids):
+        pairs = ends.preparation.target_ids(batch)
+        rows = [row for row, each in enumerate(batch.ids) if each in pairs]
+        ids = [pairs[batch.ids[row]] for row in rows]
+        copied = written.places(keys_of(id_digests(ids))) >= 0
+        vectors = batch.vectors[name][rows]
+        exact.feed(
+            [each for each, is_in in zip(ids, copied, strict=True) if is_in], vectors[copied]
+        )
+    for batch in _vectors_of(ends.target, Select.VECTORS):
+        strange = written.places(keys_of(id_digests(batch.ids))) < 0
+        ids = [each for each, is_in in zip(batch.ids, strange, strict=True) if is_in]
+        exact.feed(ids, next(iter(batch.vectors.values()))[strange])
+    return exact.result()
+
+
+def _vectors_of(store: Source, select: Select) -> Iterator[Batch]:
+    for partition in store.partitions(1):
+        for page in store.scan(partition, None, BatchSize(5000), select):
             yield page.batch
 
 

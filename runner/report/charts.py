@@ -16,8 +16,8 @@ import numpy as np
 import pygal
 from pygal.style import Style
 
-from runner.report.model import CheckResult, RunResult, Sample
-from runner.report.words import duration, number, plural, rate, size
+from runner.results import CheckResult, RunResult, Sample
+from runner.words import duration, number, plural, rate, size
 
 __all__ = ["Chart", "charts_of"]
 

@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from runner.report.charts import Chart, charts_of
-from runner.report.model import RunResult, Side, Verdict
-from runner.report.words import (
+from runner.results import RunResult, Side, Verdict
+from runner.words import (
     brief,
     clean,
     duration,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import assert_never
 
-from runner.report.model import (
+from runner.results import (
     CheckResult,
     DryRunResult,
     FieldRow,
@@ -23,7 +23,7 @@ from runner.report.model import (
     StepRow,
     Verdict,
 )
-from runner.report.words import (
+from runner.words import (
     about,
     brief,
     clean,

@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from runner.report.words import clean, clock, number, plural, rate, share, size
+from runner.words import clean, clock, number, plural, rate, share, size
 
 __all__ = ["ProgressDisplay", "ProgressEvent"]
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.errors import PausedError, PlanError, RunnerError, StoppedError
-from runner.report.model import (
+from runner.results import (
     CheckResult,
     DryRunResult,
     Estimate,
@@ -32,7 +32,7 @@ from runner.report.model import (
     StepRow,
     Verdict,
 )
-from runner.report.words import (
+from runner.words import (
     about,
     brief,
     clean,

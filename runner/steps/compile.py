@@ -22,7 +22,7 @@ from runner.model import (
     VectorKind,
 )
 from runner.plan.model import Hazard, IfExists, PlanDocument
-from runner.report.model import (
+from runner.results import (
     Estimate,
     FieldRow,
     HazardRow,
@@ -45,6 +45,7 @@ from runner.steps.model import (
 )
 from runner.steps.preflight import Preflight
 from runner.transform import FieldEffect
+from runner.words import shown
 
 _ASSUMED_WRITES_PER_S = {
     "pgvector": 10_000.0,
@@ -313,7 +314,7 @@ def _sample_faults(document: PlanDocument, found: Preflight) -> list[Fault]:
         return []
     grouped: dict[tuple[str, str], list[str]] = {}
     for each in found.dead_letters:
-        grouped.setdefault((each.step, each.reason), []).append(repr(each.id))
+        grouped.setdefault((each.step, each.reason), []).append(shown(each.id))
     policies = {each.path: each.on_error for each in document.transforms}
     faults = []
     for (step, reason), ids in grouped.items():

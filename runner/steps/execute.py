@@ -21,8 +21,8 @@ from runner.copy.retry import Retrying, Stop
 from runner.errors import CollectionMismatchError, JournalError, PausedError, StoppedError
 from runner.model import BatchSize, CollectionSpec
 from runner.plan.model import PlanDocument, Validation
-from runner.report.model import CheckResult, Verdict
 from runner.report.progress import ProgressEvent
+from runner.results import CheckResult, Verdict
 from runner.steps.model import (
     Append,
     Check,

@@ -36,6 +36,7 @@ from runner.plan.model import IdPolicy, IfExists, OnError, PlanDocument, Transfo
 from runner.steps.inventory import Inventory, take_inventory
 from runner.stores.base import CanSwap, Source, Target
 from runner.transform_loader import Chain, load_chain
+from runner.words import shown_list
 
 SAMPLE = 1000
 _INDEX_PARAMS = ("m", "ef_construction", "ef_search", "lists", "probes")
@@ -334,8 +335,8 @@ def _judge_mapped_ids(
     """Collisions over the whole id set, for maps that can bring two ids together."""
     kind = found.id_map.kind
     if found.census.duplicates:
-        shown = ", ".join(repr(each) for each in found.census.duplicates[:3])
-        found.id_problems.append(f"the source holds some ids more than once: {shown}")
+        named = shown_list(found.census.duplicates)
+        found.id_problems.append(f"the source holds some ids more than once: {named}")
         return
     could_collide = kind == "field" or (
         kind in ("string", "integer") and 0 < found.census.integers < found.census.count
@@ -353,8 +354,8 @@ def _judge_mapped_ids(
         rule = target.id_rule(census.kind)
         found.id_problems += choose(IdPolicy("keep"), census, rule, target.name)[1]
     if census.duplicates:
-        shown = ", ".join(repr(each) for each in census.duplicates[:3])
-        found.id_problems.append(f"several records would get the same id under this map: {shown}")
+        named = shown_list(census.duplicates)
+        found.id_problems.append(f"several records would get the same id under this map: {named}")
 
 
 def _collisions(source: Source, preparation: Preparation, target: Target) -> tuple[int, list[Id]]:

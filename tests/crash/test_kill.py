@@ -14,7 +14,7 @@ import pytest
 
 from runner import load_plan
 from runner.copy.journal import Journal, audit_is_whole
-from runner.report.model import Verdict
+from runner.results import Verdict
 from tests.e2e.places import STORES, Places, records
 
 COUNT = 120

@@ -399,7 +399,7 @@ def test_sigterm_stops_cleanly_and_run_goes_on(places: Places, cli: Cli) -> None
 
 
 def test_a_second_runner_is_refused(places: Places, cli: Cli) -> None:
-    small(places)
+    small(places, count=300)
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, "plan.yaml"],
         cwd=places.folder,

@@ -8,7 +8,7 @@ import pytest
 from runner import load_plan
 from runner.checks.compare import ulp_distance
 from runner.copy.ids import uuid_for
-from runner.report.model import Verdict
+from runner.results import Verdict
 from tests.e2e.places import STORES, Places, records
 
 COUNT = 240

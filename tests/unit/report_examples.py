@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from runner.report.model import (
+from runner.results import (
     CheckResult,
     DryRunResult,
     Estimate,

@@ -50,7 +50,7 @@ def test_equal_batches_do_not_differ():
 def test_a_missing_record_is_named_and_the_others_are_still_compared():
     expected = batch(["a", "b", "c"], documents=["1", "2", "3"])
     actual = batch(["a", "c"], documents=["1", "other"])
-    assert words(expected, actual) == ["'b': missing", "'c': document differs"]
+    assert words(expected, actual) == ['"b": missing', '"c": document differs']
 
 
 def test_records_are_matched_by_id_not_by_place():
@@ -104,7 +104,7 @@ def test_a_rounding_store_may_round_and_not_more():
     spec = VectorSpec(3, fidelity=Fidelity.ROUNDED, tolerance=1e-6)
     sent = batch(["a"], [[1, 2, 3]])
     assert words(sent, batch(["a"], [[1, 2, 3.000001]]), spec=spec) == []
-    assert words(sent, batch(["a"], [[1, 2, 3.001]]), spec=spec) == ["'a': vector differs by 0.001"]
+    assert words(sent, batch(["a"], [[1, 2, 3.001]]), spec=spec) == ['"a": vector differs by 0.001']
 
 
 def test_a_normalising_store_may_scale_to_length_one():
@@ -124,10 +124,10 @@ def test_an_exact_store_may_not_move_a_single_bit():
 def test_a_vector_that_is_not_there_is_seen():
     sent = batch(["a", "b"])
     came = batch(["a", "b"]).with_(present={"": np.array([True, False])})
-    assert words(sent, came) == ["'b': vector is missing"]
+    assert words(sent, came) == ['"b": vector is missing']
 
 
 def test_other_dimensions_are_seen():
     assert words(batch(["a"]), batch(["a"], [[1, 2]])) == [
-        "'a': vector has 2 components, expected 3"
+        '"a": vector has 2 components, expected 3'
     ]

@@ -22,16 +22,12 @@ transforms:
 """
 
 
-def checked_out(folder: str, *suffixes: str) -> set[str]:
-    """The files of *folder* that git knows or would add, as paths below it."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", folder],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
+def files_of(folder: str, *suffixes: str) -> set[str]:
+    """The checkout's files of these kinds, as paths below *folder*."""
     return {
-        line.removeprefix(f"{folder}/")
-        for line in listed
-        if (ROOT / line).is_file() and line.endswith(suffixes)
+        file.relative_to(ROOT / folder).as_posix()
+        for suffix in suffixes
+        for file in (ROOT / folder).rglob(f"*{suffix}")
     }
 
 
@@ -71,9 +67,9 @@ def test_the_wheel_holds_exactly_the_package_and_its_bundle(wheel: Path) -> None
         names = set(archive.namelist())
     about = wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info"
     assert names == {
-        *(f"runner/{name}" for name in checked_out("runner", ".py", "py.typed")),
-        *(f"runner/_bundled/schemas/{name}" for name in checked_out("schemas", ".json")),
-        *(f"runner/_bundled/transforms/{name}" for name in checked_out("transforms", ".py")),
+        *(f"runner/{name}" for name in files_of("runner", ".py", "py.typed", ".html")),
+        *(f"runner/_bundled/schemas/{name}" for name in files_of("schemas", ".json")),
+        *(f"runner/_bundled/transforms/{name}" for name in files_of("transforms", ".py")),
         *(f"{about}/{name}" for name in METADATA),
     }
 

@@ -11,7 +11,7 @@ import pytest
 
 from runner.report.charts import charts_of
 from runner.report.html import to_html
-from runner.report.model import CheckResult, FieldRow, LossRow, Remark, RunResult, Sample, Verdict
+from runner.results import CheckResult, FieldRow, LossRow, Remark, RunResult, Sample, Verdict
 from tests.unit.report_examples import EVIL, FAILED, HOSTILE, PASSED, QUERIES
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.report.markdown import Result, _code, _text, to_markdown
-from runner.report.model import FieldRow
+from runner.results import FieldRow
 from tests.unit.report_examples import (
     DRY_RUN,
     FAILED,

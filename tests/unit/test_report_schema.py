@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from runner import bundled, jsonvalues
-from runner.report.model import RunResult, to_json
+from runner.results import RunResult, to_json
 from tests.unit.report_examples import FAILED, HOSTILE, PASSED
 
 SCHEMA: dict[str, Any] = json.loads(

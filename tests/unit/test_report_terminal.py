@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from runner.errors import PausedError, PlanError, Problem, StoppedError, StoreError
-from runner.report.model import HazardRow, Verdict
 from runner.report.terminal import Result, failure, problems, render
+from runner.results import HazardRow, Verdict
 from tests.unit.report_examples import (
     DRY_RUN,
     FAILED,

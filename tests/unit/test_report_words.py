@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import Id
-from runner.report.words import (
+from runner.words import (
     about,
     clean,
     clock,

@@ -13,7 +13,7 @@ from runner.checks.digest import SetDigest, id_digests
 from runner.checks.evidence import result_from
 from runner.copy.journal import Journal
 from runner.model import CollectionSpec, Endpoint
-from runner.report.model import (
+from runner.results import (
     CheckResult,
     FieldRow,
     HazardRow,
