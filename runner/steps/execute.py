@@ -334,7 +334,7 @@ class _Meter:
             self.execution.journal.sample_throughput(
                 self._offset + now, progress.records, progress.size_bytes
             )
-        if now - self._told < _EVENT_EVERY_S:
+        if now - self._told < _EVENT_EVERY_S and progress.read < self.step.records:
             return
         self._told = now
         began, before = self._recent[0]
