@@ -1,0 +1,91 @@
+"""A dry run, an inspection and a compile change no byte anywhere, whatever the store."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from runner import load_plan
+from runner.results import to_json
+from runner.testing import folder_digest
+from tests.e2e.conftest import Cli
+from tests.e2e.places import STORES, Places, records
+
+
+def everything(folder: Path) -> dict[str, tuple[str, int]]:
+    """Every file below *folder*: its hash and when it was last written."""
+    digests = folder_digest(folder)
+    return {
+        name: (digest, os.stat(folder / name).st_mtime_ns if (folder / name).exists() else 0)
+        for name, digest in digests.items()
+    }
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_dry_run_writes_nothing_anywhere(served: Places, cli: Cli, store: str) -> None:
+    """As source and as an existing target; both hold afterwards what they held before."""
+    word = store.replace("-", "_")
+    from_, to = served.options(store, f"dry_{word}"), served.options(store, f"dry_{word}_to")
+    served.fill(from_, records(80, kind="uuid"), id_kind="uuid")
+    served.fill(to, records(10, kind="uuid", seed=8), id_kind="uuid")
+    held = served.digest(from_).hex(), served.digest(to).hex()
+    served.plan(from_, {**to, "if_exists": "append"}, allow=["overwrite-records"])
+    before = everything(served.folder)
+
+    for command in (("run", "plan.yaml", "--dry-run"), ("inspect", "plan.yaml")):
+        found = cli(*command)
+        assert found.returncode == 0, found.stderr
+
+    assert everything(served.folder) == before
+    assert (served.digest(from_).hex(), served.digest(to).hex()) == held
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_dry_run_onto_a_target_that_does_not_exist_does_not_make_it(
+    served: Places, cli: Cli, store: str
+) -> None:
+    to = served.options(store, f"absent_{store.replace('-', '_')}")
+    served.fill(served.options("files", "source"), records(20, kind="uuid"), id_kind="uuid")
+    served.plan(served.options("files", "source"), to)
+    before = everything(served.folder)
+    found = cli("run", "plan.yaml", "--dry-run")
+    assert found.returncode == 0, found.stderr
+    assert everything(served.folder) == before
+    with served.opened(to) as target:
+        assert target.describe() is None
+
+
+def test_the_run_does_the_steps_that_the_dry_run_showed(places: Places) -> None:
+    places.fill(places.options("files", "source"), records(60))
+    path = places.plan(
+        places.options("files", "source"), places.options("faiss", "target"), batch_size=20
+    )
+    shown = load_plan(path).dry_run()
+    ran = load_plan(path).run()
+    assert [(each.kind, each.text) for each in shown.steps] == [
+        (each.kind, each.text) for each in ran.steps
+    ]
+    assert to_json(shown.fields) == to_json(ran.fields)
+    assert shown.fingerprint == ran.fingerprint
+
+
+def test_the_library_returns_what_the_screens_show(places: Places) -> None:
+    places.fill(places.options("files", "source"), records(60))
+    path = places.plan(places.options("files", "source"), places.options("files", "target"))
+    plan = load_plan(path)
+    assert plan.status().phase == "never run"
+    assert [type(each).__name__ for each in plan.compile().steps] == [
+        "Create", "Copy", "Index", "Check", "Report",
+    ]  # fmt: skip
+    events = []
+    result = plan.run(events.append)
+    assert {"preflight", "create", "copy", "index", "check"} <= {each.phase for each in events}
+    assert max(each.records for each in events) == 60
+    assert plan.report().target_digest == result.target_digest
+    assert plan.status().phase == "finished"
+    assert {each.side for each in plan.inspect().sides} == {"source", "target"}
+    assert plan.rollback().done is False
+    assert plan.rollback(confirmed=True).done is True
+    assert plan.status().phase == "rolled back"
