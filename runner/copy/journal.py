@@ -189,6 +189,24 @@ class Journal:
             )
         return cls(path, connection)
 
+    @classmethod
+    def has_begun(cls, path: Path) -> bool:
+        """Whether the run noted what it is; a kill before that left nothing but this file."""
+        try:
+            connection = _connect(path, read_only=True)
+        except sqlite3.Error:
+            return True  # opening it properly says what is wrong
+        try:
+            found = connection.execute("SELECT 1 FROM facts WHERE name = 'run_id'").fetchone()
+        except sqlite3.OperationalError:
+            # killed while the tables were being made: no table, or no version yet
+            return bool(connection.execute("PRAGMA user_version").fetchone()[0])
+        except sqlite3.DatabaseError:
+            return True
+        finally:
+            connection.close()
+        return found is not None
+
     def close(self) -> None:
         """Let go of the file."""
         with self._lock:

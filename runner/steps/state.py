@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from runner.copy.journal import Journal
 from runner.errors import JournalError
 from runner.plan.model import PlanDocument
 
@@ -68,11 +69,11 @@ class State:
         self.runs = self.folder / "runs"
 
     def run_folders(self) -> list[RunFolder]:
-        """Every run that has a journal, oldest first."""
+        """Every run that has begun, oldest first."""
         if not self.runs.is_dir():
             return []
         found = [RunFolder(each) for each in sorted(self.runs.iterdir())]
-        return [each for each in found if each.journal.exists()]
+        return [each for each in found if each.journal.exists() and Journal.has_begun(each.journal)]
 
     def newest(self) -> RunFolder | None:
         """The newest run; None if there is none."""

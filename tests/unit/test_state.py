@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from runner.copy.journal import Journal
 from runner.errors import JournalError
 from runner.steps.state import State, file_system_of
 
@@ -25,11 +26,17 @@ def test_runs_lie_beside_the_plan_and_git_ignores_them(tmp_path):
     assert (tmp_path / ".runner" / ".gitignore").read_text() == "*\n"
 
 
-def test_a_run_counts_once_it_has_a_journal(tmp_path):
+def test_a_run_counts_once_its_journal_says_what_it_is(tmp_path):
     found = state(tmp_path)
     folder = found.new_run()
     assert found.newest() is None
     folder.journal.touch()
+    assert found.newest() is None
+    folder.journal.unlink()
+    journal = Journal.create(folder.journal)
+    assert found.newest() is None
+    journal.keep(run_id=folder.run_id)
+    journal.close()
     assert found.newest() == folder
 
 
