@@ -96,6 +96,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(served: Places, source: str, tar
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)  # some hundred runs, each in a process of its own
 @pytest.mark.parametrize(("source", "target"), [("files", "files"), ("files", "pgvector")])
 def test_there_is_no_point_at_which_a_kill_does_harm(
     served: Places, source: str, target: str
