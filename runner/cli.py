@@ -183,7 +183,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="with --dry-run: a transform that matched nothing is an error",
+        help="with --dry-run: a warning (a transform that matched nothing) is an error",
     )
 
 
