@@ -61,12 +61,13 @@ clean: demo-stop  ## remove .venv, .demo and all caches
 	@touch $@ .venv/.demo
 
 $(BIN)/python:
-	@for each in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+	@tried="$(or $(PYTHON),python3 python3.13 python3.12 python3.11)"; \
+	for each in $$tried; do \
 	  if "$$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	    found=$$each; break; fi; \
 	done; \
 	if [ -z "$${found:-}" ]; then \
-	  echo "Python 3.11 or newer is needed; found $$(python3 --version 2>&1 || true)." >&2; \
+	  echo "Python 3.11 or newer is needed, and none of these is: $$tried" >&2; \
 	  echo "  hint: make PYTHON=/path/to/python3.11 …" >&2; exit 1; fi; \
 	if ! "$$found" -c 'import ensurepip, venv' 2>/dev/null; then \
 	  echo "$$found cannot make virtual environments: its venv module is not installed." >&2; \

