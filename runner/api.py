@@ -26,7 +26,6 @@ from runner.copy.prepare import Preparation
 from runner.copy.retry import Retrying, Stop
 from runner.errors import (
     CollectionNotFoundError,
-    HazardError,
     JournalError,
     PlanError,
     StoreError,
@@ -866,8 +865,3 @@ def _rollback_result(
         kept=kept,
         next=(f"run {file}    starts over",) if done else (f"runner rollback {file} --yes",),
     )
-
-
-def refuse_unconfirmed(what: str) -> HazardError:
-    """The error of a destructive command that nobody confirmed."""
-    return HazardError(f"{what} was not confirmed; nothing was changed", "add --yes")

@@ -38,17 +38,17 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The ``runner`` command; its exit code."""
-    return _main(sys.argv[1:] if arguments is None else list(arguments), _parser())
+    return _main(sys.argv[1:] if arguments is None else list(arguments))
 
 
 def main_run(arguments: Sequence[str] | None = None) -> int:
     """The ``run`` command: ``runner run``."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    return _main(["run", *given], _parser(only="run"))
+    return _main(["run", *given])
 
 
-def _main(arguments: list[str], parser: argparse.ArgumentParser) -> int:
-    options = parser.parse_args(arguments)
+def _main(arguments: list[str]) -> int:
+    options = _parser().parse_args(arguments)
     known = _Known()
     redact = known.text
     try:
@@ -78,7 +78,7 @@ def _main(arguments: list[str], parser: argparse.ArgumentParser) -> int:
 # arguments
 
 
-def _parser(only: str = "") -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--verbose", action="store_true", help="show where errors come from")
     planned = argparse.ArgumentParser(add_help=False, parents=[common])
@@ -99,16 +99,6 @@ def _parser(only: str = "") -> argparse.ArgumentParser:
     confirmed = argparse.ArgumentParser(add_help=False)
     confirmed.add_argument("--yes", action="store_true", help="do not ask")
 
-    if only == "run":
-        parser = argparse.ArgumentParser(
-            prog="run",
-            parents=[planned, shaped],
-            description="Run a migration plan, or try it with --dry-run.",
-            epilog=_EXIT_CODES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        _add_run_options(parser)
-        return _WithoutCommandWord(parser)
     parser = argparse.ArgumentParser(
         prog="runner",
         description=(
@@ -125,7 +115,12 @@ def _parser(only: str = "") -> argparse.ArgumentParser:
         name: str, words: str, function: Callable[..., int], *parents: argparse.ArgumentParser
     ) -> argparse.ArgumentParser:
         made = commands.add_parser(
-            name, help=words, description=words[0].upper() + words[1:] + ".", parents=list(parents)
+            name,
+            help=words,
+            description=words[0].upper() + words[1:] + ".",
+            parents=list(parents),
+            epilog=_EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         made.set_defaults(command=function)
         return made
@@ -154,19 +149,6 @@ def _parser(only: str = "") -> argparse.ArgumentParser:
         confirmed,
     )
     return parser
-
-
-class _WithoutCommandWord(argparse.ArgumentParser):
-    """The parser of ``run``, which is handed the word ``run`` that nobody typed."""
-
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        super().__init__(add_help=False)
-        self._parser = parser
-        parser.set_defaults(command=_run)
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse what stands after ``run``."""
-        return self._parser.parse_args(list(args)[1:], namespace)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:

@@ -7,8 +7,8 @@ that the source holds is judged against the source itself.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -399,13 +399,13 @@ def queries_check(ends: Ends, check: QueryCheck) -> CheckResult:
     target_name = ends.preparation.vector_names.get(name, name)
     found_target, ms_target = _search(ends.target, queries.vectors, check.k, target_name)
     asked = [each for each in queries.own if each is not None]
-    to_target = _translation(ends, [asked, *truth.ids, *truth.better, *truth.tied])
+    to_target = _translation(ends, [asked, *truth.all_ids()])
     own = [None if each is None else to_target.get(each) for each in queries.own]
     found_target = _without_own(found_target, own, check.k)
     in_target = (
         _truth_of_both(ends, queries, own, check.k, name)
         if ends.held_before
-        else _translated(truth, to_target)
+        else truth.translated(to_target)
     )
     recall_target = recall_at_k(
         in_target,
@@ -565,20 +565,6 @@ def _translation(ends: Ends, answers: Sequence[Iterable[Id]]) -> dict[Id, Id]:
         batch = ends.source.fetch(needed[at : at + _FETCH], ends.preparation.needs_for_ids)
         pairs.update(ends.preparation.target_ids(batch))
     return pairs
-
-
-def _translated(truth: GroundTruth, to_target: Mapping[Id, Id]) -> GroundTruth:
-    """The same neighbours under their target ids."""
-
-    def mapped(ids: Iterable[Id]) -> list[Id]:
-        return [to_target.get(each, each) for each in ids]
-
-    return replace(
-        truth,
-        ids=[mapped(each) for each in truth.ids],
-        better=[frozenset(mapped(each)) for each in truth.better],
-        tied=[frozenset(mapped(each)) for each in truth.tied],
-    )
 
 
 def _scored(

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import NAMESPACE_URL, UUID, uuid5
+from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
 
@@ -27,9 +27,6 @@ ORIGINAL_ID = "original_id"
 
 _NAMESPACE = uuid5(NAMESPACE_URL, "https://pypi.org/project/vector-migration-runner/ids")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_LOOSE_UUID = re.compile(
-    r"(?:urn:uuid:)?\{?[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}\}?"
-)
 _NUMBER = re.compile(r"0|-?[1-9][0-9]*")
 _SAMPLE = 2_000
 
@@ -54,7 +51,6 @@ class IdCensus:
         integers: How many are integers; *lowest* and *highest* of them.
         strings: How many are text.
         uuids: How many of the text ids are canonical UUIDs.
-        loose_uuids: How many are UUIDs in another spelling.
         numbers: How many of the text ids are whole numbers in canonical decimal form;
             *lowest_number* and *highest_number* of them.
         longest_bytes: Of the text ids in UTF-8.
@@ -69,7 +65,6 @@ class IdCensus:
     highest: int = 0
     strings: int = 0
     uuids: int = 0
-    loose_uuids: int = 0
     numbers: int = 0
     lowest_number: int = 0
     highest_number: int = 0
@@ -116,12 +111,7 @@ class IdCensus:
             self.lowest_number = min(self.lowest_number, low) if self.numbers else low
             self.highest_number = max(self.highest_number, high) if self.numbers else high
             self.numbers += len(numbers)
-        canonical = sum(_UUID.fullmatch(each) is not None for each in strings)
-        self.uuids += canonical
-        if canonical < len(strings):
-            self.loose_uuids += (
-                sum(_LOOSE_UUID.fullmatch(each) is not None for each in strings) - canonical
-            )
+        self.uuids += sum(_UUID.fullmatch(each) is not None for each in strings)
 
 
 def take_census(pages: Callable[[], Iterable[list[Id]]]) -> IdCensus:
@@ -337,12 +327,3 @@ def can_hold(record_id: Id, rule: IdRule) -> bool:
     if "\0" in record_id and not rule.nul:
         return False
     return rule.max_bytes is None or len(record_id.encode("utf-8", "replace")) <= rule.max_bytes
-
-
-def canonical_uuid(text: str) -> str:
-    """A UUID in any spelling as the canonical one.
-
-    Raises:
-        ValueError: *text* is no UUID.
-    """
-    return str(UUID(text))

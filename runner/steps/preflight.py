@@ -65,7 +65,6 @@ class Preflight:
 
     source_spec: CollectionSpec
     source_count: int
-    source_storage_bytes: int | None
     target_spec: CollectionSpec | None
     target_count: int | None
     target_mark: str | None
@@ -127,7 +126,6 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
     found = Preflight(
         source_spec=source_spec,
         source_count=count,
-        source_storage_bytes=source.storage_bytes(),
         target_spec=target_spec,
         target_count=None if target_spec is None else target.count(),
         target_mark=None if target_spec is None else target.read_mark(),

@@ -332,41 +332,41 @@ def test_a_plan_that_changed_what_it_writes_is_not_resumed(places: Places, cli: 
 
 
 def interrupted(places: Places) -> int:
-    """Run slowly and send SIGTERM once a batch is journalled; the exit code."""
-    (places.folder / "slow.py").write_text(
-        "import time\ndef slow(record):\n    time.sleep(0.02)\n    return record\n"
-    )
-    path = places.folder / "plan.yaml"
-    original = path.read_text()
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, "plan.yaml"],
+    """Send SIGTERM to a run once a batch is journalled; the exit code."""
+    process = held_back(places)
+    wait_for_a_batch(places, process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert "Stopped after" in output, output
+    assert "goes on from here" in output
+    return process.returncode
+
+
+# after the first batches the copy waits, until the gate opens or the run is asked to stop
+HELD_BACK = """
+import pathlib, sys
+from runner.copy import pipeline
+write = pipeline.Copier._write_once
+def held_back(self, batch, fresh):
+    while self.progress.records and not pathlib.Path("gate").exists() and not self.stop.wait(0.02):
+        pass
+    write(self, batch, fresh)
+pipeline.Copier._write_once = held_back
+from runner.cli import main
+sys.exit(main(["run", *sys.argv[1:]]))
+"""
+
+
+def held_back(places: Places) -> subprocess.Popen[str]:
+    """A run that goes on to its end only once there is a file `gate`."""
+    return subprocess.Popen(
+        [sys.executable, "-c", HELD_BACK, "plan.yaml"],
         cwd=places.folder,
         env=places.process_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    wait_for_a_batch(places, process)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert path.read_text() == original
-    assert "Stopped after" in output, output
-    assert "goes on from here" in output
-    return process.returncode
-
-
-# the copy is slowed down from outside, so that the plan stays what it is
-SLOW = """
-import sys, time
-from runner.copy import pipeline
-write = pipeline.Copier._write_once
-def slowly(self, batch, fresh):
-    time.sleep(0.5)
-    write(self, batch, fresh)
-pipeline.Copier._write_once = slowly
-from runner.cli import main
-sys.exit(main(["run", *sys.argv[1:]]))
-"""
 
 
 def wait_for_a_batch(places: Places, process: subprocess.Popen[str]) -> None:
@@ -400,14 +400,7 @@ def test_sigterm_stops_cleanly_and_run_goes_on(places: Places, cli: Cli) -> None
 
 def test_a_second_runner_is_refused(places: Places, cli: Cli) -> None:
     small(places, count=300)
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, "plan.yaml"],
-        cwd=places.folder,
-        env=places.process_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = held_back(places)
     try:
         wait_for_a_batch(places, process)
         second = cli("run", "plan.yaml")
@@ -417,6 +410,7 @@ def test_a_second_runner_is_refused(places: Places, cli: Cli) -> None:
         assert elsewhere.returncode in (3, 8)
         assert not list(places.folder.glob("other/plan/runs/*"))
     finally:
+        (places.folder / "gate").touch()
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
 
