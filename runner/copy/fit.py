@@ -188,7 +188,8 @@ class Fitting:
 
     def _telltales(self) -> list[bytes] | None:
         can, keys = self.capabilities, self.capabilities.keys
-        if can.values.keys() - {ValueKind.NON_FINITE} or can.double_ulp:
+        # JSON text cannot hold what is no JSON, nor NaN or infinity
+        if can.values.keys() - {ValueKind.NON_FINITE, ValueKind.UNKNOWN} or can.double_ulp:
             return None
         if keys.max_bytes or self._refused_keys or keys.refused_prefixes or self._pattern:
             return None

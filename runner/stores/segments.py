@@ -523,7 +523,7 @@ class ParquetSegment:
             if pa.types.is_struct(column.type) or pa.types.is_map(column.type):
                 metadata = Metadata.of([_object(each) for each in column.to_pylist()])
             else:
-                metadata = Metadata(texts=self._texts(column))
+                metadata = self._parsed(self._texts(column))
         extra = [name for name in self._extra if name in rows.schema.names]
         if not extra:
             return metadata or Metadata.of([None] * n)
@@ -552,6 +552,24 @@ class ParquetSegment:
                     f"{self.path}: column {self.columns.metadata!r} holds what is no JSON object"
                 )
         return found
+
+    def _parsed(self, texts: list[bytes]) -> Metadata:
+        """*texts*, which whoever wrote the file may have got wrong."""
+        metadata = Metadata(texts=texts)
+        try:
+            metadata.objects()
+        except ValueError:
+            for text in texts:
+                try:
+                    jsonvalues.loads(text)
+                except ValueError as error:
+                    raise StoreError(
+                        f"{self.path}: column {self.columns.metadata!r} holds a text that is no "
+                        f"JSON object: {error}",
+                        "NaN, infinity and lone surrogates are no JSON either",
+                    ) from error
+            raise
+        return metadata
 
     @contextmanager
     def _reading(self) -> Iterator[Any]:

@@ -33,6 +33,8 @@ from tests.servers import outside, postgres
 
 DIM = 384
 STORES = ["chroma", "pgvector", "faiss", "qdrant", "files"]
+INDEX = {"pgvector": "none", "faiss": "flat"}
+"""Building a graph would be most of the time, and is the library's own."""
 FEW = {"chroma": 20_000}
 """Chroma's own HNSW insertion is the limit there."""
 
@@ -128,14 +130,14 @@ class Bench:
             case "pgvector":
                 options = {"dsn": self.dsn, "table": name}
             case "faiss":
-                options = {"path": str(self.folder / f"{name}.faiss"), "index": {"type": "flat"}}
+                options = {"path": str(self.folder / f"{name}.faiss")}
             case "qdrant":
                 options = {"url": self.qdrant.url, "collection": name}
                 return Location(store, options, Connection(grpc_host=self.qdrant.grpc_host), side)
             case _:
                 options = {"path": str(self.folder / f"{name}.parquet")}
-        if side == "target" and store == "pgvector":
-            options["index"] = {"type": "none"}
+        if side == "target" and store in INDEX:
+            options["index"] = {"type": INDEX[store]}
         return Location(store, options, side=side)
 
     def source(self, store: str, records: int) -> Location:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from runner.copy.pipeline import prompt_switches
 from runner.model import Batch, BatchSize
 from runner.stores import open_store
 from runner.stores.base import Access, Location, Source, Target
@@ -128,6 +129,7 @@ def _metadata(column: list, as_texts: bool):  # type: ignore[no-untyped-def, typ
 
 
 def quietly(function: Callable[[], float]) -> float:
-    """Run *function* without the garbage collector."""
+    """Run *function* with nothing left over to collect, and threads that take turns promptly."""
     gc.collect()
-    return function()
+    with prompt_switches():
+        return function()

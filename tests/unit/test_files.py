@@ -233,6 +233,20 @@ def test_a_damaged_parquet_file_is_a_clear_error(tmp_path: Path) -> None:
         read_all(source)
 
 
+@pytest.mark.parametrize("text", ['{"a":NaN}', '{"a":}', '{"a":"\\ud800"}', "{"])
+def test_metadata_that_is_no_json_is_refused_on_reading(tmp_path: Path, text: str) -> None:
+    """Nobody downstream parses a text that can be passed on as it is."""
+    path = tmp_path / "x.parquet"
+    columns = {
+        "id": ["a", "b"],
+        "metadata": ['{"a":1}', text],
+        "vector": pa.array([[1.0], [2.0]], pa.list_(pa.float32(), 1)),
+    }
+    pq.write_table(pa.table(columns), path)
+    with opened(path) as source, pytest.raises(StoreError, match="no JSON object"):
+        list(source.scan(Partition(0), None, BatchSize(10)))
+
+
 def test_metadata_texts_spread_over_lines_still_make_one_line_each(tmp_path: Path) -> None:
     batch = make_batch(2).with_(metadata=Metadata(texts=[b'{\n "a": 1\n}', b"{}"]))
     with opened(tmp_path / "x.jsonl") as target:
