@@ -556,7 +556,7 @@ class FaissSegment:
         mine = self.path.with_name(f"{self.path.name}.{self.identity[:8]}.parquet")
         if mine in beside:
             sidecar = ParquetSegment(mine, mine.name, Columns())
-            said = (sidecar.footer.metadata or {}).get(_SHA_KEY.encode(), b"").decode()
+            said = sidecar.footer_metadata().get(_SHA_KEY.encode(), b"").decode()
             if said == self.identity:
                 return sidecar
         if beside:

@@ -68,6 +68,7 @@ from runner.stores.segments import (
 _PART = re.compile(r"part-(\d+)\.parquet")
 _GONE = re.compile(r"_gone-(\d+)\.json")
 _POSITION_BITS = 40
+_LONGEST_RUN = 2**17
 
 
 # Durable files
@@ -454,13 +455,13 @@ class Layers:
         number = index.number_of(segment)
         if self.layered:
             mine = _order(segment.name)
-            row_of = {(isinstance(each, int), each): row for row, each in enumerate(ids)}
             for other, batch, places in self._candidates(ids, ID_ONLY, only_living=False):
                 if other.name == segment.name:
                     continue
                 if _order(other.name) < mine:
                     self._dead[other.name].update(places.tolist())
                 else:
+                    row_of = {(isinstance(each, int), each): row for row, each in enumerate(ids)}
                     rows = [row_of[isinstance(each, int), each] for each in batch.ids]
                     self._dead[segment.name].update(positions[rows].tolist())
         index.add(ids, number, positions)
@@ -476,7 +477,6 @@ class Layers:
         """The records that have one of *ids*, segment by segment, with their positions."""
         with self._lock:
             places = self._ids().find(ids)
-            wanted = {(isinstance(each, int), each) for each in ids}
             work = []
             for number in np.unique(places >> _POSITION_BITS):
                 segment = self._index.segments[int(number)]  # type: ignore[union-attr]
@@ -487,6 +487,7 @@ class Layers:
                     positions = positions[[each not in dead for each in positions.tolist()]]
                 if len(positions):
                     work.append((segment, positions))
+        wanted = {(isinstance(each, int), each) for each in ids} if work else set()
         for segment, positions in work:
             batch = segment.take(positions, select)
             # a hash is not an id: two ids may share one
@@ -655,12 +656,17 @@ class IdIndex:
         hashes = _hashes(ids)
         order = np.argsort(hashes, kind="stable")
         self._runs.append((hashes[order], ((number << _POSITION_BITS) | positions)[order]))
-        while len(self._runs) > 1 and len(self._runs[-1][0]) * 2 > len(self._runs[-2][0]):
+        while len(self._runs) > 1 and self._worth_merging(self._runs[-2][0], self._runs[-1][0]):
             one, other = self._runs.pop(), self._runs.pop()
             hashes = np.concatenate([other[0], one[0]])
             order = np.argsort(hashes, kind="stable")
             places = np.concatenate([other[1], one[1]])
             self._runs.append((hashes[order], places[order]))
+
+    @staticmethod
+    def _worth_merging(older: npt.NDArray[np.int64], newer: npt.NDArray[np.int64]) -> bool:
+        # a merge holds both runs and the result: without a limit that is twice the index
+        return len(older) < 2 * len(newer) and len(older) + len(newer) <= _LONGEST_RUN
 
     def find(self, ids: Sequence[Id]) -> npt.NDArray[np.int64]:
         """The packed places whose hash is that of one of *ids*."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, NoReturn, Protocol
@@ -38,6 +38,7 @@ ID_ONLY = Select(0)
 _ID_TYPE = "id_type"
 _INT64 = range(-(2**63), 2**63)
 _GROUP_BYTES = 16 * 2**20
+_TAKEN_AT_ONCE = 2_000
 
 Positions = npt.NDArray[np.int64]
 
@@ -306,18 +307,27 @@ class ParquetSegment:
         return identity_of(self.path)[0] != self.identity
 
     @cached_property
-    def footer(self) -> Any:
-        """The file's Parquet metadata."""
+    def _facts(self) -> tuple[list[int], Any]:
+        """Where its row groups begin and end, and its Arrow schema: little, for there may be
+        thousands of parts.
+        """
         with self._reading() as file:
-            return file.metadata
+            footer = file.metadata
+            rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+            starts = [0, *np.cumsum(rows, dtype=np.int64).tolist()]
+            return starts, _shared_schema(file.schema_arrow.serialize().to_pybytes())
 
-    @cached_property
-    def schema(self) -> Any:
-        """The file's Arrow schema."""
+    def footer_metadata(self) -> dict[bytes, bytes]:
+        """What the file says of itself, schema included, read anew."""
         with self._reading() as file:
-            return file.schema_arrow
+            return dict(file.metadata.metadata or {})
 
     @property
+    def schema(self) -> Any:
+        """The file's Arrow schema."""
+        return self._facts[1]
+
+    @cached_property
     def about(self) -> dict[str, Any]:
         """What stands under `SCHEMA_KEY`; empty in files of others."""
         text = (self.schema.metadata or {}).get(SCHEMA_KEY)
@@ -364,7 +374,7 @@ class ParquetSegment:
 
     def count(self) -> int:
         """How many records it holds."""
-        return int(self.footer.num_rows)
+        return self._group_starts[-1]
 
     def cuts(self) -> list[tuple[float, int]]:
         """The beginnings of its row groups."""
@@ -396,25 +406,28 @@ class ParquetSegment:
     def take(self, positions: Positions, select: Select) -> Batch:
         """The records in these ascending rows; reads only the row groups they lie in."""
         starts = np.asarray(self._group_starts)
+        groups = np.unique(np.searchsorted(starts, positions, side="right") - 1)
         found = []
         with self._reading() as file:
-            groups = np.searchsorted(starts, positions, side="right") - 1
-            for group in np.unique(groups):
-                rows = positions[groups == group]
-                table = file.read_row_group(
-                    int(group), columns=self._columns_for(select), use_threads=False
-                )
-                picked = table.take(pa.array(rows - starts[group])).combine_chunks()
-                for part in picked.to_batches():
-                    found.append(self._batch(part, select, int(rows[0])))
+            for group in groups.tolist():
+                row = int(starts[group])
+                # a row group may be larger than the memory that one likes to spend
+                for rows in file.iter_batches(
+                    _TAKEN_AT_ONCE,
+                    row_groups=[group],
+                    columns=self._columns_for(select),
+                    use_threads=False,
+                ):
+                    here = _between(positions, row, row + rows.num_rows)
+                    if len(here):
+                        picked = rows.take(pa.array(here - row))
+                        found.append(self._batch(picked, select, int(here[0])))
+                    row += rows.num_rows
         return concatenated(found)
 
-    @cached_property
+    @property
     def _group_starts(self) -> list[int]:
-        rows = [
-            self.footer.row_group(group).num_rows for group in range(self.footer.num_row_groups)
-        ]
-        return [0, *np.cumsum(rows, dtype=np.int64).tolist()]
+        return self._facts[0]
 
     @property
     def _has_id_type(self) -> bool:
@@ -581,6 +594,17 @@ class ParquetSegment:
                 f"{self.path}: cannot be read as Parquet: {error}",
                 "the file is damaged, not complete, or of another format",
             ) from error
+
+
+@lru_cache(maxsize=64)
+def _shared_schema(serialized: bytes) -> Any:
+    """One object for all files of one schema."""
+    return pa.ipc.read_schema(pa.py_buffer(serialized))
+
+
+def _between(positions: Positions, first: int, end: int) -> Positions:
+    """Those of the ascending *positions* that lie in ``first … end - 1``."""
+    return positions[slice(*np.searchsorted(positions, [first, end]))]
 
 
 def _is_float_list(kind: Any) -> bool:
