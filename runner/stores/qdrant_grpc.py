@@ -306,6 +306,11 @@ def _channel(address: Address) -> Any:
         ("grpc.max_send_message_length", -1),
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
+        # Whoever calls waits between tries; a channel that waits longer would fail them unasked.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+        # A new channel does not wait for what an earlier one of this process met.
+        ("grpc.use_local_subchannel_pool", 1),
         # The environment's proxy is no host that the plan names.
         ("grpc.enable_http_proxy", int(wanted.proxy is not None)),
     ]
