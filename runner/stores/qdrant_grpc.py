@@ -52,6 +52,12 @@ class GrpcTransport:
                 f"{address.side}: gRPC cannot leave certificates unverified",
                 "name the certificate in connection.ca_file, or write `transport: rest`",
             )
+        if address.connection.proxy and not address.connection.proxy.startswith("http://"):
+            # the channel would leave such a proxy aside without a word
+            raise PlanError(
+                f"{address.side}.connection.proxy: gRPC takes a proxy by http:// only",
+                "name it so, or write `transport: rest`",
+            )
         if address.prefix and not address.connection.grpc_host:
             raise PlanError(
                 f"{address.side}.url has a path, {address.prefix!r}, which gRPC does not have",
