@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from runner.copy.retry import Retrying, Stop
 from runner.errors import (
     CollectionNotFoundError,
     JournalError,
+    PausedError,
     PlanError,
     StoreError,
 )
@@ -44,6 +46,7 @@ from runner.results import (
     Remark,
     RollbackResult,
     RunResult,
+    Side,
     StatusResult,
     Verdict,
     to_json,
@@ -112,6 +115,7 @@ class _Sight:
     target: Target
     found: Preflight
     compiled: Compiled
+    sides: tuple[Side, Side]
     seconds: float
 
 
@@ -138,14 +142,20 @@ class Plan:
 
     def compile(self, allow: Iterable[str] = ()) -> Compiled:
         """The steps of this plan, given both ends as they are; writes nothing."""
-        with self._scratch() as scratch, self._sight(scratch, allow, "preview") as sight:
+        with (
+            self._scratch() as scratch,
+            self._sight(scratch, allow, "preview", _patience()) as sight,
+        ):
             return sight.compiled
 
     def dry_run(self, allow: Iterable[str] = ()) -> DryRunResult:
         """Everything a run would do, seen without writing anything anywhere."""
-        with self._scratch() as scratch, self._sight(scratch, allow, "preview") as sight:
+        with (
+            self._scratch() as scratch,
+            self._sight(scratch, allow, "preview", _patience()) as sight,
+        ):
             compiled, found = sight.compiled, sight.found
-            source, target = self._sides(sight)
+            source, target = sight.sides
             return DryRunResult(
                 name=self.name,
                 strategy=self.document.strategy,
@@ -169,18 +179,23 @@ class Plan:
 
     def inspect(self) -> InspectResult:
         """What is in the source, and in the target if it exists; writes nothing."""
+        retrying = _patience()
         sides = []
         problem = 0
         with self._scratch() as scratch:
             for side in ("source", "target"):
-                location = getattr(self.document, side)
-                endpoint = store_class(location.store).endpoint(location)
-                with self._open(side, Access.READ, scratch) as store:
-                    spec = store.describe()
-                    if spec is None and side == "source":
-                        raise _no_source(self.document, str(endpoint))
-                    sides.append(_inspected(side, store, spec))
+                with self._open(side, Access.READ, scratch, retrying) as store:
+                    found = retrying.call(
+                        f"looking at the {side}", partial(self._inspected, side, store)
+                    )
+                    sides.append(found)
         return InspectResult(self.name, tuple(sides), problem)
+
+    def _inspected(self, side: str, store: Store) -> InspectedSide:
+        spec = store.describe()
+        if spec is None and side == "source":
+            raise _no_source(self.document, str(self._endpoint(side)))
+        return _inspected(side, store, spec)
 
     # running
 
@@ -243,13 +258,15 @@ class Plan:
     def verify(self, progress: Listener | None = None) -> RunResult:
         """Check the newest run again: both ends as they are now, every record re-read."""
         listener = progress or _silent
+        retrying = _patience()
         folder, journal = self._newest_journal("verify", read_only=True)
         try:
             with self._scratch() as scratch, ExitStack() as stack:
-                source = stack.enter_context(self._open("source", Access.READ, scratch))
-                target = stack.enter_context(self._open("target", Access.READ, scratch))
+                source = stack.enter_context(self._open("source", Access.READ, scratch, retrying))
+                target = stack.enter_context(self._open("target", Access.READ, scratch, retrying))
                 assert isinstance(target, Target)
-                source_spec, target_spec = source.describe(), target.describe()
+                source_spec = retrying.call("looking at the source", source.describe)
+                target_spec = retrying.call("looking at the target", target.describe)
                 if source_spec is None:
                     raise _no_source(self.document, str(self._endpoint("source")))
                 if target_spec is None:
@@ -274,9 +291,12 @@ class Plan:
                 def tell(name: str) -> None:
                     listener(ProgressEvent(phase="check", message=name))
 
-                checks = run_checks(ends, self.document.validation, tell, rescan=True)
-                about = side_of(
-                    self._endpoint("target"), target_spec, target.count(), "exists", target
+                checks = run_checks(ends, self.document.validation, retrying, tell, rescan=True)
+                about = retrying.call(
+                    "looking at the target",
+                    lambda: side_of(
+                        self._endpoint("target"), target_spec, target.count(), "exists", target
+                    ),
                 )
                 result = result_of(
                     journal,
@@ -326,29 +346,33 @@ class Plan:
         with self.state.lock(), self._scratch() as scratch:
             folder, journal = self._newest_journal("roll back")
             try:
+                retrying = _patience()
                 access = Access.WRITE if confirmed else Access.READ
-                with self._open("target", access, scratch) as target:
+                with self._open("target", access, scratch, retrying) as target:
                     assert isinstance(target, Target)
                     steps = self._steps_of(journal, target)
                     rollback = Rollback(
                         journal, steps, target, self._in_flight(journal, target, scratch)
                     )
-                    undo = rollback.look()
+                    undo = retrying.call("looking at the target", rollback.look)
                     if confirmed:
-                        rollback.act(undo)
+                        retrying.call("the rollback", lambda: rollback.act(undo))
                         journal.export(folder.path)
-                    spec = target.describe()
-                    about = side_of(
-                        self._endpoint("target"),
-                        spec,
-                        None if spec is None else target.count(),
-                        "does not exist" if spec is None else "exists",
-                        target,
-                    )
+                    about = retrying.call("looking at the target", lambda: self._as_left(target))
                     folder.clear_scratch()
                     return _rollback_result(self, folder, undo, about, done=confirmed)
             finally:
                 journal.close()
+
+    def _as_left(self, target: Target) -> Side:
+        spec = target.describe()
+        return side_of(
+            self._endpoint("target"),
+            spec,
+            None if spec is None else target.count(),
+            "does not exist" if spec is None else "exists",
+            target,
+        )
 
     def finalise(self, *, confirmed: bool = False) -> RollbackResult:
         """Drop the collection that a replacement kept aside; after that, no way back.
@@ -359,8 +383,9 @@ class Plan:
         with self.state.lock(), self._scratch() as scratch:
             folder, journal = self._newest_journal("finalise")
             try:
+                retrying = _patience()
                 access = Access.WRITE if confirmed else Access.READ
-                with self._open("target", access, scratch) as target:
+                with self._open("target", access, scratch, retrying) as target:
                     assert isinstance(target, Target)
                     steps = self._steps_of(journal, target)
                     kept = next((each.kept for each in steps if isinstance(each, Swap)), "")
@@ -371,11 +396,13 @@ class Plan:
                         )
                     aside = target.sibling(kept)  # type: ignore[attr-defined]
                     try:
-                        spec = aside.describe()
-                        count = 0 if spec is None else aside.count()
+                        spec = retrying.call("looking at what is kept aside", aside.describe)
+                        count = 0
+                        if spec is not None:
+                            count = retrying.call("counting what is kept aside", aside.count)
                         about = side_of(self._endpoint("target"), spec, count, "kept aside", aside)
                         if confirmed:
-                            aside.drop()
+                            retrying.call("dropping what is kept aside", aside.drop)
                             journal.keep("finalised", finalised=True)
                             journal.export(folder.path)
                     finally:
@@ -393,7 +420,9 @@ class Plan:
             folder.scratch.mkdir()
             listener(ProgressEvent(phase="preflight", message="looking at both ends"))
             with ExitStack() as stack:
-                sight = stack.enter_context(self._sight(folder.scratch, allow, folder.run_id))
+                sight = stack.enter_context(
+                    self._sight(folder.scratch, allow, folder.run_id, _patience(stop))
+                )
                 refuse_foreign_run(sight.found.target_mark, folder.run_id)
                 sight.compiled.raise_faults()
                 journal = Journal.create(folder.journal)
@@ -427,8 +456,9 @@ class Plan:
         folder.clear_scratch()
         folder.scratch.mkdir(parents=True)
         try:
-            with self._open("source", Access.READ, folder.scratch) as source:
-                if source.describe() is None:
+            retrying = Retrying(stop or Stop())
+            with self._open("source", Access.READ, folder.scratch, retrying) as source:
+                if retrying.call("looking at the source", source.describe) is None:
                     raise _no_source(self.document, str(self._endpoint("source")))
                 journal.keep("resumed", resumed=journal.fact("resumed", 0) + 1)
                 listener(
@@ -452,7 +482,8 @@ class Plan:
         stop: Stop | None,
         command: str,
     ) -> RunResult:
-        with self._open("target", Access.WRITE, folder.scratch) as target:
+        stop = stop or Stop()
+        with self._open("target", Access.WRITE, folder.scratch, Retrying(stop)) as target:
             assert isinstance(target, Target)
             execution = Execution(
                 self.document,
@@ -461,19 +492,13 @@ class Plan:
                 source,
                 target,
                 self._preparation_of(journal, target),
-                stop or Stop(),
+                stop,
                 listener,
             )
             try:
                 verdict = execution.run()
-                spec = execution.target.describe()
-                about = side_of(
-                    self._endpoint("target"), spec, execution.target.count(), "exists", target
-                )
-                journal.keep(
-                    target=to_json(about),
-                    target_spec=None if spec is None else spec_to_json(spec),
-                )
+                about, spec = execution.look_at_target(self._endpoint("target"))
+                journal.keep(target=to_json(about), target_spec=spec_to_json(spec))
                 if verdict is not Verdict.FAILED:
                     execution.mark_done()
                     journal.keep("finished", finished=True, finished_at=_now())
@@ -528,7 +553,7 @@ class Plan:
 
     def _keep_facts(self, journal: Journal, folder: RunFolder, sight: _Sight) -> None:
         compiled, found = sight.compiled, sight.found
-        source, target = self._sides(sight)
+        source, target = sight.sides
         journal.keep(
             "run begins",
             run_id=folder.run_id,
@@ -588,11 +613,15 @@ class Plan:
         """What an interrupted run may have written beyond its journal."""
         if all(state.done for state in journal.partitions()):
             return []
+        retrying = _patience()
         try:
-            with self._open("source", Access.READ, scratch) as source:
+            with self._open("source", Access.READ, scratch, retrying) as source:
                 preparation = self._preparation_of(journal, target)
-                return list(in_flight_batches(journal, source, preparation))
-        except StoreError as error:
+                return retrying.call(
+                    "reading the source",
+                    lambda: list(in_flight_batches(journal, source, preparation)),
+                )
+        except (StoreError, PausedError) as error:
             journal.audit("source cannot be read for the rollback", why=error.what)
             return []
 
@@ -621,11 +650,12 @@ class Plan:
         return store_class(location.store).endpoint(location)
 
     @contextmanager
-    def _open(self, side: str, access: Access, scratch: Path) -> Iterator[Store]:
+    def _open(
+        self, side: str, access: Access, scratch: Path, retrying: Retrying
+    ) -> Iterator[Store]:
         location = getattr(self.document, side)
         folder = scratch / side
         folder.mkdir(parents=True, exist_ok=True)
-        retrying = Retrying(Stop())
         store = retrying.call(f"opening the {side}", lambda: open_store(location, access, folder))
         try:
             yield store
@@ -639,17 +669,18 @@ class Plan:
             yield Path(folder)
 
     @contextmanager
-    def _sight(self, scratch: Path, allow: Iterable[str], run_id: str) -> Iterator[_Sight]:
+    def _sight(
+        self, scratch: Path, allow: Iterable[str], run_id: str, retrying: Retrying
+    ) -> Iterator[_Sight]:
         """Look at both ends, for reading, and compile."""
         allowed = self._allowed(allow)
         chain = chain_of(self.document)
         began = time.monotonic()
         with (
-            self._open("source", Access.READ, scratch) as source,
-            self._open("target", Access.READ, scratch) as target,
+            self._open("source", Access.READ, scratch, retrying) as source,
+            self._open("target", Access.READ, scratch, retrying) as target,
         ):
             assert isinstance(target, Target)
-            retrying = Retrying(Stop())
             found = retrying.call(
                 "looking at both ends", lambda: look(self.document, source, target)
             )
@@ -663,7 +694,10 @@ class Plan:
                 allowed=allowed,
                 known_write_rate=self._known_rate(),
             )
-            yield _Sight(source, target, found, compiled, time.monotonic() - began)
+            sides = retrying.call(
+                "looking at both ends", lambda: self._sides(found, source, target)
+            )
+            yield _Sight(source, target, found, compiled, sides, time.monotonic() - began)
 
     def _allowed(self, allow: Iterable[str]) -> dict[Hazard, str]:
         allowed = dict.fromkeys(self.document.allow, "plan")
@@ -675,16 +709,13 @@ class Plan:
                 raise PlanError(f"--allow {word}: not a hazard; expected one of {words}") from error
         return allowed
 
-    def _sides(self, sight: _Sight) -> tuple[Any, Any]:
-        found = sight.found
-        source = side_of(
-            self._endpoint("source"), found.source_spec, found.source_count, "", sight.source
-        )
+    def _sides(self, found: Preflight, source: Store, target: Target) -> tuple[Side, Side]:
+        from_ = side_of(self._endpoint("source"), found.source_spec, found.source_count, "", source)
         target_endpoint = self._endpoint("target")
         if found.target_spec is None:
-            about = side_of(target_endpoint, None, None, "", sight.target)
-            planned = side_of(target_endpoint, found.collection, None, "", sight.target)
-            return source, replace(
+            about = side_of(target_endpoint, None, None, "", target)
+            planned = side_of(target_endpoint, found.collection, None, "", target)
+            return from_, replace(
                 planned, place=about.place, state="does not exist, will be created"
             )
         words = {
@@ -692,9 +723,7 @@ class Plan:
             "append": "exists, will be appended to",
             "replace": "exists, will be replaced",
         }[self.document.if_exists.value]
-        return source, side_of(
-            target_endpoint, found.target_spec, found.target_count, words, sight.target
-        )
+        return from_, side_of(target_endpoint, found.target_spec, found.target_count, words, target)
 
     def _fingerprint(self) -> str:
         extra = {side: dict(self._endpoint(side).identity) for side in ("source", "target")}
@@ -716,6 +745,11 @@ class Plan:
 
 def _silent(event: ProgressEvent) -> None:
     del event  # nobody wants to know
+
+
+def _patience(stop: Stop | None = None) -> Retrying:
+    """For commands, and parts of one, that leave nothing to resume."""
+    return Retrying(stop or Stop(), then="try again")
 
 
 def _user() -> str:

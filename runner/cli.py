@@ -307,22 +307,27 @@ def _with_progress(plan: Plan, options: argparse.Namespace, act: Callable[[Any, 
         with _signals(stop), ProgressDisplay(_console(stderr=not shows_text)) as display:
             result = act(display.tell, stop)
     except (StoppedError, PausedError) as error:
-        status = plan.status()
-        total = "" if status.total is None else f" of {status.total:,}"
-        file = plan.document.file
-        why = f"{error.what}\n" if isinstance(error, PausedError) else ""
-        word = "Paused" if isinstance(error, PausedError) else "Stopped"
-        text = (
-            f"{why}{word} after {status.records:,}{total} records. "
-            "Nothing is lost; the target is incomplete.\n"
-            f"  run {file}    goes on from here\n"
-            f"  runner rollback {file}    removes what this run created"
-        )
+        text = _how_to_go_on(plan, error)
         if isinstance(error, PausedError):
-            raise PausedError(text) from error
+            raise PausedError(f"{error.what}\n{text}", error.hint) from error
         raise StoppedError(text, "", error.signal_number) from error
     _show(result, options)
     return int(result.exit_code)
+
+
+def _how_to_go_on(plan: Plan, error: StoppedError | PausedError) -> str:
+    status = plan.status()
+    word = "Paused" if isinstance(error, PausedError) else "Stopped"
+    file = plan.document.file
+    if not status.resumable:
+        return f"{word}; nothing was written."
+    total = "" if status.total is None else f" of {status.total:,}"
+    return (
+        f"{word} after {status.records:,}{total} records. "
+        "Nothing is lost; the target is incomplete.\n"
+        f"  run {file}    goes on from here\n"
+        f"  runner rollback {file}    removes what this run created"
+    )
 
 
 @contextmanager

@@ -327,7 +327,8 @@ class StatusResult:
     """How a plan's newest run stands, read from its journal.
 
     Attributes:
-        phase: The step it is in, or ``finished``, ``rolled back``, ``never run``.
+        phase: The step it is in, or ``finished``, ``rolled back``,
+            ``left behind``, ``never run``.
         running: Whether a runner holds the lock now.
     """
 
@@ -348,6 +349,11 @@ class StatusResult:
     history: tuple[str, ...] = ()
     next: tuple[str, ...] = ()
     exit_code: int = 0
+
+    @property
+    def resumable(self) -> bool:
+        """Whether there is a run that can go on."""
+        return self.phase not in ("never run", "finished", "rolled back", "left behind")
 
 
 @dataclass(frozen=True)

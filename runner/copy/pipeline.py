@@ -97,6 +97,7 @@ class Copier:
         journal: Partitions have been cut.
         preparation: What happens to each page.
         settings: How.
+        retrying: Repeats what failed and may pass.
         stop: Ends the copy after the batches in flight.
         listener: Told of progress after every batch, from any thread.
     """
@@ -108,6 +109,7 @@ class Copier:
         journal: Journal,
         preparation: Preparation,
         settings: CopySettings,
+        retrying: Retrying,
         stop: Stop,
         listener: Callable[[Progress], None],
     ) -> None:
@@ -118,7 +120,7 @@ class Copier:
         self.settings = settings
         self.stop = stop
         self.listener = listener
-        self.retrying = Retrying(stop, self._note_retry)
+        self.retrying = retrying
         self.progress = Progress()
         self._queue: queue.Queue[_Numbered | None] = queue.Queue(maxsize=settings.writers)
         self._partitions: queue.SimpleQueue[PartitionState] = queue.SimpleQueue()
@@ -378,9 +380,6 @@ class Copier:
                 self._read_to_end.discard(index)
         if complete:
             self.journal.finish_partition(index)
-
-    def _note_retry(self, what: str, wait_s: float) -> None:
-        self.journal.audit("retry", what=what, wait_s=round(wait_s, 1))
 
 
 @contextmanager

@@ -53,11 +53,22 @@ class Retrying:
     Args:
         stop: Cuts waiting short.
         on_retry: Told what failed and how long the wait is, before each repetition.
+        then: What to do once the store answers again: for the hint of a `PausedError`.
+
+    Attributes:
+        count: How many repetitions there were.
     """
 
-    def __init__(self, stop: Stop, on_retry: Callable[[str, float], None] | None = None) -> None:
+    def __init__(
+        self,
+        stop: Stop,
+        on_retry: Callable[[str, float], None] | None = None,
+        *,
+        then: str = "go on with `runner resume`",
+    ) -> None:
         self._stop = stop
         self._on_retry = on_retry
+        self._then = then
         self._random = random.Random()  # noqa: S311  (jitter needs no secrecy)
         self._lock = threading.Lock()
         self.count = 0
@@ -85,7 +96,7 @@ class Retrying:
         if failed >= TRIES:
             raise PausedError(
                 f"{what} failed {failed} times, the last time with: {error.what}",
-                error.hint or "when the store answers again, go on with `runner resume`",
+                error.hint or f"when the store answers again, {self._then}",
             ) from error
         wait_s = min(FIRST_WAIT_S * 2 ** (failed - 1), LONGEST_WAIT_S) * (
             1 + self._random.random() / 4
@@ -94,7 +105,7 @@ class Retrying:
             if error.retry_after_s > LONGEST_WAIT_S:
                 raise PausedError(
                     f"{what}: the store asks to wait {error.retry_after_s:.0f} s: {error.what}",
-                    "go on then with `runner resume`",
+                    f"after that, {self._then}",
                 ) from error
             wait_s = max(wait_s, error.retry_after_s)
         with self._lock:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import assert_never
 
 from runner.checks import evidence
@@ -18,11 +19,17 @@ from runner.copy.journal import Journal
 from runner.copy.pipeline import Copier, CopySettings, Progress, records_in_flight
 from runner.copy.prepare import Preparation
 from runner.copy.retry import Retrying, Stop
-from runner.errors import CollectionMismatchError, JournalError, PausedError, StoppedError
-from runner.model import BatchSize, CollectionSpec
+from runner.errors import (
+    CollectionMismatchError,
+    JournalError,
+    PausedError,
+    StoppedError,
+    TransientStoreError,
+)
+from runner.model import BatchSize, CollectionSpec, Endpoint
 from runner.plan.model import PlanDocument, Validation
 from runner.report.progress import ProgressEvent
-from runner.results import CheckResult, Verdict
+from runner.results import CheckResult, Side, Verdict
 from runner.steps.model import (
     Append,
     Check,
@@ -35,6 +42,7 @@ from runner.steps.model import (
     explain,
     kind_of,
 )
+from runner.steps.outcome import side_of
 from runner.stores.base import CanSwap, Source, Target
 
 Listener = Callable[[ProgressEvent], None]
@@ -76,9 +84,8 @@ class Execution:
         self.preparation = preparation
         self.stop = stop
         self.listener = listener
-        self.retrying = Retrying(
-            stop, lambda what, wait_s: journal.audit("retry", what=what, wait_s=round(wait_s, 1))
-        )
+        self.retrying = Retrying(stop, self._note_retry)
+        self._retries_before: int = journal.fact("retries", 0)
         self.run_id: str = journal.fact("run_id")
         self._reopen_staged()
 
@@ -109,6 +116,8 @@ class Execution:
             if isinstance(error, StoppedError | PausedError):
                 self.journal.audit("stopped", reason=type(error).__name__)
             raise
+        finally:
+            self._keep_retries()
         if isinstance(step, Check) and self._verdict() is Verdict.FAILED:
             # stays open, so that the next `run` checks again
             self.journal.add_step_time(number, time.monotonic() - began)
@@ -156,25 +165,43 @@ class Execution:
 
     def _create(self, step: Create, *, again: bool) -> None:
         there = self.retrying.call("looking at the target", self.target.describe)
-        if there is not None and again:
-            # the crash fell between the act and its record: what is there is ours if it
-            # bears our mark, or none and no record
-            mark = self.target.read_mark()
-            if (mark is None and self.target.count() == 0) or self._is_ours(mark):
-                self._mark("running")
-                return
+        # a crash may have fallen between the act and its record
+        if (
+            there is not None
+            and again
+            and self.retrying.call("looking at the target", self._is_of_this_run)
+        ):
+            self._mark("running")
+            return
         if there is not None and step.drop_first:
-            self.target.drop()
+            self.retrying.call("dropping the target", self.target.drop)
         elif there is not None:
             raise CollectionMismatchError(
                 f"{step.collection} has come into being since the plan was compiled",
                 "look at who made it; then run again",
             )
-        self.retrying.call("creating the target", lambda: self.target.create(step.spec))
+        self._make(step.spec)
         self._mark("running")
 
-    def _is_ours(self, mark: str | None) -> bool:
-        return mark is not None and run_of(mark) == self.run_id
+    def _make(self, spec: CollectionSpec) -> None:
+        tried = False
+
+        def attempt() -> None:
+            nonlocal tried
+            # the answer to a first try may have been lost after it was applied
+            if tried and self.target.describe() is not None and self._is_of_this_run():
+                return
+            tried = True
+            self.target.create(spec)
+
+        self.retrying.call("creating the target", attempt)
+
+    def _is_of_this_run(self) -> bool:
+        """Whether the target that is there bears our mark, or none and no record."""
+        mark = self.target.read_mark()
+        if mark is None:
+            return self.target.count() == 0
+        return run_of(mark) == self.run_id
 
     def _mark(self, state: str) -> None:
         text = json.dumps({"run": self.run_id, "plan": self.document.name, "state": state})
@@ -182,9 +209,13 @@ class Execution:
 
     def _note_present(self, step: Append) -> None:
         del step
-        refuse_foreign_run(self.target.read_mark(), self.run_id)
+        mark = self.retrying.call("looking at the target", self.target.read_mark)
+        refuse_foreign_run(mark, self.run_id)
         self._mark("running")
-        present = self.journal.keep_present_before(self.target.scan_ids())
+        present = self.retrying.call(
+            "listing what the target holds",
+            lambda: self.journal.keep_present_before(self.target.scan_ids()),
+        )
         self.journal.keep(held_before=present)
 
     # copy
@@ -193,7 +224,10 @@ class Execution:
         self.journal.forget_unconnected()
         batch_size = BatchSize(step.batch_records, self._batch_bytes())
         if not self.journal.partitions():
-            self.journal.cut(self.source.partitions(self._partition_count(step)))
+            count = self._partition_count(step)
+            self.journal.cut(
+                self.retrying.call("dividing the source", lambda: self.source.partitions(count))
+            )
         in_flight = records_in_flight(batch_size, step.writers)
         settings = CopySettings(
             batch_size=batch_size,
@@ -217,14 +251,35 @@ class Execution:
             self.journal,
             self.preparation,
             settings,
+            self.retrying,
             self.stop,
             meter.note,
         )
         try:
-            with self.target.bulk_load():
+            with self._bulk_load():
                 copier.run()
         finally:
-            meter.end(copier.retrying.count)
+            meter.end()
+
+    @contextmanager
+    def _bulk_load(self) -> Iterator[None]:
+        """The target's own, but a target that went away meanwhile is no failure of its end.
+
+        What ended the copy is what matters then; `finish`, in the index step that follows
+        every copy, ends the load as well.
+        """
+        stack = ExitStack()
+        self.retrying.call(
+            "preparing the target for the load",
+            lambda: stack.enter_context(self.target.bulk_load()),
+        )
+        try:
+            yield
+        finally:
+            try:
+                stack.close()
+            except TransientStoreError as error:
+                self.journal.audit("the load was not ended", why=error.what)
 
     def _batch_bytes(self) -> int | None:
         limits = [
@@ -255,7 +310,7 @@ class Execution:
     # check and swap
 
     def _check(self, number: int, validation: Validation, limited: bool) -> None:
-        spec = self.source.describe()
+        spec = self.retrying.call("looking at the source", self.source.describe)
         if spec is None:
             raise JournalError("the source is gone; nothing can be checked against it", "")
         ends = Ends(
@@ -271,7 +326,11 @@ class Execution:
             fingerprint=self.journal.fact("fingerprint", ""),
         )
         results = run_checks(
-            ends, validation, lambda name: self._check_step(number, name), rescan=False
+            ends,
+            validation,
+            self.retrying,
+            lambda name: self._check_step(number, name),
+            rescan=False,
         )
         self.journal.keep(
             "checked",
@@ -296,9 +355,26 @@ class Execution:
             self.target.close()
         self.target = self.final_target
 
+    def look_at_target(self, endpoint: Endpoint) -> tuple[Side, CollectionSpec]:
+        """The target as the run leaves it."""
+        spec = self._described()
+
+        def look() -> Side:
+            return side_of(endpoint, spec, self.target.count(), "exists", self.target)
+
+        return self.retrying.call("looking at the target", look), spec
+
     def mark_done(self) -> None:
         """Leave word on the target that this run is over."""
         self._mark("done")
+
+    def _note_retry(self, what: str, wait_s: float) -> None:
+        self.journal.audit("retry", what=what, wait_s=round(wait_s, 1))
+
+    def _keep_retries(self) -> None:
+        retries = self._retries_before + self.retrying.count
+        if retries != self.journal.fact("retries", 0):
+            self.journal.keep(retries=retries)
 
     def close(self) -> None:
         """Close the staging collection, if there is one."""
@@ -357,18 +433,19 @@ class _Meter:
             )
         )
 
-    def end(self, retries: int) -> None:
+    def end(self) -> None:
         """The copy is over or was interrupted."""
         journal = self.execution.journal
         seconds = self._offset + time.monotonic() - self._began
         totals = journal.totals()
         journal.sample_throughput(seconds, totals.records, totals.size_bytes)
-        journal.keep(copy_seconds=seconds, retries=journal.fact("retries", 0) + retries)
+        journal.keep(copy_seconds=seconds)
 
 
 def run_checks(
     ends: Ends,
     validation: Validation,
+    retrying: Retrying,
     before_each: Callable[[str], None],
     *,
     rescan: bool,
@@ -378,6 +455,7 @@ def run_checks(
     Args:
         ends: What to look at.
         validation: Which checks, and their thresholds.
+        retrying: Repeats a whole check where a store failed and may come back.
         before_each: Told the name of each check before it begins.
         rescan: Read the whole target again for the checksum, instead of relying on what
             was read back while copying.
@@ -386,7 +464,7 @@ def run_checks(
 
     def check(name: str, function: Callable[[], CheckResult]) -> None:
         before_each(name)
-        results.append(function())
+        results.append(retrying.call(f"the check of {name}", function))
 
     if validation.count and not ends.limited:
         check("count", lambda: evidence.count_check(ends))

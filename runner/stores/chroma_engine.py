@@ -188,12 +188,10 @@ class EmbeddedEngine:
         self._known: dict[str, Collection] = {}
         # Two writers at once gain nothing: the index takes one record at a time.
         self._writing = threading.Lock()
-        # no .env of the working folder; pydantic's own argument, which mypy does not know
-        settings = Settings(_env_file=None, anonymized_telemetry=False)  # type: ignore[call-arg]
         try:
             with self._mapped():
                 self._client: ClientAPI | None = PersistentClient(
-                    str(folder), settings=settings, tenant=tenant, database=database
+                    str(folder), settings=_settings(), tenant=tenant, database=database
                 )
         except ValueError as error:
             raise StoreError(
@@ -323,3 +321,16 @@ class EmbeddedEngine:
             ) from error
         except (ChromaError, TypeError) as error:
             raise StoreError(f"{self._folder}: Chroma refused: {error}") from error
+
+
+def _settings() -> Settings:
+    """Chroma's own defaults, without telemetry.
+
+    Given by name, they keep out what the environment and a `.env` of the working folder
+    say: a server instead of the folder, or a collector of traces, which no plan names.
+    """
+    defaults = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in Settings.model_fields.items()
+    }
+    return Settings(**{**defaults, "anonymized_telemetry": False})

@@ -36,6 +36,8 @@ __all__ = ["HttpEngine", "bare_url"]
 
 _API = "/api/v2"
 _READERS, _WRITERS = 8, 2
+# connections that ended, which is nothing that TLS found wrong
+_BROKEN_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 _OTHER_NAME = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH
 
 
@@ -262,7 +264,7 @@ def _unreached(url: str, error: httpx.HTTPError) -> StoreError:
             if named
             else "name the authority that signed it in connection.ca_file",
         )
-    if secure is not None and not isinstance(secure, ssl.SSLEOFError):
+    if secure is not None and not isinstance(secure, _BROKEN_TLS):
         return StoreError(
             f"{url}: TLS failed: {secure.reason or secure}",
             "does the server speak TLS, and does it ask for a certificate (connection.cert_file)?",

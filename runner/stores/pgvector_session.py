@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from io import BytesIO
 from typing import Any
 
 import psycopg2
 from psycopg2 import errorcodes
 from psycopg2.extensions import connection as Session  # noqa: N812 - SQL's own word for one
+from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from psycopg2.extensions import parse_dsn
 
 from runner.errors import (
@@ -35,8 +38,9 @@ class Sessions:
         self._location = location
         self._access = access
         self._lock = threading.Lock()
-        self._idle: list[Session] = []
-        self._busy: set[Session] = set()
+        self._idle: list[_WatchedSession] = []
+        self._busy: set[_WatchedSession] = set()
+        self._watch = _Watch(location)
 
     @contextmanager
     def transaction(
@@ -55,6 +59,7 @@ class Sessions:
                 run(session, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             if patient:
                 run(session, "SET LOCAL statement_timeout = 0")
+                session.watch = None
             yield session
             if commit and not snapshot:
                 session.commit()
@@ -66,32 +71,146 @@ class Sessions:
         with self._lock:
             sessions = [*self._idle, *self._busy]
             self._idle, self._busy = [], set()
+        self._watch.end()
         for session in sessions:
             session.close()
 
-    def _take(self) -> Session:
+    def _take(self) -> _WatchedSession:
         with self._lock:
             session = self._idle.pop() if self._idle else None
         if session is None:
-            session = _connect(self._location, self._access)
+            session = _connect(self._location, self._access, self._watch)
         with self._lock:
             self._busy.add(session)
         return session
 
-    def _put_back(self, session: Session) -> None:
+    def _put_back(self, session: _WatchedSession) -> None:
         with self._lock:
             ours = session in self._busy
             self._busy.discard(session)
-        if not ours or session.closed:
+        if not ours:
             session.close()
             return
+        session.watch = self._watch
         try:
             session.rollback()
-        except psycopg2.Error:
-            session.close()  # what broke it is on its way up
+        except (psycopg2.Error, TransientStoreError):  # what broke it is on its way up
+            # What ended this one ended the idle ones too: each would cost a try.
+            self._close_idle()
+            session.close()
             return
         with self._lock:
             self._idle.append(session)
+
+    def _close_idle(self) -> None:
+        with self._lock:
+            sessions, self._idle = self._idle, []
+        for session in sessions:
+            session.close()
+
+
+class _Watch:
+    """Cuts connections whose request was not answered in time.
+
+    The server gives a statement up by itself (``statement_timeout``), but a server, or a
+    proxy on the way to it, that no longer answers would be waited for for ever: libpq
+    knows a limit for connecting only.
+    """
+
+    _GRACE_S = 1.0  # the server's own word comes first
+
+    def __init__(self, location: Location) -> None:
+        self._limit_s = location.connection.timeout_s + self._GRACE_S
+        self._late = TransientStoreError(
+            f"pgvector: {location.side}: no answer within {self._limit_s:g} s",
+            f"raise `{location.side}.connection.timeout_s`, if the server is just slow",
+        )
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._deadlines: dict[Session, float] = {}
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def over(self, session: Session) -> Iterator[None]:
+        """While open, a request of *session* is under way.
+
+        Raises:
+            TransientStoreError: It took too long; the session is closed.
+        """
+        with self._lock:
+            self._deadlines[session] = time.monotonic() + self._limit_s
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._look, daemon=True)
+                self._thread.start()
+        try:
+            yield
+        except psycopg2.Error as error:
+            if session not in self._deadlines:
+                raise TransientStoreError(self._late.what, self._late.hint) from error
+            raise
+        finally:
+            with self._lock:
+                self._deadlines.pop(session, None)
+
+    def end(self) -> None:
+        """Look no more."""
+        self._ended.set()
+
+    def _look(self) -> None:
+        while not self._ended.wait(self._limit_s / 8):
+            now = time.monotonic()
+            with self._lock:
+                for session, deadline in list(self._deadlines.items()):
+                    if now > deadline:
+                        del self._deadlines[session]
+                        _shut(session)
+
+
+def _shut(session: Session) -> None:
+    """End *session*'s connection under the hands of the thread that waits for it."""
+    with (
+        suppress(OSError, psycopg2.InterfaceError),  # it has just ended by itself
+        socket.socket(fileno=os.dup(session.fileno())) as wire,
+    ):
+        wire.shutdown(socket.SHUT_RDWR)
+
+
+class _WatchedSession(Session):
+    """A session whose requests are watched, but for those that may take their time.
+
+    Attributes:
+        watch: Who watches; None where nobody is to.
+    """
+
+    watch: _Watch | None = None
+
+    def watched(self) -> AbstractContextManager[None]:
+        """While open, a request is under way."""
+        return nullcontext() if self.watch is None else self.watch.over(self)
+
+    def commit(self) -> None:
+        """End the transaction for good."""
+        with self.watched():
+            super().commit()
+
+    def rollback(self) -> None:
+        """End the transaction for nothing."""
+        with self.watched():
+            super().rollback()
+
+
+class _WatchedCursor(Cursor):
+    connection: _WatchedSession
+
+    def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002 - psycopg2's word
+        """Run a statement."""
+        with self.connection.watched():
+            super().execute(query, vars)
+
+    def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
+        """Run a COPY."""
+        with self.connection.watched():
+            super().copy_expert(sql, file, size)
 
 
 def dsn_parts(location: Location) -> dict[str, Any]:
@@ -133,11 +252,16 @@ def _connect_arguments(location: Location) -> dict[str, Any]:
     return arguments
 
 
-def _connect(location: Location, access: Access) -> Session:
+def _connect(location: Location, access: Access, watch: _Watch) -> _WatchedSession:
     try:
-        session: Session = psycopg2.connect(**_connect_arguments(location))
+        session: _WatchedSession = psycopg2.connect(
+            connection_factory=_WatchedSession,
+            cursor_factory=_WatchedCursor,
+            **_connect_arguments(location),
+        )
     except psycopg2.OperationalError as error:
         raise _connect_error(error, location) from error
+    session.watch = watch
     limits = [
         f"SET statement_timeout = {round(1000 * location.connection.timeout_s)}",
         "SET idle_in_transaction_session_timeout = 0",
@@ -232,6 +356,8 @@ def mapped_error(error: psycopg2.Error, location: Location) -> StoreError:
 # libpq gives no SQLSTATE for a refused login, only this text of the server's, in its language.
 _REFUSED_LOGIN = ("password authentication failed", "no password supplied", "pg_hba.conf")
 _REFUSED_FOR_GOOD = ("does not exist", "certificate", "SSL")
+# … and of a connection that broke while it was made, which TLS words in its own way.
+_BROKEN = ("SSL SYSCALL error", "SSL connection has been closed unexpectedly")
 
 
 def _connect_error(error: psycopg2.OperationalError, location: Location) -> StoreError:
@@ -240,7 +366,8 @@ def _connect_error(error: psycopg2.OperationalError, location: Location) -> Stor
     what = f"pgvector: {location.side}: {first_line(error)}"
     if any(each in text for each in _REFUSED_LOGIN):
         return AuthError(what, f"check user and password of `{location.side}.dsn`")
-    if any(each in text for each in _REFUSED_FOR_GOOD):
+    broken = any(each in text for each in _BROKEN)
+    if not broken and any(each in text for each in _REFUSED_FOR_GOOD):
         return StoreError(what, f"check `{location.side}.dsn` and `{location.side}.connection`")
     return TransientStoreError(what, "is the server running, and is its address right?")
 

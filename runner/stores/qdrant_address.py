@@ -18,6 +18,8 @@ from runner.stores.qdrant_wire import Rows
 __all__ = ["Address", "FullError", "RefusedError", "Transport", "Want", "certificate_error"]
 
 _REST_PORT, _GRPC_PORT = 6333, 6334
+_BROKEN_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+"""Connections that ended, which is nothing that TLS found wrong."""
 
 
 class RefusedError(StoreError):
@@ -212,6 +214,8 @@ class Address:
 
     def untrusted(self, error: ssl.SSLError, endpoint: str) -> StoreError:
         """What to say when TLS with *endpoint* fails."""
+        if isinstance(error, _BROKEN_TLS):
+            return TransientStoreError(f"qdrant {endpoint}: the connection broke: {error.reason}")
         reason = getattr(error, "verify_message", "") or error.reason or str(error)
         return StoreError(
             f"qdrant {endpoint}: no trusted TLS connection: {reason}",

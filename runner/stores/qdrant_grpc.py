@@ -52,6 +52,12 @@ class GrpcTransport:
                 f"{address.side}: gRPC cannot leave certificates unverified",
                 "name the certificate in connection.ca_file, or write `transport: rest`",
             )
+        if address.connection.proxy and not address.connection.proxy.startswith("http://"):
+            # the channel would leave such a proxy aside without a word
+            raise PlanError(
+                f"{address.side}.connection.proxy: gRPC takes a proxy by http:// only",
+                "name it so, or write `transport: rest`",
+            )
         if address.prefix and not address.connection.grpc_host:
             raise PlanError(
                 f"{address.side}.url has a path, {address.prefix!r}, which gRPC does not have",
@@ -306,6 +312,11 @@ def _channel(address: Address) -> Any:
         ("grpc.max_send_message_length", -1),
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
+        # Whoever calls waits between tries; a channel that waits longer would fail them unasked.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+        # A new channel does not wait for what an earlier one of this process met.
+        ("grpc.use_local_subchannel_pool", 1),
         # The environment's proxy is no host that the plan names.
         ("grpc.enable_http_proxy", int(wanted.proxy is not None)),
     ]

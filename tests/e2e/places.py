@@ -98,7 +98,8 @@ class Places:
                 made[key] = str(self.folder / value)
         connection = Connection()
         if "connection" in options:
-            connection = Connection(grpc_host=self.environment["TEST_QDRANT_GRPC"])
+            name = options["connection"]["grpc_host"]
+            connection = Connection(grpc_host=self.environment[name[2:-1]])
         return Location(options["store"], made, connection, side)
 
     def fill(

@@ -164,6 +164,7 @@ class TlsFront:
         pid_offset: Added to the process number that the server tells at login, as a
             pooler does that has numbers of its own.
         tls: False to pass plain text through.
+        client_ca: When given, clients must show a certificate that it signed.
     """
 
     def __init__(
@@ -173,10 +174,14 @@ class TlsFront:
         name: str = "127.0.0.1",
         pid_offset: int = 0,
         tls: bool = True,
+        client_ca: Path | None = None,
     ) -> None:
         self._socket_path = socket_path
         self._pid_offset = pid_offset
         self._context = _server_context(folder, name) if tls else None
+        if self._context is not None and client_ca is not None:
+            self._context.load_verify_locations(client_ca)
+            self._context.verify_mode = ssl.CERT_REQUIRED
         self.ca_file = folder / "ca.pem"
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -224,8 +229,18 @@ class TlsFront:
             with suppress(OSError):  # a client that does not trust us goes away
                 client.recv(8)  # SSLRequest
                 client.sendall(b"S")
-                with self._context.wrap_socket(client, server_side=True) as safe:
+                with self._context.wrap_socket(
+                    client, server_side=True, do_handshake_on_connect=False
+                ) as safe:
                     self._open.append(safe)
+                    try:
+                        safe.do_handshake()
+                    except ssl.SSLError:
+                        # Read to the end: closing before would take the alert back.
+                        safe.shutdown(socket.SHUT_WR)
+                        while safe.recv(1 << 16):
+                            pass
+                        return
                     self._pass_both_ways(safe, server)
 
     def _pass_both_ways(self, client: socket.socket, server: socket.socket) -> None:

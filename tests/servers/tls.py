@@ -78,6 +78,7 @@ class Authority:
         )
         pair = Pair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
         pair.cert.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        pair.key.touch(0o600)  # libpq takes no key that others could read
         pair.key.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM,

@@ -44,6 +44,8 @@ from runner.stores.base import Access, Connection, Location
 from runner.stores.chroma import URI_KEY, ChromaStore
 from runner.testing import assert_same_records, folder_digest, make_batch, read_all
 from tests.servers import chroma
+from tests.servers.fault_proxy import FaultProxy
+from tests.servers.http_proxy import HttpProxy
 from tests.servers.tls import Authority, TlsProxy
 
 OLD_FOLDER = Path(__file__).parents[1] / "data" / "chroma-0.6.3.zip"
@@ -751,6 +753,29 @@ def test_a_proxy_is_used_only_where_the_plan_names_it(
         with open_chroma(tmp_path, Access.READ, connection, url=url) as store:
             assert store.describe() is not None
         assert proxy.asked[0][0].startswith("http://chroma.invalid:8000/api/v2/")
+
+
+def test_a_tls_server_is_reached_through_a_tunnel_of_the_proxy(
+    tmp_path: Path, authority: Authority, secure_url: str
+) -> None:
+    with HttpProxy() as proxy:
+        through = Connection(ca_file=authority.ca_file, proxy=f"http://{proxy.address}")
+        assert describe(tmp_path, through, url=secure_url) is None
+    ((first, _),) = proxy.asked
+    assert first.startswith(f"CONNECT {secure_url.removeprefix('https://')} ")
+
+
+def test_a_proxy_that_no_longer_answers_is_given_up(tmp_path: Path) -> None:
+    with FaultProxy(plain_address(), "127.0.0.93") as stalling:
+        connection = Connection(timeout_s=0.5)
+        url = f"http://{stalling.address}"
+        with open_chroma(tmp_path, Access.READ, connection, url=url) as store:
+            assert store.describe() is None
+            stalling.stall()
+            with pytest.raises(TransientStoreError, match="did not answer in time"):
+                store.describe()
+            stalling.go_on()
+            assert store.describe() is None
 
 
 @pytest.mark.parametrize(

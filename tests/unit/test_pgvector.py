@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,11 @@ from runner.model import (
 from runner.stores.base import Access, Connection, Location
 from runner.stores.pgvector import PgvectorStore
 from runner.stores.pgvector_copy import positional
-from runner.stores.pgvector_session import insecure_findings
+from runner.stores.pgvector_session import all_rows, insecure_findings
 from runner.testing import make_batch, read_all
 from tests.servers import postgres
+from tests.servers.fault_proxy import FaultProxy
+from tests.servers.tls import Authority, Pair
 
 DIRECT = Connection()
 Open = Callable[..., PgvectorStore]
@@ -766,6 +768,79 @@ def test_a_connection_that_was_cut_is_transient_and_replaced(open_store: Open, s
     with pytest.raises(TransientStoreError):
         target.count()
     assert target.count() == 0
+
+
+def test_a_proxy_that_no_longer_answers_is_given_up(open_store: Open, dsn: str) -> None:
+    created(open_store("target"))
+    with FaultProxy(postgres.shared().socket_path, "127.0.0.91") as proxy:
+        away = make_dsn(dsn, host=proxy.host, port=proxy.port, sslmode="disable",
+                        gssencmode="disable")  # fmt: skip
+        store = open_store(dsn=away, connection=Connection(timeout_s=0.5))
+        assert store.describe() is not None
+        proxy.stall()
+        for look in (store.describe, lambda: store.fetch(["x"])):  # one had a session, one makes it
+            with pytest.raises(TransientStoreError):
+                look()
+        proxy.go_on()
+        assert store.describe() is not None
+
+
+def test_what_takes_its_time_by_nature_is_not_given_up(open_store: Open) -> None:
+    created(open_store("target"))
+    store = open_store(connection=Connection(timeout_s=0.2))
+    store._sessions._watch._limit_s = 0.4
+    with store._sessions.transaction(patient=True) as session:
+        assert all_rows(session, "SELECT pg_sleep(1.5)") == [("",)]
+
+
+def test_idle_connections_that_ended_together_cost_one_try(open_store: Open, sql: Sql) -> None:
+    target = open_store("target")
+    created(target)
+    sessions = target._sessions
+    with ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(sessions.transaction())
+    sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+        "AND datname = current_database()")  # fmt: skip
+    with pytest.raises(TransientStoreError):
+        target.count()
+    assert target.count() == 0
+
+
+def test_a_connection_that_breaks_while_it_is_made_is_transient(
+    open_store: Open, dsn: str, tmp_path: Path
+) -> None:
+    with (
+        postgres.TlsFront(postgres.shared().socket_path, tmp_path) as front,
+        FaultProxy(("127.0.0.1", front.port)) as proxy,
+    ):
+        away = make_dsn(dsn, host=proxy.host, port=proxy.port)
+        store = open_store(dsn=away, connection=Connection(ca_file=front.ca_file))
+        for n_bytes in (1, 500, 2000):  # of the answers: before TLS, within it, at the login
+            proxy.cut_after(n_bytes, answers=True)
+            with pytest.raises(TransientStoreError):
+                store.describe()
+        assert store.describe() is None
+
+
+def test_a_server_asks_for_the_client_certificate_that_the_plan_names(
+    open_store: Open, dsn: str, tmp_path: Path
+) -> None:
+    authority, stranger = Authority(tmp_path / "ca"), Authority(tmp_path / "other")
+    socket_path = postgres.shared().socket_path
+    with postgres.TlsFront(socket_path, tmp_path, client_ca=authority.ca_file) as front:
+        away = make_dsn(dsn, host="127.0.0.1", port=front.port)
+
+        def describe(shown: Pair | None) -> CollectionSpec | None:
+            files = {} if shown is None else {"cert_file": shown.cert, "key_file": shown.key}
+            connection = Connection(ca_file=front.ca_file, **files)
+            return open_store("target", dsn=away, connection=connection).describe()
+
+        assert describe(authority.client()) is None
+        for shown in (None, stranger.client()):
+            with pytest.raises(StoreError) as caught:
+                describe(shown)
+            assert not isinstance(caught.value, TransientStoreError)
 
 
 def test_a_private_authority_is_trusted_only_where_the_plan_says_so(

@@ -49,6 +49,8 @@ from runner.stores.qdrant_points import following, id_of, order_of, text_of
 from runner.stores.qdrant_server import QdrantServer
 from runner.stores.qdrant_wire import Encoder, decode_rows, replies
 from runner.testing import folder_digest, make_batch, read_all
+from tests.servers.fault_proxy import FaultProxy
+from tests.servers.http_proxy import HttpProxy
 from tests.servers.qdrant_double import DEFAULT_THRESHOLD, BadRequestError, QdrantDouble, plain
 from tests.servers.tls import Authority
 
@@ -268,6 +270,85 @@ def test_nobody_listening_is_transient(tmp_path, transport):
         pytest.raises(TransientStoreError, match=r"127\.0\.0\.69"),
     ):
         target.count()
+
+
+@BOTH
+def test_a_proxy_that_no_longer_answers_is_given_up(double, tmp_path, transport):
+    upstream = double.grpc_host if transport == "grpc" else double.url.removeprefix("http://")
+    host, _, port = upstream.rpartition(":")
+    with FaultProxy((host, int(port)), "127.0.0.92") as stalling:
+        connection = Connection(grpc_host=stalling.address, timeout_s=0.5)
+        url = f"http://{stalling.address}"
+        with opened(double, tmp_path, url=url, transport=transport, connection=connection) as store:
+            assert store.describe() is None
+            stalling.stall()
+            with pytest.raises(TransientStoreError):
+                store.describe()
+            stalling.go_on()
+            assert store.describe() is None
+
+
+@BOTH
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_a_proxy_is_used_only_where_the_plan_names_it(
+    authority, tmp_path, monkeypatch, transport, secure
+):
+    pair = authority.server("127.0.0.67")
+    files = {"cert": pair.cert, "key": pair.key} if secure else {}
+    with (
+        QdrantDouble("127.0.0.67", **files) as running,
+        HttpProxy("127.0.0.68") as proxy,
+        HttpProxy("127.0.0.68") as elsewhere,
+    ):
+        for name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"):
+            monkeypatch.setenv(name, f"http://{elsewhere.address}")
+        for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+            monkeypatch.delenv(name, raising=False)
+
+        def look(url):
+            connection = Connection(
+                timeout_s=10,
+                grpc_host=running.grpc_host,
+                ca_file=authority.ca_file if secure else None,
+                proxy=url,
+            )
+            with opened(running, tmp_path, transport=transport, connection=connection) as store:
+                assert store.describe() is None
+
+        look(None)
+        assert proxy.asked == []
+        look(f"http://user:word@{proxy.address}")
+        assert elsewhere.asked == []
+    ((first, headers),) = proxy.asked
+    server = running.grpc_host if transport == "grpc" else running.url.rpartition("/")[2]
+    assert server in first
+    assert first.startswith("CONNECT") is (secure or transport == "grpc")
+    assert headers["proxy-authorization"] == "Basic dXNlcjp3b3Jk"
+
+
+def test_a_proxy_that_grpc_would_leave_aside_is_refused(double, tmp_path):
+    with pytest.raises(PlanError, match=r"target\.connection\.proxy"):
+        opened(double, tmp_path, connection=Connection(proxy="https://127.0.0.68:1"))
+
+
+@BOTH
+def test_a_tls_connection_that_breaks_is_transient(authority, tmp_path, transport):
+    pair = authority.server("127.0.0.64")
+    with QdrantDouble("127.0.0.64", cert=pair.cert, key=pair.key) as running:
+        upstream = running.grpc_host if transport == "grpc" else running.url.rpartition("/")[2]
+        host, _, port = upstream.rpartition(":")
+        with FaultProxy((host, int(port)), "127.0.0.64") as proxy:
+            connection = Connection(
+                timeout_s=10, grpc_host=proxy.address, ca_file=authority.ca_file
+            )
+            url = f"https://{proxy.address}"
+            proxy.cut_after(100, answers=True, times=10**9)
+            with opened(
+                running, tmp_path, url=url, transport=transport, connection=connection
+            ) as store:
+                with pytest.raises(TransientStoreError):
+                    store.describe()
+                proxy.heal()
 
 
 @BOTH
