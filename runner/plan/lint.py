@@ -7,12 +7,12 @@ set here pass and are noted: the machine that runs the plan may have them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import Problem
-from runner.plan.load import Examined, examine
+from runner.plan.load import every_problem, examine
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -87,23 +87,4 @@ def _lint(
     environ: Mapping[str, str] | None,
 ) -> tuple[list[Problem], list[Problem]]:
     examined = examine(path, variables=variables, allow_unset=True, environ=environ)
-    problems = sorted({*examined.problems, *_wrong_in_transforms(examined)})
-    return problems, list(examined.unset)
-
-
-def _wrong_in_transforms(examined: Examined) -> Iterator[Problem]:
-    if not examined.steps or examined.resolved is None:
-        return
-    # Not at the top: it takes Jinja2, and only plans with transforms need it.
-    from runner import transform_loader
-
-    known = {problem.path for problem in examined.problems}
-    for step in examined.steps:
-        found: Iterable[tuple[str, str, str]] = transform_loader.lint_step(
-            step, plan_dir=examined.path.parent, root=examined.root
-        )
-        for path, what, hint in found:
-            # What the schema has refused, or what is not set here, is not judged again.
-            if path in known or examined.is_unset(path):
-                continue
-            yield Problem(examined.file, *examined.place(path), path, what, hint)
+    return list(every_problem(examined)), list(examined.unset)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,11 +75,12 @@ def load_document(
         state_dir: Where runs are kept, whatever the plan says.
 
     Raises:
-        PlanError: With every problem, each at its place.
+        PlanError: With every problem, each at its place; those of transforms that the
+            schema does not see are among them if there are others.
     """
     examined = examine(path, variables=variables, allow_unset=allow_unset, environ=environ)
     if examined.document is None:
-        raise PlanError.of(examined.problems)
+        raise PlanError.of(every_problem(examined))
     changes: dict[str, Any] = {}
     if limit is not None:
         changes["limit"] = limit
@@ -166,6 +167,35 @@ def examine(
         unset=found.unset(),
         resolved=resolved,
     )
+
+
+def every_problem(examined: Examined) -> tuple[Problem, ...]:
+    """What is wrong with a plan, its transforms included as far as lint can judge them."""
+    return tuple(sorted({*examined.problems, *_wrong_in_transforms(examined)}))
+
+
+def _wrong_in_transforms(examined: Examined) -> Iterator[Problem]:
+    if not examined.steps or examined.resolved is None:
+        return
+    # Not at the top: it takes Jinja2, and only plans with transforms need it.
+    from runner import transform_loader
+
+    known = [problem.path for problem in examined.problems if problem.path]
+    for step in examined.steps:
+        found: Iterable[tuple[str, str, str]] = transform_loader.lint_step(
+            step, plan_dir=examined.path.parent, root=examined.root
+        )
+        for path, what, hint in found:
+            # What the schema has refused, or what is not set here, is not judged again.
+            if any(_is_beneath(path, each) or _is_beneath(each, path) for each in known):
+                continue
+            if not examined.is_unset(path):
+                yield Problem(examined.file, *examined.place(path), path, what, hint)
+
+
+def _is_beneath(path: str, other: str) -> bool:
+    """Whether *path* is *other* or a place in it."""
+    return path.startswith(other) and path[len(other) :][:1] in ("", ".", "[")
 
 
 def _read(path: Path) -> bytes:

@@ -23,7 +23,7 @@ def markdown() -> str:
     everything = schema.definition("#/$defs/connection_grpc")
     sections.append("### `connection`\n\n" + _table(_rows(everything, "")))
     step = schema.definition("#/$defs/transform")
-    sections.append("### Transforms\n\n" + _table(_rows(step, "", deep=False)))
+    sections.append("### Transforms\n\n" + _table(_rows(step, "")))
     return "\n\n".join(sections) + "\n"
 
 
@@ -92,8 +92,8 @@ def _type(part: Mapping[str, Any]) -> str:
     words = part.get("enum") or part.get("then", {}).get("enum")
     types = part.get("type", [])
     names = [types] if isinstance(types, str) else list(types)
-    shown = [f"`{word}`" for word in words or ()]
-    shown += [_name(each, part) for each in names if not (words and each == "string")]
+    shown = [f"`{schema.spelled(word)}`" for word in words or ()]
+    shown += [_name(each, part) for each in names if not (words and schema.is_of(each, words))]
     return ", ".join(shown) or "any"
 
 

@@ -53,6 +53,13 @@ _OTHER_WORDS = {
     "error": "refuse",
     "upsert": "append",
     "ivf": "ivfflat",
+    "number": "float",
+    "double": "float",
+    "text": "str",
+    "list": "json",
+    "object": "json",
+    "md5": "sha256",
+    "sha1": "sha256",
 }
 
 
@@ -290,7 +297,7 @@ def _faults_of(
         case "maxLength":
             what = f"is longer than {rule} characters"
         case "minItems" | "minProperties":
-            return [Fault(keys, "is empty", "leave the key out")]
+            return [Fault(keys, "is empty", "leave it out")]
         case "uniqueItems":
             return [Fault(keys, "names something twice", "remove one of them")]
         case _:
@@ -345,15 +352,13 @@ def _wrong_type(
 ) -> Fault:
     wanted = [part["type"]] if isinstance(part["type"], str) else part["type"]
     words = part.get("enum") or part.get("then", {}).get("enum")
-    kinds = [_TYPE_WORDS[each] for each in wanted if not (words and each == "string")]
-    expected = " or ".join([*(words or ()), *kinds])
+    kinds = [_TYPE_WORDS[each] for each in wanted if not (words and is_of(each, words))]
+    expected = " or ".join([*map(spelled, words or ()), *kinds])
     if value is None:
-        return Fault(
-            keys,
-            f"is empty; expected {expected}",
-            "leave the key out for its default",
-            of_value=True,
-        )
+        hint = "leave the key out for its default"
+        if words == [True]:
+            hint = f"write `{_last(keys)}true`"
+        return Fault(keys, f"is empty; expected {expected}", hint, of_value=True)
     if isinstance(value, dict | list):
         found = "a mapping" if isinstance(value, dict) else "a list"
         return Fault(keys, f"expected {expected}, found {found}", of_value=True)
@@ -363,7 +368,7 @@ def _wrong_type(
         hint = "write it in quotes" + (f': "{text}"' if text[:1] not in "`t'" else "")
     elif wanted == ["boolean"]:
         hint = "write true or false, without quotes"
-    elif wanted == ["array"]:
+    elif "array" in wanted:
         hint = f"write a list: {_last(keys)}[{value}]" if text[:1] == "'" else "write a list"
     return Fault(keys, f"{text} is not {expected}", hint, of_value=True)
 
@@ -371,9 +376,19 @@ def _wrong_type(
 def _wrong_word(keys: Keys, value: Any, words: list[Any], text: str, *, or_mapping: bool) -> Fault:
     near = _nearest(value, words) if isinstance(value, str) else None
     hint = f"write `{_last(keys)}{near}`" if near else ""
-    choices = ", ".join(map(str, words)) if len(words) > 1 else str(words[0])
+    choices = ", ".join(map(spelled, words))
     what = f"{text} is not {'one of ' if len(words) > 1 else ''}{choices}"
     return Fault(keys, what + (" or a mapping" if or_mapping else ""), hint, of_value=True)
+
+
+def spelled(word: Any) -> str:
+    """A word of an enumeration as a plan has it."""
+    return str(word).lower() if isinstance(word, bool) else str(word)
+
+
+def is_of(kind: str, words: Iterable[Any]) -> bool:
+    """Whether *words* are values of the JSON type *kind*, so that naming them says enough."""
+    return kind == ("boolean" if all(isinstance(each, bool) for each in words) else "string")
 
 
 def _last(keys: Keys) -> str:

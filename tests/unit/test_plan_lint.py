@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 import runner
-from runner.errors import Problem
+from runner.errors import PlanError, Problem
 from runner.plan.lint import lint_file, lint_paths
+from runner.plan.load import load_document
 from runner.plan.model import OnError, TransformStep
 
 GOOD = """\
@@ -102,6 +103,37 @@ def test_transforms_are_judged_even_if_the_rest_is_wrong(
         ("transforms[0]", "from the transform"),
         ("transforms[1].keep", "'b' is not a list"),
     ]
+
+
+def test_a_transform_of_ones_own_is_judged_beside_the_schemas_faults(tmp_path: Path) -> None:
+    (tmp_path / "transforms").mkdir()
+    (tmp_path / "transforms" / "own.py").write_text(
+        "from runner.transform import transform\n\n"
+        '@transform("shout")\ndef shout(fields, mark="!"):\n    return None\n'
+    )
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(GOOD + "transforms:\n  - shout: {fields: [a]}\n")
+    assert lint_file(plan, environ={}) == []
+    plan.write_text(
+        GOOD
+        + "transforms:\n  - shout: {fields: [a], makr: x}\n  - shuot: 1\n  - split: {a: {by: ''}}"
+    )
+    assert [(each.path, each.what, each.hint) for each in lint_file(plan, environ={})] == [
+        ("transforms[0].shout.makr", "is not one of fields, mark", "did you mean `mark`?"),
+        ("transforms[1].shuot", "'shuot' is not a transform", "did you mean `shout`?"),
+        ("transforms[2].split.a.by", "is empty; expected text", ""),
+    ]
+
+
+def test_a_plan_that_is_refused_says_all_of_its_transforms_too(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(BAD + "transforms:\n  - template: {a: '{{'}\n  - cast: {a: integer}\n")
+    with pytest.raises(PlanError) as caught:
+        load_document(plan, environ={})
+    assert list(caught.value.problems) == lint_file(plan, environ={})
+    assert [each.path for each in caught.value.problems] == [
+        "", "source", "transforms[0].template.a", "transforms[1].cast.a",
+    ]  # fmt: skip
 
 
 def test_no_client_is_imported(tmp_path: Path) -> None:
