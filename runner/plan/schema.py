@@ -314,12 +314,13 @@ def _unknown_key(keys: Keys, key: str, known: list[str], plan: Any) -> Fault:
 
 
 def _where_it_belongs(keys: Keys, key: str, known: list[str], plan: Any) -> str:
-    if keys in (("source",), ("target",)):
+    if keys[:1] in (("source",), ("target",)):
         side = keys[0]
         store = plan[side].get("store")
         other = "target" if side == "source" else "source"
-        if key in _location_keys(store, other):
+        if key in _location_keys(store, other, *keys[1:]):
             return f"`{key}` belongs to the {other}"
+    if keys in (("source",), ("target",)):
         owners = [name for name in _built_in() if key in _location_keys(name, str(side))]
         if owners:
             has = "has" if len(owners) == 1 else "have"
@@ -342,8 +343,12 @@ def _built_in() -> list[str]:
     return words
 
 
-def _location_keys(store: Any, side: str) -> list[str]:
-    found = plan_schema()["$defs"].get(f"{store}_{side}", {})
+def _location_keys(store: Any, side: str, *below: Key) -> list[str]:
+    """The keys of a store on one side, or of the mapping at *below* in them."""
+    found: Mapping[str, Any] = plan_schema()["$defs"].get(f"{store}_{side}", {})
+    for key in below:
+        found = found.get("properties", {}).get(key, {})
+        found = {**definition(found["$ref"]), **found} if "$ref" in found else found
     return list(found.get("properties", {}))
 
 
