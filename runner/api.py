@@ -51,8 +51,10 @@ from runner.results import (
 from runner.steps.compile import (
     Compiled,
     compile_plan,
+    faults_of_warnings,
     field_rows,
     pace_of,
+    raise_faults,
     step_rows,
 )
 from runner.steps.execute import Execution, Listener, refuse_foreign_run, run_checks
@@ -66,7 +68,7 @@ from runner.steps.model import (
     steps_to_json,
     thresholds,
 )
-from runner.steps.outcome import result_of, side_of, versions_of
+from runner.steps.outcome import result_of, side_of, versions_of, warnings_of
 from runner.steps.preflight import SAMPLE, Preflight, chain_of, look, preparation_for
 from runner.steps.rollback import Rollback, Undo, in_flight_batches
 from runner.steps.state import RunFolder, State
@@ -141,10 +143,17 @@ class Plan:
         with self._scratch() as scratch, self._sight(scratch, allow, "preview") as sight:
             return sight.compiled
 
-    def dry_run(self, allow: Iterable[str] = ()) -> DryRunResult:
-        """Everything a run would do, seen without writing anything anywhere."""
+    def dry_run(self, allow: Iterable[str] = (), *, strict: bool = False) -> DryRunResult:
+        """Everything a run would do, seen without writing anything anywhere.
+
+        Args:
+            allow: Hazards to allow besides those of the plan.
+            strict: Every warning is a problem, as in a run.
+        """
         with self._scratch() as scratch, self._sight(scratch, allow, "preview") as sight:
             compiled, found = sight.compiled, sight.found
+            if strict:
+                compiled = compiled.strictly()
             source, target = self._sides(sight)
             return DryRunResult(
                 name=self.name,
@@ -190,6 +199,7 @@ class Plan:
         *,
         allow: Iterable[str] = (),
         restart: bool = False,
+        strict: bool = False,
         stop: Stop | None = None,
     ) -> RunResult:
         """Run the plan; go on with an unfinished run; after success, give its result again.
@@ -198,6 +208,8 @@ class Plan:
             progress: Called with a `ProgressEvent` now and then, from any thread.
             allow: Hazards to allow besides those of the plan.
             restart: Leave an unfinished run behind and start over.
+            strict: Refuse, before anything is written, whatever there is a warning of; a run
+                that began with warnings is not gone on with, nor shown again.
             stop: Lets another thread end the run after the batches in flight.
 
         Raises:
@@ -212,6 +224,8 @@ class Plan:
                     ended = journal.fact("rolled_back") or journal.fact("abandoned")
                     same = journal.fact("fingerprint") == self._fingerprint()
                     finished = journal.fact("finished", False)
+                    if strict and not ended and (same or not finished):
+                        raise_faults(faults_of_warnings(warnings_of(journal)))
                     if not ended and finished and same:
                         return self._again(newest, journal)
                     if not ended and not finished:
@@ -220,7 +234,7 @@ class Plan:
                     journal.close()
             elif newest is not None:
                 self._abandon(newest)
-            return self._start(listener, allow, stop)
+            return self._start(listener, allow, stop, strict=strict)
 
     def resume(self, progress: Listener | None = None, *, stop: Stop | None = None) -> RunResult:
         """Go on with the unfinished run.
@@ -387,7 +401,9 @@ class Plan:
 
     # parts of a run
 
-    def _start(self, listener: Listener, allow: Iterable[str], stop: Stop | None) -> RunResult:
+    def _start(
+        self, listener: Listener, allow: Iterable[str], stop: Stop | None, *, strict: bool
+    ) -> RunResult:
         folder = self.state.new_run()
         try:
             folder.scratch.mkdir()
@@ -395,7 +411,7 @@ class Plan:
             with ExitStack() as stack:
                 sight = stack.enter_context(self._sight(folder.scratch, allow, folder.run_id))
                 refuse_foreign_run(sight.found.target_mark, folder.run_id)
-                sight.compiled.raise_faults()
+                raise_faults((sight.compiled.strictly() if strict else sight.compiled).faults)
                 journal = Journal.create(folder.journal)
                 stack.callback(journal.close)
                 self._keep_facts(journal, folder, sight)
