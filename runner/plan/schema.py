@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -61,6 +62,10 @@ _OTHER_WORDS = {
     "md5": "sha256",
     "sha1": "sha256",
 }
+
+
+# What people write for a whole number that is none to YAML, or none to us, as a message shows it.
+_DIGITS = re.compile(r"'?(?P<number>-?(?:0|[1-9][0-9_,]*))(?:\.0)?'?")
 
 
 @dataclass(frozen=True)
@@ -241,11 +246,8 @@ def _without_echoes(found: list[Fault]) -> list[Fault]:
         for fault in found
         if fault.at_key and fault.hint.startswith("did you mean")
     }
-    return [
-        fault
-        for fault in found
-        if not any(fault == _missing(place[:-1], place[-1]) for place in meant)
-    ]
+    echoes = {_missing(place[:-1], place[-1]) for place in meant}
+    return [fault for fault in found if fault not in echoes]
 
 
 def _missing(keys: Keys, key: Key) -> Fault:
@@ -369,7 +371,9 @@ def _wrong_type(
         return Fault(keys, f"expected {expected}, found {found}", of_value=True)
     text = shown(keys, value)
     hint = ""
-    if "string" in wanted and not words:
+    if "integer" in wanted and (digits := _DIGITS.fullmatch(text)):
+        hint = f"write `{_last(keys)}{re.sub('[_,]', '', digits['number'])}`"
+    elif "string" in wanted and not words:
         hint = "write it in quotes" + (f': "{text}"' if text[:1] not in "`t'" else "")
     elif wanted == ["boolean"]:
         hint = "write true or false, without quotes"

@@ -20,6 +20,7 @@ import yaml
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
 MAX_NODES = 100_000
+_SHOWN = 60
 
 _NULL = {"", "~", "null", "Null", "NULL"}
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -95,7 +96,7 @@ class Scalar:
             raise YamlTextError(
                 self.line,
                 self.column,
-                f"{self.text[:40]!r} is not a finite number",
+                f"{self.text[:_SHOWN]!r} is not a finite number",
                 "write it in quotes if it is text",
             ) from error
 
@@ -316,15 +317,16 @@ class _Composer:
         self._add(node, 1, 1, event.anchor, event)
 
     def _alias(self, event: yaml.AliasEvent) -> None:
+        name = str(event.anchor)[:_SHOWN]
         if event.anchor not in self._anchors:
             raise _at(
                 event,
-                f"alias *{event.anchor} has no anchor before it",
+                f"alias *{name} has no anchor before it",
                 "write it in quotes if it is text",
             )
         known = self._anchors[event.anchor]
         if known is None:
-            raise _at(event, f"alias *{event.anchor} stands inside what it names")
+            raise _at(event, f"alias *{name} stands inside what it names")
         node, height, size = known
         if len(self._open) + height > MAX_DEPTH + 1:
             raise _at(event, f"is nested deeper than {MAX_DEPTH} levels; no plan is")
@@ -374,7 +376,7 @@ def _key(node: Node, event: yaml.Event, mapping: Mapping) -> Scalar:
         line, column = mapping.key_places[node.text]
         raise _at(
             event,
-            f"key {node.text!r} is given twice; first in line {line}, column {column}",
+            f"key {node.text[:_SHOWN]!r} is given twice; first in line {line}, column {column}",
             "remove one of them",
         )
     mapping.key_places[node.text] = (node.line, node.column)
@@ -396,7 +398,8 @@ def _text_of(event: yaml.ScalarEvent) -> str:
 def _tag(event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> YamlTextError:
     return _at(
         event,
-        f"tag {event.tag!r} is not supported; a plan holds text, numbers, lists and mappings",
+        f"tag {str(event.tag)[:_SHOWN]!r} is not supported; a plan holds text, numbers, lists and "
+        "mappings",
         "remove the tag, and write the value in quotes if it is text",
     )
 
