@@ -54,8 +54,10 @@ from runner.results import (
 from runner.steps.compile import (
     Compiled,
     compile_plan,
+    faults_of_warnings,
     field_rows,
     pace_of,
+    raise_faults,
     step_rows,
 )
 from runner.steps.execute import Execution, Listener, refuse_foreign_run, run_checks
@@ -69,7 +71,7 @@ from runner.steps.model import (
     steps_to_json,
     thresholds,
 )
-from runner.steps.outcome import result_of, side_of, versions_of
+from runner.steps.outcome import result_of, side_of, versions_of, warnings_of
 from runner.steps.preflight import SAMPLE, Preflight, chain_of, look, preparation_for
 from runner.steps.rollback import Rollback, Undo, in_flight_batches
 from runner.steps.state import RunFolder, State
@@ -148,13 +150,20 @@ class Plan:
         ):
             return sight.compiled
 
-    def dry_run(self, allow: Iterable[str] = ()) -> DryRunResult:
-        """Everything a run would do, seen without writing anything anywhere."""
+    def dry_run(self, allow: Iterable[str] = (), *, strict: bool = False) -> DryRunResult:
+        """Everything a run would do, seen without writing anything anywhere.
+
+        Args:
+            allow: Hazards to allow besides those of the plan.
+            strict: Every warning is a problem, as in a run.
+        """
         with (
             self._scratch() as scratch,
             self._sight(scratch, allow, "preview", _patience()) as sight,
         ):
             compiled, found = sight.compiled, sight.found
+            if strict:
+                compiled = compiled.strictly()
             source, target = sight.sides
             return DryRunResult(
                 name=self.name,
@@ -205,6 +214,7 @@ class Plan:
         *,
         allow: Iterable[str] = (),
         restart: bool = False,
+        strict: bool = False,
         stop: Stop | None = None,
     ) -> RunResult:
         """Run the plan; go on with an unfinished run; after success, give its result again.
@@ -213,6 +223,8 @@ class Plan:
             progress: Called with a `ProgressEvent` now and then, from any thread.
             allow: Hazards to allow besides those of the plan.
             restart: Leave an unfinished run behind and start over.
+            strict: Refuse, before anything is written, whatever there is a warning of; a run
+                that began with warnings is not gone on with, nor shown again.
             stop: Lets another thread end the run after the batches in flight.
 
         Raises:
@@ -227,6 +239,8 @@ class Plan:
                     ended = journal.fact("rolled_back") or journal.fact("abandoned")
                     same = journal.fact("fingerprint") == self._fingerprint()
                     finished = journal.fact("finished", False)
+                    if strict and not ended and (same or not finished):
+                        raise_faults(faults_of_warnings(warnings_of(journal)))
                     if not ended and finished and same:
                         return self._again(newest, journal)
                     if not ended and not finished:
@@ -235,7 +249,7 @@ class Plan:
                     journal.close()
             elif newest is not None:
                 self._abandon(newest)
-            return self._start(listener, allow, stop)
+            return self._start(listener, allow, stop, strict=strict)
 
     def resume(self, progress: Listener | None = None, *, stop: Stop | None = None) -> RunResult:
         """Go on with the unfinished run.
@@ -414,7 +428,9 @@ class Plan:
 
     # parts of a run
 
-    def _start(self, listener: Listener, allow: Iterable[str], stop: Stop | None) -> RunResult:
+    def _start(
+        self, listener: Listener, allow: Iterable[str], stop: Stop | None, *, strict: bool
+    ) -> RunResult:
         folder = self.state.new_run()
         try:
             folder.scratch.mkdir()
@@ -424,7 +440,7 @@ class Plan:
                     self._sight(folder.scratch, allow, folder.run_id, _patience(stop))
                 )
                 refuse_foreign_run(sight.found.target_mark, folder.run_id)
-                sight.compiled.raise_faults()
+                raise_faults((sight.compiled.strictly() if strict else sight.compiled).faults)
                 journal = Journal.create(folder.journal)
                 stack.callback(journal.close)
                 self._keep_facts(journal, folder, sight)

@@ -165,7 +165,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="with --dry-run: a warning (a transform that matched nothing) is an error",
+        help="refuse to run, before anything is written, if there is any warning, such as a "
+        "transform that matched nothing in the sample; with --dry-run, show them as problems",
     )
 
 
@@ -175,15 +176,15 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace, known: _Known) -> int:
     plan = _load(options, known, limit=options.limit)
     if options.dry_run:
-        result = plan.dry_run(options.allow)
+        result = plan.dry_run(options.allow, strict=options.strict)
         _show(result, options)
-        if options.strict and result.warnings and not result.exit_code:
-            raise PlanError("there are warnings, and --strict was given")
         return result.exit_code
     return _with_progress(
         plan,
         options,
-        lambda tell, stop: plan.run(tell, allow=options.allow, restart=options.restart, stop=stop),
+        lambda tell, stop: plan.run(
+            tell, allow=options.allow, restart=options.restart, strict=options.strict, stop=stop
+        ),
     )
 
 

@@ -210,9 +210,7 @@ def _find_by_name(name: str, plan_dir: Path, root: Path) -> _Found:
     places = own.get(name, [])
     if name in library:
         _refuse_shadow(name, places, library[name])
-        marked = library[name]
-        sources = _sources(marked.file, ours, marked.file.name)
-        return _Found(marked.file, ours, marked.function, marked.file.name, sources, is_ours=True)
+        return _of_the_library(library[name], ours)
     if not places:
         _refuse_unknown(name, [*library, *own])
     if len(places) > 1:
@@ -249,6 +247,12 @@ class _Marked:
 
     file: Path
     function: str
+
+
+@cache  # a plan may name one a thousand times
+def _of_the_library(marked: _Marked, folder: Path) -> _Found:
+    sources = _sources(marked.file, folder, marked.file.name)
+    return _Found(marked.file, folder, marked.function, marked.file.name, sources, is_ours=True)
 
 
 @cache
@@ -406,7 +410,8 @@ def _parameters(definition: ast.FunctionDef) -> dict[str, bool]:
 
 
 def _load(step: TransformStep, found: _Found) -> LoadedStep:
-    _judge(step, found)
+    if not found.is_ours:
+        _judge(step, found)
     function = _import(found)
     if step.name == _PYTHON:
         does: Any = RecordTransform(_checked(function, found))

@@ -24,6 +24,9 @@ def rename(mapping: dict[str, str]) -> MetadataTransform:
 
     A record fails if a new name is taken by a field that keeps it.
     """
+    for old, new in mapping.items():
+        if not new:
+            raise TransformArgsError("the new name is empty", at=(old,))
     for new, count in Counter(mapping.values()).items():
         if count > 1:
             raise TransformArgsError(f"{count} fields would become {new!r}", "give each its own")

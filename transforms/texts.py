@@ -108,6 +108,8 @@ def _separator_and(given: str | dict[str, Any], name: str, other: str) -> tuple[
             raise TransformArgsError("expected text", at=(name, "by"))
         if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
             raise TransformArgsError("expected a list of fields", at=(name, other))
+        if other in given and not names:
+            raise TransformArgsError("the list is empty", at=(name, other))
         if len(set(names)) < len(names):
             raise TransformArgsError("a field is named twice", at=(name, other))
     if other == "into" and not separator:

@@ -6,8 +6,10 @@ What is put in is never looked at again: a password with ``${`` in it is safe.
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -116,6 +118,19 @@ def _reference(inside: str) -> Reference:
     )
 
 
+def read_file(path: Path, most: int) -> bytes:
+    """The first *most* bytes of a file.
+
+    Raises:
+        OSError: It cannot be read, or is a pipe or a device.
+    """
+    # A pipe that nobody writes to would otherwise be waited for.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+        return file.read(most)
+
+
 @dataclass
 class Values:
     """Where references are looked up.
@@ -159,17 +174,18 @@ class Values:
     def _file(self, reference: Reference) -> str:
         path = self.folder / os.path.expanduser(reference.name)
         try:
-            if not path.is_file():
-                raise BadReferenceError(
-                    f"{reference}: there is no such file",
-                    "the path is relative to the plan",
-                    unset=True,
-                )
-            with path.open("rb") as file:
-                raw = file.read(MAX_FILE_BYTES + 1)
+            raw = read_file(path, MAX_FILE_BYTES + 1)
             text = raw.decode()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise BadReferenceError(
+                f"{reference}: there is no such file",
+                "the path is relative to the plan",
+                unset=True,
+            ) from error
         except OSError as error:
-            raise BadReferenceError(f"{reference}: {error.strerror}", unset=True) from error
+            raise BadReferenceError(
+                f"{reference}: {error.strerror}", unset=isinstance(error, PermissionError)
+            ) from error
         except UnicodeDecodeError as error:
             raise BadReferenceError(f"{reference}: the file is not a text in UTF-8") from error
         if len(raw) > MAX_FILE_BYTES:

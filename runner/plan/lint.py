@@ -7,12 +7,12 @@ set here pass and are noted: the machine that runs the plan may have them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import Problem
-from runner.plan.load import Examined, examine
+from runner.plan.load import Examined, every_problem, examine
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -44,7 +44,7 @@ def lint_file(
     environ: Mapping[str, str] | None = None,
 ) -> list[Problem]:
     """Everything wrong with the plan in file *path*, by place; empty if nothing is."""
-    return _lint(path, variables, environ)[0]
+    return list(every_problem(_examined(path, variables, environ)))
 
 
 def lint_paths(
@@ -61,15 +61,17 @@ def lint_paths(
     files: list[str] = []
     problems: list[Problem] = []
     notes: list[Problem] = []
+    states: dict[tuple[Path, str], Examined] = {}
     for path in paths:
         found = _plans_beneath(path) if Path(path).is_dir() else [str(path)]
         if not found:
             problems.append(Problem(str(path), 0, 0, "", "has no *.yaml or *.yml file in it"))
         for file in found:
-            wrong, unset = _lint(file, variables, environ)
+            examined = _examined(file, variables, environ)
             files.append(file)
-            problems += wrong
-            notes += unset
+            problems += every_problem(examined)
+            notes += examined.unset
+            problems += _same_folder(examined, states)
     return LintResult(tuple(files), tuple(problems), tuple(notes))
 
 
@@ -81,29 +83,26 @@ def _plans_beneath(folder: str | Path) -> list[str]:
     return sorted(found)
 
 
-def _lint(
+def _examined(
     path: str | Path,
     variables: Mapping[str, str] | None,
     environ: Mapping[str, str] | None,
-) -> tuple[list[Problem], list[Problem]]:
-    examined = examine(path, variables=variables, allow_unset=True, environ=environ)
-    problems = sorted({*examined.problems, *_wrong_in_transforms(examined)})
-    return problems, list(examined.unset)
+) -> Examined:
+    return examine(path, variables=variables, allow_unset=True, environ=environ)
 
 
-def _wrong_in_transforms(examined: Examined) -> Iterator[Problem]:
-    if not examined.steps or examined.resolved is None:
+def _same_folder(examined: Examined, states: dict[tuple[Path, str], Examined]) -> Iterator[Problem]:
+    """A plan whose runs would be kept among those of another one."""
+    document = examined.document
+    if document is None:
         return
-    # Not at the top: it takes Jinja2, and only plans with transforms need it.
-    from runner import transform_loader
-
-    known = {problem.path for problem in examined.problems}
-    for step in examined.steps:
-        found: Iterable[tuple[str, str, str]] = transform_loader.lint_step(
-            step, plan_dir=examined.path.parent, root=examined.root
+    base = document.state_dir or document.path.parent
+    other = states.setdefault((base, document.name), examined)
+    if other.path != examined.path:
+        yield Problem(
+            examined.file,
+            *examined.place("name"),
+            "name",
+            f"{document.name} is also the name of {other.file}; their runs would be mixed up",
+            "give each plan a `name` of its own",
         )
-        for path, what, hint in found:
-            # What the schema has refused, or what is not set here, is not judged again.
-            if path in known or examined.is_unset(path):
-                continue
-            yield Problem(examined.file, *examined.place(path), path, what, hint)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from runner.errors import PlanError, Problem
 from runner.model import BatchSize
 from runner.plan import schema, yaml_text
-from runner.plan.interpolate import Values
+from runner.plan.interpolate import Values, read_file
 from runner.plan.model import (
     FieldPolicy,
     Hazard,
@@ -37,6 +37,7 @@ from runner.plan.yaml_text import YamlTextError
 from runner.stores.base import Connection, Location
 
 _SHOWN_CHARACTERS = 60
+_SHOWN_PATH = 400
 _UNITS = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)")
@@ -75,11 +76,12 @@ def load_document(
         state_dir: Where runs are kept, whatever the plan says.
 
     Raises:
-        PlanError: With every problem, each at its place.
+        PlanError: With every problem, each at its place; those of transforms that the
+            schema does not see are among them if there are others.
     """
     examined = examine(path, variables=variables, allow_unset=allow_unset, environ=environ)
     if examined.document is None:
-        raise PlanError.of(examined.problems)
+        raise PlanError.of(every_problem(examined))
     changes: dict[str, Any] = {}
     if limit is not None:
         changes["limit"] = limit
@@ -137,7 +139,7 @@ def examine(
     absolute = Path(os.path.abspath(Path(path).expanduser()))
     root = _root(absolute.parent)
     try:
-        text = yaml_text.decode(_read(absolute))
+        text = yaml_text.decode(read_file(absolute, yaml_text.MAX_BYTES + 1))
         tree = yaml_text.parse(text)
         if not isinstance(tree, yaml_text.Mapping):
             raise YamlTextError(
@@ -168,9 +170,36 @@ def examine(
     )
 
 
-def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(yaml_text.MAX_BYTES + 1)
+def every_problem(examined: Examined) -> tuple[Problem, ...]:
+    """What is wrong with a plan, its transforms included as far as lint can judge them."""
+    return tuple(sorted({*examined.problems, *_wrong_in_transforms(examined)}))
+
+
+def _wrong_in_transforms(examined: Examined) -> Iterator[Problem]:
+    if not examined.steps or examined.resolved is None:
+        return
+    # Not at the top: it takes Jinja2, and only plans with transforms need it.
+    from runner import transform_loader
+
+    known: dict[str, list[str]] = {}
+    for problem in examined.problems:
+        known.setdefault(problem.path.partition("]")[0] + "]", []).append(problem.path)
+    for step in examined.steps:
+        found: Iterable[tuple[str, str, str]] = transform_loader.lint_step(
+            step, plan_dir=examined.path.parent, root=examined.root
+        )
+        for path, what, hint in found:
+            # What the schema has refused, or what is not set here, is not judged again.
+            refused = known.get(step.path, ())
+            if any(_is_beneath(path, each) or _is_beneath(each, path) for each in refused):
+                continue
+            if not examined.is_unset(path):
+                yield Problem(examined.file, *examined.place(path), path, what, hint)
+
+
+def _is_beneath(path: str, other: str) -> bool:
+    """Whether *path* is *other* or a place in it."""
+    return path.startswith(other) and path[len(other) :][:1] in ("", ".", "[")
 
 
 def _root(folder: Path) -> Path:
@@ -261,8 +290,10 @@ class _Plan:
         path = path_of(fault.keys)
         places = self.resolved.key_places if fault.at_key else self.resolved.places
         line, column = places.get(path) or self.resolved.places[path]
-        words = (_printable(each) for each in (path, fault.what, fault.hint))
-        return Problem(self.file, line, column, *words)
+        shown_path, what, hint = (_printable(each) for each in (path, fault.what, fault.hint))
+        if len(shown_path) > _SHOWN_PATH:
+            shown_path = f"{shown_path[:_SHOWN_PATH]}…"
+        return Problem(self.file, line, column, shown_path, what, hint)
 
     def _shown(self, keys: Keys, value: Any) -> str:
         """A value in a message: never a secret, nor what a reference brought in."""

@@ -23,7 +23,7 @@ def markdown() -> str:
     everything = schema.definition("#/$defs/connection_grpc")
     sections.append("### `connection`\n\n" + _table(_rows(everything, "")))
     step = schema.definition("#/$defs/transform")
-    sections.append("### Transforms\n\n" + _table(_rows(step, "", deep=False)))
+    sections.append("### Transforms\n\n" + _table(_rows(step, "")))
     return "\n\n".join(sections) + "\n"
 
 
@@ -61,18 +61,28 @@ def _rows(
 
 
 def _location_rows(store: str) -> Iterator[Row]:
-    """Both sides' keys; those of one side say so."""
+    """Both sides' keys; those of one side, or other on the other side, say so."""
     parts = {side: schema.definition(f"#/$defs/{store}_{side}") for side in _SIDES}
-    keys = dict.fromkeys(key for part in parts.values() for key in part["properties"])
-    for key in keys:
+    for key in dict.fromkeys(key for part in parts.values() for key in part["properties"]):
         if key == "store":
             continue
-        sides = [side for side in _SIDES if key in parts[side]["properties"]]
-        part = parts[sides[0]]
-        note = "" if len(sides) == 2 else f" *({sides[0]} only)*"
-        only = {"properties": {key: part["properties"][key]}, "required": part.get("required", ())}
-        for path, kind, default, description in _rows(only, "", deep=key != "connection"):
-            yield path, kind, default, description + (note if path == f"`{key}`" else "")
+        found = {side: _rows_by_path(part, key) for side, part in parts.items()}
+        is_on_both = all(found.values())
+        for path in dict.fromkeys(path for rows in found.values() for path in rows):
+            rows = {side: found[side][path] for side in _SIDES if path in found[side]}
+            only = "" if len(rows) == len(_SIDES) else " only"
+            for row in dict.fromkeys(rows.values()):
+                sides = [side for side in rows if rows[side] == row]
+                # What lies beneath a key of one side goes without saying.
+                noted = len(sides) == 1 and (is_on_both or path == f"`{key}`")
+                yield (*row[:3], f"{row[3]} *({sides[0]}{only})*" if noted else row[3])
+
+
+def _rows_by_path(part: Mapping[str, Any], key: str) -> dict[str, Row]:
+    if key not in part["properties"]:
+        return {}
+    only = {"properties": {key: part["properties"][key]}, "required": part.get("required", ())}
+    return {row[0]: row for row in _rows(only, "", deep=key != "connection")}
 
 
 def _row(path: str, part: Mapping[str, Any], required: bool) -> Row:
@@ -92,8 +102,8 @@ def _type(part: Mapping[str, Any]) -> str:
     words = part.get("enum") or part.get("then", {}).get("enum")
     types = part.get("type", [])
     names = [types] if isinstance(types, str) else list(types)
-    shown = [f"`{word}`" for word in words or ()]
-    shown += [_name(each, part) for each in names if not (words and each == "string")]
+    shown = [f"`{schema.spelled(word)}`" for word in words or ()]
+    shown += [_name(each, part) for each in names if not (words and schema.is_of(each, words))]
     return ", ".join(shown) or "any"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -53,7 +54,18 @@ _OTHER_WORDS = {
     "error": "refuse",
     "upsert": "append",
     "ivf": "ivfflat",
+    "number": "float",
+    "double": "float",
+    "text": "str",
+    "list": "json",
+    "object": "json",
+    "md5": "sha256",
+    "sha1": "sha256",
 }
+
+
+# What people write for a whole number that is none to YAML, or none to us, as a message shows it.
+_DIGITS = re.compile(r"'?(?P<number>-?(?:0|[1-9][0-9_,]*))(?:\.0)?'?")
 
 
 @dataclass(frozen=True)
@@ -234,11 +246,8 @@ def _without_echoes(found: list[Fault]) -> list[Fault]:
         for fault in found
         if fault.at_key and fault.hint.startswith("did you mean")
     }
-    return [
-        fault
-        for fault in found
-        if not any(fault == _missing(place[:-1], place[-1]) for place in meant)
-    ]
+    echoes = {_missing(place[:-1], place[-1]) for place in meant}
+    return [fault for fault in found if fault not in echoes]
 
 
 def _missing(keys: Keys, key: Key) -> Fault:
@@ -290,7 +299,7 @@ def _faults_of(
         case "maxLength":
             what = f"is longer than {rule} characters"
         case "minItems" | "minProperties":
-            return [Fault(keys, "is empty", "leave the key out")]
+            return [Fault(keys, "is empty", "leave it out")]
         case "uniqueItems":
             return [Fault(keys, "names something twice", "remove one of them")]
         case _:
@@ -307,12 +316,13 @@ def _unknown_key(keys: Keys, key: str, known: list[str], plan: Any) -> Fault:
 
 
 def _where_it_belongs(keys: Keys, key: str, known: list[str], plan: Any) -> str:
-    if keys in (("source",), ("target",)):
+    if keys[:1] in (("source",), ("target",)):
         side = keys[0]
         store = plan[side].get("store")
         other = "target" if side == "source" else "source"
-        if key in _location_keys(store, other):
+        if key in _location_keys(store, other, *keys[1:]):
             return f"`{key}` belongs to the {other}"
+    if keys in (("source",), ("target",)):
         owners = [name for name in _built_in() if key in _location_keys(name, str(side))]
         if owners:
             has = "has" if len(owners) == 1 else "have"
@@ -335,8 +345,12 @@ def _built_in() -> list[str]:
     return words
 
 
-def _location_keys(store: Any, side: str) -> list[str]:
-    found = plan_schema()["$defs"].get(f"{store}_{side}", {})
+def _location_keys(store: Any, side: str, *below: Key) -> list[str]:
+    """The keys of a store on one side, or of the mapping at *below* in them."""
+    found: Mapping[str, Any] = plan_schema()["$defs"].get(f"{store}_{side}", {})
+    for key in below:
+        found = found.get("properties", {}).get(key, {})
+        found = {**definition(found["$ref"]), **found} if "$ref" in found else found
     return list(found.get("properties", {}))
 
 
@@ -345,25 +359,25 @@ def _wrong_type(
 ) -> Fault:
     wanted = [part["type"]] if isinstance(part["type"], str) else part["type"]
     words = part.get("enum") or part.get("then", {}).get("enum")
-    kinds = [_TYPE_WORDS[each] for each in wanted if not (words and each == "string")]
-    expected = " or ".join([*(words or ()), *kinds])
+    kinds = [_TYPE_WORDS[each] for each in wanted if not (words and is_of(each, words))]
+    expected = " or ".join([*map(spelled, words or ()), *kinds])
     if value is None:
-        return Fault(
-            keys,
-            f"is empty; expected {expected}",
-            "leave the key out for its default",
-            of_value=True,
-        )
+        hint = "leave the key out for its default"
+        if words == [True]:
+            hint = f"write `{_last(keys)}true`"
+        return Fault(keys, f"is empty; expected {expected}", hint, of_value=True)
     if isinstance(value, dict | list):
         found = "a mapping" if isinstance(value, dict) else "a list"
         return Fault(keys, f"expected {expected}, found {found}", of_value=True)
     text = shown(keys, value)
     hint = ""
-    if "string" in wanted and not words:
+    if "integer" in wanted and (digits := _DIGITS.fullmatch(text)):
+        hint = f"write `{_last(keys)}{re.sub('[_,]', '', digits['number'])}`"
+    elif "string" in wanted and not words:
         hint = "write it in quotes" + (f': "{text}"' if text[:1] not in "`t'" else "")
     elif wanted == ["boolean"]:
         hint = "write true or false, without quotes"
-    elif wanted == ["array"]:
+    elif "array" in wanted:
         hint = f"write a list: {_last(keys)}[{value}]" if text[:1] == "'" else "write a list"
     return Fault(keys, f"{text} is not {expected}", hint, of_value=True)
 
@@ -371,9 +385,19 @@ def _wrong_type(
 def _wrong_word(keys: Keys, value: Any, words: list[Any], text: str, *, or_mapping: bool) -> Fault:
     near = _nearest(value, words) if isinstance(value, str) else None
     hint = f"write `{_last(keys)}{near}`" if near else ""
-    choices = ", ".join(map(str, words)) if len(words) > 1 else str(words[0])
+    choices = ", ".join(map(spelled, words))
     what = f"{text} is not {'one of ' if len(words) > 1 else ''}{choices}"
     return Fault(keys, what + (" or a mapping" if or_mapping else ""), hint, of_value=True)
+
+
+def spelled(word: Any) -> str:
+    """A word of an enumeration as a plan has it."""
+    return str(word).lower() if isinstance(word, bool) else str(word)
+
+
+def is_of(kind: str, words: Iterable[Any]) -> bool:
+    """Whether *words* are values of the JSON type *kind*, so that naming them says enough."""
+    return kind == ("boolean" if all(isinstance(each, bool) for each in words) else "string")
 
 
 def _last(keys: Keys) -> str:

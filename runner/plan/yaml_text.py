@@ -2,6 +2,7 @@
 
 The YAML 1.2 core schema decides what a plain word means, and only when somebody
 asks (`core_value`): ``no``, ``off``, ``1:30``, ``010`` and ``2024-01-01`` are words.
+A reference needs no quotes in flow style (``{dsn: ${PG_DSN}}``), which bare YAML asks for.
 The text may come from anybody: its size, depth and number of nodes are bounded,
 and bounded before anything is built from it.
 """
@@ -12,12 +13,14 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import yaml
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
 MAX_NODES = 100_000
+_SHOWN = 60
 
 _NULL = {"", "~", "null", "Null", "NULL"}
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -33,6 +36,11 @@ _UNPRINTABLE = re.compile(
     "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
 )
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+# A reference that flow style would take for one word but for its braces.  What else ends a
+# word there, and quotes, is left out: those braces may be the structure's own.
+_REFERENCE = re.compile(r"""\$\{((?:[^{}\[\],"'#:\s]|:(?!\s)|[ \t])*)\}""")
+_PRIVATE_USE = range(0xE000, 0xF900)
+_ESCAPE = re.compile(r"\\(?:u|U0000)([0-9a-fA-F]{4})")
 
 CoreValue = None | bool | int | float | str
 
@@ -88,7 +96,7 @@ class Scalar:
             raise YamlTextError(
                 self.line,
                 self.column,
-                f"{self.text[:40]!r} is not a finite number",
+                f"{self.text[:_SHOWN]!r} is not a finite number",
                 "write it in quotes if it is text",
             ) from error
 
@@ -182,14 +190,52 @@ def parse(text: str) -> Node:
     Raises:
         YamlTextError: It is not YAML, or not YAML that a plan may use.
     """
+    mask = _Mask.over(text)
     try:
-        return _Composer().compose(yaml.parse(text, Loader=yaml.SafeLoader))
+        return _Composer(mask).compose(yaml.parse(mask.text, Loader=yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
-        raise _of_yaml_error(error) from error
+        raise _of_yaml_error(error, mask) from error
     except yaml.reader.ReaderError as error:
         # Only a lone surrogate or the like gets here: `decode` has seen to the rest.
         line, column = _place(text, error.position)
         raise YamlTextError(line, column, str(error.reason)) from error
+
+
+@dataclass(frozen=True)
+class _Mask:
+    """A text whose references have other braces, which YAML takes for letters.
+
+    Attributes:
+        text: As long as it was, so that places stay right.
+        braces: What stands for ``{`` and ``}``; empty if nothing does.
+    """
+
+    text: str
+    braces: str = ""
+
+    @classmethod
+    def over(cls, text: str) -> _Mask:
+        """*text* masked; as it is if it leaves no character free, not even by escapes."""
+        if not _REFERENCE.search(text):
+            return cls(text)
+        taken = {*text, *(chr(int(code, 16)) for code in _ESCAPE.findall(text))}
+        free = (chr(code) for code in _PRIVATE_USE if chr(code) not in taken)
+        braces = "".join(islice(free, 2))
+        if len(braces) < 2:
+            return cls(text)
+        return cls(_REFERENCE.sub(rf"${braces[0]}\1{braces[1]}", text), braces)
+
+    def off(self, part: str) -> str:
+        """A part of the masked text as it was written."""
+        for mark, brace in zip(self.braces, "{}", strict=False):
+            part = part.replace(mark, brace)
+        return part
+
+    def off_message(self, message: str) -> str:
+        """A message of PyYAML about the masked text; it writes such letters as escapes."""
+        for mark, brace in zip(self.braces, "{}", strict=False):
+            message = message.replace(repr(mark)[1:-1], brace)
+        return message
 
 
 def _place(text: str, end: int | None) -> tuple[int, int]:
@@ -197,13 +243,13 @@ def _place(text: str, end: int | None) -> tuple[int, int]:
     return before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
 
 
-def _of_yaml_error(error: yaml.MarkedYAMLError) -> YamlTextError:
+def _of_yaml_error(error: yaml.MarkedYAMLError, mask: _Mask) -> YamlTextError:
     mark = error.problem_mark or error.context_mark
     line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
     what = error.problem or "is not YAML"
     if error.context:
         what += f" ({error.context})"
-    return YamlTextError(line, column, what, _hint_for(mark, what))
+    return YamlTextError(line, column, mask.off_message(what), _hint_for(mark, what))
 
 
 def _hint_for(mark: yaml.Mark | None, what: str) -> str:
@@ -212,7 +258,7 @@ def _hint_for(mark: yaml.Mark | None, what: str) -> str:
     if rest.startswith("\t"):
         return "indent with spaces; YAML does not allow tabs there"
     if rest.startswith("{") and before.endswith("$"):
-        return 'between braces or brackets a reference needs quotes: "${NAME}"'
+        return "close the reference with `}`; with a comma, bracket, quote, # or : in it, quote it"
     if rest[:1] in ("%", "@", "`", "*", "&", "!") or "mapping values are not allowed" in what:
         return "write the value in quotes if it is text"
     return ""
@@ -225,11 +271,11 @@ class _Composer:
     a bomb is refused at the alias that would make it one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mask: _Mask) -> None:
+        self._mask = mask
         self._open: list[_Frame] = []
         self._anchors: dict[str, tuple[Node, int, int] | None] = {}
         self._root: Node | None = None
-        self._nodes = 0
 
     def compose(self, events: Iterator[yaml.Event]) -> Node:
         documents = 0
@@ -267,19 +313,20 @@ class _Composer:
         if event.tag not in (None, "!"):
             raise _tag(event)
         plain = event.style is None and event.tag is None
-        node = Scalar(_text_of(event), plain, *_start_of(event))
+        node = Scalar(self._mask.off(_text_of(event)), plain, *_start_of(event))
         self._add(node, 1, 1, event.anchor, event)
 
     def _alias(self, event: yaml.AliasEvent) -> None:
+        name = str(event.anchor)[:_SHOWN]
         if event.anchor not in self._anchors:
             raise _at(
                 event,
-                f"alias *{event.anchor} has no anchor before it",
+                f"alias *{name} has no anchor before it",
                 "write it in quotes if it is text",
             )
         known = self._anchors[event.anchor]
         if known is None:
-            raise _at(event, f"alias *{event.anchor} stands inside what it names")
+            raise _at(event, f"alias *{name} stands inside what it names")
         node, height, size = known
         if len(self._open) + height > MAX_DEPTH + 1:
             raise _at(event, f"is nested deeper than {MAX_DEPTH} levels; no plan is")
@@ -329,7 +376,7 @@ def _key(node: Node, event: yaml.Event, mapping: Mapping) -> Scalar:
         line, column = mapping.key_places[node.text]
         raise _at(
             event,
-            f"key {node.text!r} is given twice; first in line {line}, column {column}",
+            f"key {node.text[:_SHOWN]!r} is given twice; first in line {line}, column {column}",
             "remove one of them",
         )
     mapping.key_places[node.text] = (node.line, node.column)
@@ -351,7 +398,8 @@ def _text_of(event: yaml.ScalarEvent) -> str:
 def _tag(event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> YamlTextError:
     return _at(
         event,
-        f"tag {event.tag!r} is not supported; a plan holds text, numbers, lists and mappings",
+        f"tag {str(event.tag)[:_SHOWN]!r} is not supported; a plan holds text, numbers, lists and "
+        "mappings",
         "remove the tag, and write the value in quotes if it is text",
     )
 

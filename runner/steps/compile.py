@@ -7,8 +7,8 @@ run shows what comes out; a run executes it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from runner.copy.fit import Loss
 from runner.copy.ids import IdMap
@@ -104,17 +104,30 @@ class Compiled:
         """What a run would leave with before it writes: 0 if it may start."""
         return self.faults[0].error.exit_code if self.faults else 0
 
-    def raise_faults(self) -> None:
-        """Leave if anything keeps the run from starting; nothing has been written."""
-        if not self.faults:
-            return
-        first = self.faults[0].error
-        text = "\n".join(
-            f"{each.remark.place}: {each.remark.what}" if each.remark.place else each.remark.what
-            for each in self.faults
-        )
-        hints = list(dict.fromkeys(each.remark.hint for each in self.faults if each.remark.hint))
-        raise first(text, "\n        ".join(hints))
+    def strictly(self) -> Compiled:
+        """The same with every warning as a fault."""
+        faults = (*self.faults, *faults_of_warnings(self.warnings))
+        return replace(self, faults=faults, warnings=())
+
+
+def raise_faults(faults: Sequence[Fault]) -> None:
+    """Leave if anything keeps the run from starting, by the first fault's error."""
+    if not faults:
+        return
+    text = "\n".join(
+        f"{each.remark.place}: {each.remark.what}" if each.remark.place else each.remark.what
+        for each in faults
+    )
+    hints = list(dict.fromkeys(each.remark.hint for each in faults if each.remark.hint))
+    raise faults[0].error(text, "\n        ".join(hints))
+
+
+def faults_of_warnings(warnings: Iterable[Remark]) -> tuple[Fault, ...]:
+    """What *warnings* are to a strict run."""
+    return tuple(
+        Fault(PlanError, replace(each, what=f"{each.what} (a warning; strict makes it an error)"))
+        for each in warnings
+    )
 
 
 def compile_plan(
@@ -389,9 +402,10 @@ def _warnings(document: PlanDocument, found: Preflight) -> list[Remark]:
         what = f"{len(found.dead_letters):,} of {found.before.records:,} records looked at "
         warnings.append(Remark("", what + "would be set aside", "the plan allows that"))
     if document.limit is not None:
+        given = [path for path in ("limit", "source.limit") if path in document.positions]
         warnings.append(
             Remark(
-                document.place("source.limit"),
+                document.place(given[0]) if given else "",  # else by --limit
                 f"only {document.limit:,} records are copied",
                 "checks of the whole set are left out",
             )

@@ -83,6 +83,11 @@ def target_digest(journal: Journal) -> str:
     return whole.hex()
 
 
+def warnings_of(journal: Journal) -> tuple[Remark, ...]:
+    """What a person was told when the run began."""
+    return tuple(Remark(**each) for each in journal.fact("warnings", []))
+
+
 def result_of(
     journal: Journal,
     steps: tuple[Step, ...],
@@ -146,7 +151,7 @@ def result_of(
         hazards=tuple(HazardRow(**each) for each in journal.fact("hazards", [])),
         checks=checks,
         throughput=tuple(_points(journal)),
-        warnings=tuple(Remark(**each) for each in journal.fact("warnings", [])),
+        warnings=warnings_of(journal),
         plan_text=journal.fact("plan_text", ""),
         fingerprint=journal.fact("fingerprint"),
         target_digest=target_digest(journal),

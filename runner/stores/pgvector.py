@@ -369,14 +369,6 @@ class PgvectorStore(Target):
                 )
             )
             return Proposal(wanted, f"table {self._table_name}", tuple(findings))
-        if (self._options.get("columns") or {}).get("extra"):
-            findings.append(
-                Finding(
-                    "fields are written to the metadata column only, not to columns of their own",
-                    "leave it out; generated columns can pick fields from the metadata",
-                    key=self._key("columns.extra"),
-                )
-            )
         vector = dense[0]
         index, index_findings = index_for(wanted.index, vector.dim, self.location)
         findings += index_findings

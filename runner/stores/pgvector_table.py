@@ -294,12 +294,6 @@ def map_columns(session: Session, relation: Relation, location: Location) -> Tab
             + ", ".join(by_name),
             f"correct `{location.side}.columns`",
         )
-    if location.side == "target" and given.get("extra"):
-        raise CollectionMismatchError(
-            f"pgvector: fields are written to the metadata column only, not to columns of "
-            f"{relation.name} of their own: {', '.join(given['extra'])}",
-            "leave `target.columns.extra` out; generated columns can pick fields from the metadata",
-        )
     unique = _unique_columns(session, relation)
     key = _key_column(relation, columns, by_name.get(given.get("id") or ""), unique, location)
     vector = _vector_column(relation, columns, by_name.get(given.get("vector") or ""), location)

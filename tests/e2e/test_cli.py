@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runner import load_plan
+from runner.errors import CapabilityError
 from runner.model import Metadata
 from runner.testing import folder_digest
 from tests.e2e.conftest import Cli
@@ -268,6 +270,47 @@ def test_dead_letters_beyond_what_the_plan_allows_fail_the_run_by_name(
     dead = [json.loads(each) for each in (run / "dead_letters.jsonl").read_text().splitlines()]
     assert [each["id"] for each in dead] == ["doc-00033"]
     assert "59" in found.stdout
+
+
+def test_strict_makes_every_warning_an_error_before_anything_is_written(
+    places: Places, cli: Cli
+) -> None:
+    small(places, transforms=[{"drop": ["nowhere"]}], limit=50)
+    for command in (["--dry-run"], []):
+        found = cli("run", "plan.yaml", "--strict", *command)
+        shown = " ".join((found.stdout if command else found.stderr).split())
+        assert found.returncode == 2, found.stderr
+        assert re.search(r"plan.yaml:\d+:3: transforms\[0\]: matched nothing in the 60", shown)
+        assert re.search(r"plan.yaml:\d+:8: limit: only 50 rec", shown)
+        assert "records are copied (a warning; strict makes it an error)" in shown
+        assert not (places.folder / "target.parquet").exists()
+        assert cli("status", "plan.yaml").stdout.count("never run") == 1
+    lenient = cli("run", "plan.yaml")
+    assert lenient.returncode == 0, lenient.stderr
+    assert "2 warnings" in lenient.stdout
+    assert cli("run", "plan.yaml", "--strict").returncode == 2  # nor is it shown as passed
+
+
+def test_strict_lets_a_plan_without_warnings_run(places: Places, cli: Cli) -> None:
+    small(places)
+    for command in (["--dry-run"], [], []):
+        found = cli("run", "plan.yaml", "--strict", *command)
+        assert found.returncode == 0, found.stderr
+    assert "PASSED" in found.stdout
+
+
+def test_a_strict_run_does_not_hide_what_is_worse_than_a_warning(places: Places) -> None:
+    plan = load_plan(small(places, transforms=[{"drop": ["nowhere"]}]))
+    places.fill(places.options("files", "target"), records(3))
+    tried = plan.dry_run(strict=True)
+    assert tried.exit_code == 3
+    assert [("exists already" in each.what, "strict" in each.what) for each in tried.problems] == [
+        (True, False),
+        (False, True),
+    ]
+    assert tried.warnings == ()
+    with pytest.raises(CapabilityError, match="matched nothing"):
+        plan.run(strict=True)
 
 
 def test_transforms_do_what_the_plan_says(places: Places, cli: Cli) -> None:

@@ -606,17 +606,6 @@ def test_what_the_table_could_not_hold_is_a_problem_of_the_proposal(
     assert [each.severity for each in found if what in each.what] == [Severity.PROBLEM]
 
 
-def test_fields_with_columns_of_their_own_are_refused_on_a_target(
-    open_store: Open, sql: Sql
-) -> None:
-    target = open_store("target", columns={"extra": ["year"]})
-    found = target.propose(spec(), 0, 0).findings
-    assert [each.key for each in found] == ["target.columns.extra"]
-    sql("CREATE TABLE t (id int PRIMARY KEY, year int, metadata jsonb, e vector(1))")
-    with pytest.raises(CollectionMismatchError, match="own: year"):
-        target.describe()
-
-
 def test_a_name_that_would_be_cut_is_a_problem(open_store: Open) -> None:
     for options in ({"table": "ü" * 32}, {"columns": {"id": "x" * 64}}):
         found = open_store("target", **options).propose(spec(), 0, 0).findings

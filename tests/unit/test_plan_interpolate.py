@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def test_a_file_is_read_beside_the_plan_without_its_last_line_feed(tmp_path: Pat
     assert _joined("${file:secrets/key}", Values(tmp_path, {})) == "käy\n"
 
 
-@pytest.mark.parametrize("name", ["none", ".", "key/below"])
+@pytest.mark.parametrize("name", ["none", "key/below"])
 def test_a_file_that_is_not_there_counts_as_unset(tmp_path: Path, name: str) -> None:
     (tmp_path / "key").write_text("x")
     with pytest.raises(BadReferenceError) as caught:
@@ -101,6 +102,14 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         with pytest.raises(BadReferenceError) as caught:
             _joined(f"${{file:{name}}}", Values(tmp_path, {}))
         assert not caught.value.unset
+
+
+@pytest.mark.parametrize("name", ["pipe", "/dev/zero", "."])
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadReferenceError, match=r"not a file|Is a directory") as caught:
+        _joined(f"${{file:{name}}}", Values(tmp_path, {}))
+    assert not caught.value.unset
 
 
 def test_an_environment_variable_that_is_not_utf_8_is_refused() -> None:

@@ -157,3 +157,16 @@ def test_the_reference_names_every_key() -> None:
     missing = [key for key in keys if not re.search(rf"[`.]{key}[`:]", text)]
     assert missing == []
     assert all(line.count(" | ") >= 3 for line in text.splitlines() if line.startswith("| "))
+
+
+@pytest.mark.parametrize(
+    "store", schema.plan_schema()["$defs"]["source"]["properties"]["store"]["enum"]
+)
+def test_the_reference_has_the_keys_of_both_sides_of_a_store(store: str) -> None:
+    section = markdown().split(f"### `store: {store}`")[1].split("###")[0]
+    for side in ("source", "target"):
+        part = schema.definition(f"#/$defs/{store}_{side}")
+        for key, below in part["properties"].items():
+            inner = [] if key == "connection" else _merged(below).get("properties", {})
+            for path in (key, *(f"{key}.{each}" for each in inner)):
+                assert path == "store" or f"| `{path}` |" in section, path

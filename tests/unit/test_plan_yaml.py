@@ -6,7 +6,8 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+import yaml
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runner.plan.yaml_text import (
@@ -89,6 +90,99 @@ def _plain(node: Node) -> object:
 @given(_VALUES)
 def test_json_is_read_as_what_it_is(value: object) -> None:
     assert _plain(parse(json.dumps(value))) == value
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["${A}", "$${A}", "${file:a b/c.txt}", "${file:/etc/key}", "${var:a.b-c}", "${A:-x}", "${}",
+     "a${B}c${D}e", "${ A }", "${file:}"],
+)  # fmt: skip
+def test_a_reference_needs_no_quotes_in_flow_style(reference: str) -> None:
+    tree = parse(f"{{a: {reference}, b: [{reference}, {{{reference}: &x {reference}}}, *x], c: 1}}")
+    assert _plain(tree) == {
+        "a": reference,
+        "b": [reference, {reference: reference}, reference],
+        "c": 1,
+    }
+    assert isinstance(tree, Mapping)
+    assert tree.key_places["c"] == (1, len(f"{{a: , b: [, {{: &x }}, *x], {reference * 4}") + 1)
+
+
+@pytest.mark.parametrize(
+    ("reference", "column"),
+    [("${file:a, b}", 3), ("${A", 3), ("${file:it's}", 3), ("${a: b}", 3), ("${A #}", 3)],
+)
+def test_what_flow_style_takes_for_its_own_is_refused_at_the_brace(
+    reference: str, column: int
+) -> None:
+    error = _refused(f"[{reference}, c: 1]")
+    assert (error.line, error.column) == (1, column)
+    assert error.hint.startswith("close the reference with `}`")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("{a: '$${x', b: '}'}", {"a": "$${x", "b": "}"}),
+        ("{a: 1, # ${x}\n b: 2}", {"a": 1, "b": 2}),
+        ("a: |\n  ${A} {b}\n", {"a": "${A} {b}\n"}),
+        ("a: ${A} # }", {"a": "${A}"}),
+    ],
+)
+def test_quotes_comments_and_blocks_are_what_they_were(text: str, value: object) -> None:
+    assert _plain(parse(text)) == value
+
+
+_PIECES = [
+    *"${}[],:#'\"| \n-", "a", "${", "${A}", "$${", ": ", " #", "'${", "', ", "'}'", '"${', '", ',
+    '"}"', "{a: ", ", b: ", "\ue000", r'"\ue000', "&x ", "*x",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(_PIECES), max_size=12).map("".join))
+@example("{a: '${'}")
+def test_what_bare_yaml_reads_is_read_the_same(text: str) -> None:
+    try:
+        expected = yaml.load(text, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, TypeError):  # of a key that is a list
+        return
+    try:
+        found = parse(text)
+    except YamlTextError as error:
+        if isinstance(error.__cause__, yaml.YAMLError):
+            raise
+        return  # a rule of ours
+    assert _texts(found) == expected
+
+
+def _texts(node: Node) -> object:
+    if isinstance(node, Mapping):
+        return {key: _texts(each) for key, each in node.entries.items()}
+    if isinstance(node, Items):
+        return [_texts(each) for each in node.items]
+    return node.text
+
+
+@pytest.mark.parametrize("taken", ["\ue000\ue001", '"\\ue000\\uE001\\U0000e002"', "'\\ue000'"])
+def test_letters_that_could_stand_for_braces_stay_themselves(taken: str) -> None:
+    expected = yaml.safe_load(taken)
+    assert _plain(parse(f"[{taken}, ${{A}}, {taken}]")) == [expected, "${A}", expected]
+
+
+def test_letters_that_a_fold_puts_together_stay_themselves() -> None:
+    code = r'"\\ue\
+000"'
+    assert _plain(parse(f"[{code}, ${{A}}]")) == [r"\ue000", "${A}"]
+
+
+def test_a_text_that_leaves_no_letter_free_needs_quotes() -> None:
+    everything = "".join(map(chr, range(0xE000, 0xF900)))
+    assert _plain(parse(f'["${{A}}", {everything}]')) == ["${A}", everything]
+    assert _refused(f"[${{A}}, {everything}]").column == 3
+
+
+def test_messages_show_the_braces_as_written() -> None:
+    assert _refused("{a: !b${A}}").what.startswith("expected ' ', but found '{'")
 
 
 def _faulty_place(raw: bytes) -> tuple[int, int] | None:
