@@ -17,7 +17,8 @@ import numpy as np
 
 from runner.checks.compare import Difference, differences
 from runner.checks.digest import DIGEST_BYTES, record_digests
-from runner.copy.journal import BatchRow, DeadLetterRow, Journal, PartitionState
+from runner.copy.dead_letters import DeadLetterRow, with_records
+from runner.copy.journal import BatchRow, Journal, PartitionState
 from runner.copy.prepare import Preparation, Prepared
 from runner.copy.retry import Retrying, Stop
 from runner.errors import (
@@ -299,7 +300,7 @@ class Copier:
                 namespace=batch.namespace,
                 losses=prepared.losses,
                 transforms=prepared.transforms,
-                dead_letters=prepared.dead_letters,
+                dead_letters=with_records(prepared.dead_letters, item.page.batch),
             )
         )
         self._note_done(item, len(batch), size_bytes, len(prepared.dead_letters), verified)

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from runner.copy.dead_letters import DeadLetterRow
 from runner.copy.fit import Fitting, Loss, unfitted
 from runner.copy.ids import ORIGINAL_ID, IdMap, restored
-from runner.copy.journal import DeadLetterRow
 from runner.model import Batch, Id, Metadata, Select
 from runner.transform_loader import Chain
 

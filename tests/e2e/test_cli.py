@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from runner.model import Metadata
+from runner.model import Batch, Metadata
 from runner.testing import folder_digest
 from tests.e2e.conftest import Cli
 from tests.e2e.places import Places, records
@@ -267,7 +269,63 @@ def test_dead_letters_beyond_what_the_plan_allows_fail_the_run_by_name(
     (run,) = (places.folder / ".runner" / "plan" / "runs").iterdir()
     dead = [json.loads(each) for each in (run / "dead_letters.jsonl").read_text().splitlines()]
     assert [each["id"] for each in dead] == ["doc-00033"]
+    assert dead[0]["metadata"] == objects[33]
     assert "59" in found.stdout
+
+
+def test_dead_letters_are_mended_and_sent_again_by_a_second_plan(places: Places, cli: Cli) -> None:
+    batch = records(60)
+    vectors = batch.vector.copy()
+    vectors[12, 3], vectors[50, 0] = np.nan, np.inf
+    objects = [dict(each) for each in batch.metadata]
+    objects[33]["year"] = "n.d."
+    broken = batch.with_(vectors={"": vectors}, metadata=Metadata.of(objects))
+    (places.folder / "source.jsonl").write_text(
+        "".join(json.dumps(each) + "\n" for each in plain_records(broken))
+    )
+    step = {"cast": {"year": "int"}, "on_error": "dead_letter"}
+    target = {"store": "faiss", "path": "target.faiss"}
+    judged = {"max_dead_letters": 3, "queries": "none"}
+    places.plan(
+        {"store": "files", "path": "source.jsonl"}, target, transforms=[step], validation=judged
+    )
+    found = cli("run", "plan.yaml")
+    assert found.returncode == 0, found.stdout + found.stderr
+    (path,) = (places.folder / ".runner" / "plan" / "runs").glob("*/dead_letters.jsonl")
+
+    again = {**target, "if_exists": "append"}
+    source = {"store": "files", "path": str(path)}
+    places.plan(source, again, "again", transforms=[step], validation={"queries": "none"})
+    unmended = cli("run", "again.yaml", "--dry-run")
+    assert unmended.returncode != 0
+    assert "vector holds NaN or infinity" in " ".join(unmended.stdout.split())
+
+    lines = [json.loads(each) for each in path.read_text().splitlines()]
+    lines.sort(key=lambda each: each["id"])
+    assert [each["id"] for each in lines] == ["doc-00012", "doc-00033", "doc-00050"]
+    assert lines[0]["vector"][3] == "NaN"
+    assert lines[2]["vector"][0] == "Infinity"
+    lines[0]["vector"][3] = float(batch.vector[12, 3])
+    lines[1]["metadata"]["year"] = batch.metadata[33]["year"]
+    lines[2]["vector"][0] = float(batch.vector[50, 0])
+    path.write_text("".join(json.dumps(each) + "\n" for each in lines))
+
+    mended = cli("run", "again.yaml")
+    assert mended.returncode == 0, mended.stdout + mended.stderr
+    there = places.read(target)
+    assert len(there) == 60
+    for row, each in enumerate(batch.ids):
+        vector, document, metadata = there[each]
+        assert vector.tobytes() == batch.vector[row].tobytes()
+        assert (document, metadata) == (batch.documents[row], batch.metadata[row])
+
+
+def plain_records(batch: Batch) -> Iterator[dict[str, Any]]:
+    """The records of *batch* as anybody's JSON lines; NaN and infinity as text."""
+    for row, each in enumerate(batch.ids):
+        vector = [float(x) if np.isfinite(x) else repr(float(x)) for x in batch.vector[row]]
+        yield {"id": each, "vector": vector, "document": batch.documents[row],
+               "metadata": batch.metadata[row]}  # fmt: skip
 
 
 def test_transforms_do_what_the_plan_says(places: Places, cli: Cli) -> None:
