@@ -115,6 +115,15 @@ class _Sight:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What one part of a run, up to a stop or to the end, goes by."""
+
+    command: str
+    stop: Stop
+    show_values: bool
+
+
 class Plan:
     """A loaded plan: compile it, try it, run it, prove it, take it back.
 
@@ -141,9 +150,17 @@ class Plan:
         with self._scratch() as scratch, self._sight(scratch, allow, "preview") as sight:
             return sight.compiled
 
-    def dry_run(self, allow: Iterable[str] = ()) -> DryRunResult:
-        """Everything a run would do, seen without writing anything anywhere."""
-        with self._scratch() as scratch, self._sight(scratch, allow, "preview") as sight:
+    def dry_run(self, allow: Iterable[str] = (), *, show_values: bool = False) -> DryRunResult:
+        """Everything a run would do, seen without writing anything anywhere.
+
+        Args:
+            allow: Hazards to allow besides those of the plan.
+            show_values: Whether problems may hold the values that led to them.
+        """
+        with (
+            self._scratch() as scratch,
+            self._sight(scratch, allow, "preview", show_values=show_values) as sight,
+        ):
             compiled, found = sight.compiled, sight.found
             source, target = self._sides(sight)
             return DryRunResult(
@@ -191,6 +208,7 @@ class Plan:
         allow: Iterable[str] = (),
         restart: bool = False,
         stop: Stop | None = None,
+        show_values: bool = False,
     ) -> RunResult:
         """Run the plan; go on with an unfinished run; after success, give its result again.
 
@@ -199,11 +217,13 @@ class Plan:
             allow: Hazards to allow besides those of the plan.
             restart: Leave an unfinished run behind and start over.
             stop: Lets another thread end the run after the batches in flight.
+            show_values: Whether journal, results and errors may hold the values that differ.
 
         Raises:
             RunnerError: The run did not come to its end; it can be resumed.
         """
         listener = progress or _silent
+        part = _Part("run", stop or Stop(), show_values)
         with self.state.lock():
             newest = self.state.newest()
             if newest is not None and not restart:
@@ -213,17 +233,23 @@ class Plan:
                     same = journal.fact("fingerprint") == self._fingerprint()
                     finished = journal.fact("finished", False)
                     if not ended and finished and same:
-                        return self._again(newest, journal)
+                        return self._again(newest, journal, show_values=show_values)
                     if not ended and not finished:
-                        return self._go_on(newest, journal, listener, stop, "run", allow)
+                        return self._go_on(newest, journal, listener, part)
                 finally:
                     journal.close()
             elif newest is not None:
                 self._abandon(newest)
-            return self._start(listener, allow, stop)
+            return self._start(listener, allow, part)
 
-    def resume(self, progress: Listener | None = None, *, stop: Stop | None = None) -> RunResult:
-        """Go on with the unfinished run.
+    def resume(
+        self,
+        progress: Listener | None = None,
+        *,
+        stop: Stop | None = None,
+        show_values: bool = False,
+    ) -> RunResult:
+        """Go on with the unfinished run; the arguments are those of `run`.
 
         Raises:
             JournalError: There is none.
@@ -236,11 +262,12 @@ class Plan:
                         f"the run {folder.run_id} is finished; there is nothing to resume",
                         "`runner verify` checks it again, `runner report` shows its result",
                     )
-                return self._go_on(folder, journal, progress or _silent, stop, "resume", ())
+                part = _Part("resume", stop or Stop(), show_values)
+                return self._go_on(folder, journal, progress or _silent, part)
             finally:
                 journal.close()
 
-    def verify(self, progress: Listener | None = None) -> RunResult:
+    def verify(self, progress: Listener | None = None, *, show_values: bool = False) -> RunResult:
         """Check the newest run again: both ends as they are now, every record re-read."""
         listener = progress or _silent
         folder, journal = self._newest_journal("verify", read_only=True)
@@ -269,6 +296,7 @@ class Plan:
                     held_before=journal.fact("held_before", 0),
                     limited=self.document.limit is not None,
                     fingerprint=journal.fact("fingerprint", ""),
+                    show_values=show_values,
                 )
 
                 def tell(name: str) -> None:
@@ -286,17 +314,22 @@ class Plan:
                     next_acts=self._next(journal, _verdict_of(checks)),
                     checks=tuple(checks),
                     target=about,
+                    show_values=show_values,
                 )
             _write_report(result, folder.path, "verify")
             return result
         finally:
             journal.close()
 
-    def report(self) -> RunResult:
-        """The result of the newest run, out of its journal."""
+    def report(self, *, show_values: bool = False) -> RunResult:
+        """The result of the newest run, out of its journal.
+
+        Args:
+            show_values: Whether it may hold values, which only runs that were asked to keep.
+        """
         folder, journal = self._newest_journal("report", read_only=True)
         try:
-            return self._result(folder, journal, "run")
+            return self._result(folder, journal, "run", show_values=show_values)
         finally:
             journal.close()
 
@@ -387,13 +420,15 @@ class Plan:
 
     # parts of a run
 
-    def _start(self, listener: Listener, allow: Iterable[str], stop: Stop | None) -> RunResult:
+    def _start(self, listener: Listener, allow: Iterable[str], part: _Part) -> RunResult:
         folder = self.state.new_run()
         try:
             folder.scratch.mkdir()
             listener(ProgressEvent(phase="preflight", message="looking at both ends"))
             with ExitStack() as stack:
-                sight = stack.enter_context(self._sight(folder.scratch, allow, folder.run_id))
+                sight = stack.enter_context(
+                    self._sight(folder.scratch, allow, folder.run_id, show_values=part.show_values)
+                )
                 refuse_foreign_run(sight.found.target_mark, folder.run_id)
                 sight.compiled.raise_faults()
                 journal = Journal.create(folder.journal)
@@ -401,7 +436,7 @@ class Plan:
                 self._keep_facts(journal, folder, sight)
                 # the target was looked at for reading; now it is opened for writing
                 sight.target.close()
-                return self._execute(folder, journal, sight.source, listener, stop, "run")
+                return self._execute(folder, journal, sight.source, listener, part)
         finally:
             folder.clear_scratch()
             if not folder.journal.exists():
@@ -412,11 +447,9 @@ class Plan:
         folder: RunFolder,
         journal: Journal,
         listener: Listener,
-        stop: Stop | None,
-        command: str,
-        allow: Iterable[str],
+        part: _Part,
     ) -> RunResult:
-        del allow  # hazards were judged when the run began
+        # hazards were judged when the run began
         if journal.fact("fingerprint") != self._fingerprint():
             raise JournalError(
                 f"the plan has changed since the run {folder.run_id} began, in what it would "
@@ -439,7 +472,7 @@ class Plan:
                         message=f"going on with run {folder.run_id}",
                     )
                 )
-                return self._execute(folder, journal, source, listener, stop, command)
+                return self._execute(folder, journal, source, listener, part)
         finally:
             folder.clear_scratch()
 
@@ -449,8 +482,7 @@ class Plan:
         journal: Journal,
         source: Store,
         listener: Listener,
-        stop: Stop | None,
-        command: str,
+        part: _Part,
     ) -> RunResult:
         with self._open("target", Access.WRITE, folder.scratch) as target:
             assert isinstance(target, Target)
@@ -461,8 +493,9 @@ class Plan:
                 source,
                 target,
                 self._preparation_of(journal, target),
-                stop or Stop(),
+                part.stop,
                 listener,
+                show_values=part.show_values,
             )
             try:
                 verdict = execution.run()
@@ -479,21 +512,23 @@ class Plan:
                     journal.keep("finished", finished=True, finished_at=_now())
             finally:
                 execution.close()
-        result = self._result(folder, journal, command)
+        result = self._result(folder, journal, part.command, show_values=part.show_values)
         _write_report(result, folder.path, "report")
         journal.export(folder.path)
         return result
 
-    def _again(self, folder: RunFolder, journal: Journal) -> RunResult:
+    def _again(self, folder: RunFolder, journal: Journal, *, show_values: bool) -> RunResult:
         """The result of a finished run; completes what a kill at the very end left undone."""
         folder.clear_scratch()
-        result = self._result(folder, journal, "run")
+        result = self._result(folder, journal, "run", show_values=show_values)
         if not (folder.path / "report.html").exists():
             _write_report(result, folder.path, "report")
             journal.export(folder.path)
         return result
 
-    def _result(self, folder: RunFolder, journal: Journal, command: str) -> RunResult:
+    def _result(
+        self, folder: RunFolder, journal: Journal, command: str, *, show_values: bool
+    ) -> RunResult:
         verdict = Verdict(journal.fact("verdict", Verdict.SKIPPED.value))
         return result_of(
             journal,
@@ -501,6 +536,7 @@ class Plan:
             command=command,
             report=folder.path / "report.html",
             next_acts=self._next(journal, verdict),
+            show_values=show_values,
         )
 
     def _next(self, journal: Journal, verdict: Verdict) -> tuple[str, ...]:
@@ -639,7 +675,9 @@ class Plan:
             yield Path(folder)
 
     @contextmanager
-    def _sight(self, scratch: Path, allow: Iterable[str], run_id: str) -> Iterator[_Sight]:
+    def _sight(
+        self, scratch: Path, allow: Iterable[str], run_id: str, *, show_values: bool = False
+    ) -> Iterator[_Sight]:
         """Look at both ends, for reading, and compile."""
         allowed = self._allowed(allow)
         chain = chain_of(self.document)
@@ -662,6 +700,7 @@ class Plan:
                 run_id=run_id,
                 allowed=allowed,
                 known_write_rate=self._known_rate(),
+                show_values=show_values,
             )
             yield _Sight(source, target, found, compiled, time.monotonic() - began)
 

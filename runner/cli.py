@@ -96,6 +96,12 @@ def _parser() -> argparse.ArgumentParser:
         default="text",
         help="how to print the result (default: text)",
     )
+    valued = argparse.ArgumentParser(add_help=False)
+    valued.add_argument(
+        "--show-values",
+        action="store_true",
+        help="show values of records where they are wrong, and keep them in reports",
+    )
     confirmed = argparse.ArgumentParser(add_help=False)
     confirmed.add_argument("--yes", action="store_true", help="do not ask")
 
@@ -125,14 +131,17 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(command=function)
         return made
 
-    _add_run_options(command("run", "run a plan, or try it with --dry-run", _run, planned, shaped))
+    run = command("run", "run a plan, or try it with --dry-run", _run, planned, shaped, valued)
+    _add_run_options(run)
     lint = command("lint", "check plans offline; no store is touched", _lint, common)
     lint.add_argument("paths", nargs="+", metavar="PLAN", help="plans, or folders of plans")
     command("inspect", "show what the source holds, and the target", _inspect, planned, shaped)
     command("status", "show how far the newest run is", _status, planned, shaped)
-    command("resume", "go on with an unfinished run", _resume, planned, shaped)
-    command("verify", "check the newest run again, from both ends", _verify, planned, shaped)
-    report = command("report", "show the result of the newest run", _report, planned)
+    command("resume", "go on with an unfinished run", _resume, planned, shaped, valued)
+    command(
+        "verify", "check the newest run again, from both ends", _verify, planned, shaped, valued
+    )
+    report = command("report", "show the result of the newest run", _report, planned, valued)
     report.add_argument(
         "--format",
         choices=["text", "markdown", "json", "html"],
@@ -175,7 +184,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace, known: _Known) -> int:
     plan = _load(options, known, limit=options.limit)
     if options.dry_run:
-        result = plan.dry_run(options.allow)
+        result = plan.dry_run(options.allow, show_values=options.show_values)
         _show(result, options)
         if options.strict and result.warnings and not result.exit_code:
             raise PlanError("there are warnings, and --strict was given")
@@ -183,18 +192,29 @@ def _run(options: argparse.Namespace, known: _Known) -> int:
     return _with_progress(
         plan,
         options,
-        lambda tell, stop: plan.run(tell, allow=options.allow, restart=options.restart, stop=stop),
+        lambda tell, stop: plan.run(
+            tell,
+            allow=options.allow,
+            restart=options.restart,
+            stop=stop,
+            show_values=options.show_values,
+        ),
     )
 
 
 def _resume(options: argparse.Namespace, known: _Known) -> int:
     plan = _load(options, known)
-    return _with_progress(plan, options, lambda tell, stop: plan.resume(tell, stop=stop))
+    show_values = options.show_values
+    return _with_progress(
+        plan, options, lambda tell, stop: plan.resume(tell, stop=stop, show_values=show_values)
+    )
 
 
 def _verify(options: argparse.Namespace, known: _Known) -> int:
     plan = _load(options, known)
-    return _with_progress(plan, options, lambda tell, _stop: plan.verify(tell))
+    return _with_progress(
+        plan, options, lambda tell, _stop: plan.verify(tell, show_values=options.show_values)
+    )
 
 
 def _lint(options: argparse.Namespace, known: _Known) -> int:
@@ -224,7 +244,7 @@ def _status(options: argparse.Namespace, known: _Known) -> int:
 
 
 def _report(options: argparse.Namespace, known: _Known) -> int:
-    result = _load(options, known).report()
+    result = _load(options, known).report(show_values=options.show_values)
     if options.format == "html":
         from runner.report.html import to_html
 

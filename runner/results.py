@@ -198,6 +198,8 @@ class CheckResult:
         coverage: What was looked at: ``all compared``, ``at most 0.3 % wrong (95 %)``.
         threshold: What the plan asked for, in words.
         failures: Ids, or queries, that are wrong, each with how; the first 100.
+        values: For each failure what was found and what was expected, cut short; empty
+            unless somebody asked for values.
         advice: A likely cause and what to look at; may be empty.
         evidence: Everything else as JSON values; for ``queries``:
             ``recall_source``, ``recall_target``, ``overlap`` (lists, one number a query),
@@ -214,6 +216,7 @@ class CheckResult:
     failures: tuple[str, ...] = ()
     advice: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

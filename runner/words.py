@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from typing import Any
 
 from runner.errors import Id
 
@@ -25,11 +26,13 @@ __all__ = [
     "shortened",
     "shown",
     "shown_list",
+    "shown_value",
     "size",
     "words_of",
 ]  # fmt: skip
 
 _LONGEST_ID = 60
+_LONGEST_VALUE = 60
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 _HAIR = "\N{HORIZONTAL ELLIPSIS}"
 
@@ -55,6 +58,13 @@ def shown_list(identifiers: Iterable[Id], most: int = 3) -> str:
     ids = list(identifiers)
     more = f" {_HAIR}" if len(ids) > most else ""
     return ", ".join(shown(each) for each in ids[:most]) + more
+
+
+def shown_value(value: Any) -> str:
+    """A value of a record in one short line; only for those who asked for values."""
+    if isinstance(value, str):
+        return shown(value, _LONGEST_VALUE)
+    return brief(repr(value), _LONGEST_VALUE)
 
 
 def clean(text: str, keep: str = "") -> str:

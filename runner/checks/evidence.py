@@ -64,7 +64,7 @@ class Ends:
         held_before: How many records the target held before the copy.
         limited: Whether only a part of the source was asked for.
         fingerprint: Seeds the samples.
-        target_name: Of the target's store, for messages.
+        show_values: Whether results are to hold the values that differ.
     """
 
     source: Source
@@ -77,6 +77,7 @@ class Ends:
     held_before: int
     limited: bool
     fingerprint: str
+    show_values: bool
 
 
 def count_check(ends: Ends) -> CheckResult:
@@ -296,6 +297,7 @@ def metadata_check(ends: Ends, sample: int) -> CheckResult:
     ids = _sample_source_ids(ends, "metadata", sample)
     compared = 0
     failures: list[str] = []
+    values: list[str] = []
     wrong = 0
     for at in range(0, len(ids), _FETCH):
         prepared = ends.preparation.prepare(ends.source.fetch(ids[at : at + _FETCH]))
@@ -306,7 +308,9 @@ def metadata_check(ends: Ends, sample: int) -> CheckResult:
         )
         compared += len(expected)
         wrong += len({(type(each.id), each.id) for each in found})
-        failures += [str(each) for each in found[: _SHOWN - len(failures)]]
+        named = found[: _SHOWN - len(failures)]
+        failures += [str(each) for each in named]
+        values += [each.values for each in named if ends.show_values]
     if not compared:
         return CheckResult("metadata", Verdict.SKIPPED, "nothing to compare")
     everything = compared >= ends.journal.totals().records
@@ -324,6 +328,7 @@ def metadata_check(ends: Ends, sample: int) -> CheckResult:
         threshold="all of the sample identical",
         failures=tuple(failures),
         evidence={"compared": compared, "wrong": wrong},
+        values=tuple(values),
     )
 
 
@@ -636,11 +641,11 @@ def evidence_of(result: CheckResult) -> dict[str, Any]:
         "failures": list(result.failures),
         "advice": result.advice,
         "evidence": dict(result.evidence),
+        "values": list(result.values),
     }
 
 
 def result_from(found: dict[str, Any]) -> CheckResult:
     """The result that `evidence_of` made."""
-    return CheckResult(
-        **{**found, "verdict": Verdict(found["verdict"]), "failures": tuple(found["failures"])}
-    )
+    lists = {name: tuple(found[name]) for name in ("failures", "values")}
+    return CheckResult(**{**found, **lists, "verdict": Verdict(found["verdict"])})

@@ -14,7 +14,7 @@ import json
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,13 +39,15 @@ class DeadLetterRow:
         reason: Names fields, never a value.
         record: The whole record as the source had it, packed; empty where only a look at
             it was taken.
+        value: What a transform could not handle, cut short; for those who ask for values.
     """
 
     id: Id
     namespace: str
     step: str
     reason: str
-    record: bytes = b""
+    record: bytes = field(default=b"", repr=False)
+    value: str = field(default="", repr=False)
 
 
 def with_records(rows: Sequence[DeadLetterRow], page: Batch) -> list[DeadLetterRow]:

@@ -99,9 +99,12 @@ class Preparation:
                 for each, source in zip(batch.ids, source_ids, strict=True)
             }
             dead += [
-                DeadLetterRow(known[type(each.id), each.id], each.namespace, each.step, each.reason)
+                DeadLetterRow(
+                    known[type(each.id), each.id], each.namespace, each.step, each.reason,
+                    value=each.value,
+                )
                 for each in applied.dead
-            ]
+            ]  # fmt: skip
             source_ids = [known[type(each), each] for each in applied.batch.ids]
         counts = {
             path: (each.seen, each.changed, each.failed) for path, each in applied.stats.items()

@@ -156,7 +156,11 @@ def _run(result: RunResult) -> list[str]:
 
 
 def _failed_check(check: CheckResult) -> str:
-    rows = [_text(each) for each in check.failures[:_FAILURES]]
+    values = check.values or [""] * len(check.failures)
+    rows = [
+        _text(each) + (f": {_code(value)}" if value else "")
+        for each, value in list(zip(check.failures, values, strict=True))[:_FAILURES]
+    ]
     if len(check.failures) > _FAILURES:
         rows.append(f"and {number(len(check.failures) - _FAILURES)} more in the report")
     parts = [_section(f"{_text(check.name)} failed", _bullets(rows) or _text(check.summary))]

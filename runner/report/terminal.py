@@ -245,6 +245,8 @@ def _check(console: Console, check: CheckResult, verbose: bool) -> None:
     most = len(check.failures) if verbose else _FAILURES
     for place, each in enumerate(check.failures[:most]):
         rows.append(("wrong" if place == 0 else "", brief(each, 300)))
+        if check.values and check.values[place]:
+            rows.append(("", f"  {brief(check.values[place], 300)}"))
     if len(check.failures) > most:
         rows.append(("", f"and {plural(len(check.failures) - most, 'more', 'more')} in the report"))
     if check.advice:

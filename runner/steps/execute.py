@@ -54,6 +54,7 @@ class Execution:
         preparation: What happens to every record.
         stop: Ends the run after the batches in flight.
         listener: Told of progress; called from any thread.
+        show_values: Whether results and errors are to hold the values that differ.
     """
 
     def __init__(
@@ -66,6 +67,8 @@ class Execution:
         preparation: Preparation,
         stop: Stop,
         listener: Listener,
+        *,
+        show_values: bool,
     ) -> None:
         self.document = document
         self.journal = journal
@@ -76,6 +79,7 @@ class Execution:
         self.preparation = preparation
         self.stop = stop
         self.listener = listener
+        self.show_values = show_values
         self.retrying = Retrying(
             stop, lambda what, wait_s: journal.audit("retry", what=what, wait_s=round(wait_s, 1))
         )
@@ -206,6 +210,7 @@ class Execution:
             limit=self.document.limit,
             doubtful=self.journal.fact("in_flight_records", 0),
             append=any(isinstance(each, Append) for each in self.steps),
+            show_values=self.show_values,
         )
         self.journal.keep(
             in_flight_records=max(in_flight, self.journal.fact("in_flight_records", 0))
@@ -269,6 +274,7 @@ class Execution:
             held_before=self.journal.fact("held_before", 0),
             limited=limited,
             fingerprint=self.journal.fact("fingerprint", ""),
+            show_values=self.show_values,
         )
         results = run_checks(
             ends, validation, lambda name: self._check_step(number, name), rescan=False

@@ -9,14 +9,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from runner.api import load_plan
 from runner.model import Batch, Metadata
+from runner.report.progress import ProgressEvent
+from runner.results import to_json
 from runner.testing import folder_digest
 from tests.e2e.conftest import Cli
 from tests.e2e.places import Places, records
@@ -318,6 +321,60 @@ def test_dead_letters_are_mended_and_sent_again_by_a_second_plan(places: Places,
         vector, document, metadata = there[each]
         assert vector.tobytes() == batch.vector[row].tobytes()
         assert (document, metadata) == (batch.documents[row], batch.metadata[row])
+
+
+def test_values_are_shown_only_to_those_who_ask(places: Places, cli: Cli) -> None:
+    small(places, transforms=[{"cast": {"title": "int"}}])
+    silent = cli("run", "plan.yaml", "--dry-run")
+    asked = cli("run", "plan.yaml", "--dry-run", "--show-values")
+    assert silent.returncode == asked.returncode == 6
+    assert "No 0" not in silent.stdout + silent.stderr
+    assert 'found "No 0"' in " ".join(asked.stdout.split())
+
+    small(places)
+    assert cli("run", "plan.yaml").returncode == 0
+    batch = records(60)
+    objects = [dict(each) for each in batch.metadata]
+    objects[5]["year"] = 4711
+    (places.folder / "target.parquet").unlink()
+    places.fill(places.options("files", "target"), batch.with_(metadata=Metadata.of(objects)))
+    (run,) = (places.folder / ".runner" / "plan" / "runs").iterdir()
+    reports = ["verify.json", "verify.md", "verify.html"]
+
+    silent = cli("verify", "plan.yaml")
+    assert silent.returncode == 7
+    assert "metadata.year: value differs" in silent.stdout
+    assert "4711" not in silent.stdout + "".join((run / each).read_text() for each in reports)
+    asked = cli("verify", "plan.yaml", "--show-values")
+    assert "found 4711, expected 1995" in asked.stdout
+    for each in reports:
+        assert "found 4711, expected 1995" in (run / each).read_text()
+
+
+def test_a_report_holds_values_only_if_the_run_was_asked_and_the_reader_asks(
+    places: Places,
+) -> None:
+    plan = load_plan(small(places, validation={"checksum": "none", "queries": "none"}))
+    plan.run(spoiling(places), show_values=True)
+    (run,) = (places.folder / ".runner" / "plan" / "runs").iterdir()
+    assert "found 4711, expected 1995" in (run / "report.md").read_text()
+    assert "4711" not in json.dumps(to_json(plan.report()))
+    assert "found 4711, expected 1995" in json.dumps(to_json(plan.report(show_values=True)))
+
+
+def spoiling(places: Places) -> Callable[[ProgressEvent], None]:
+    """A listener that changes a value in the target before the checks."""
+
+    def tell(event: ProgressEvent) -> None:
+        if event.message == "metadata":
+            batch = records(60)
+            objects = [dict(each) for each in batch.metadata]
+            objects[5]["year"] = 4711
+            (places.folder / "target.parquet").unlink()
+            changed = batch.with_(metadata=Metadata.of(objects))
+            places.fill(places.options("files", "target"), changed)
+
+    return tell
 
 
 def plain_records(batch: Batch) -> Iterator[dict[str, Any]]:
