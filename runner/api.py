@@ -77,8 +77,11 @@ from runner.steps.rollback import Rollback, Undo, in_flight_batches
 from runner.steps.state import RunFolder, State
 from runner.stores import open_store, store_class
 from runner.stores.base import Access, Store, Target
+from runner.words import plural
 
 __all__ = ["Plan", "load_plan"]
+
+_RATE_WINDOW_S = 30.0
 
 
 def load_plan(
@@ -121,6 +124,15 @@ class _Sight:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What one part of a run, up to a stop or to the end, goes by."""
+
+    command: str
+    stop: Stop
+    show_values: bool
+
+
 class Plan:
     """A loaded plan: compile it, try it, run it, prove it, take it back.
 
@@ -150,16 +162,19 @@ class Plan:
         ):
             return sight.compiled
 
-    def dry_run(self, allow: Iterable[str] = (), *, strict: bool = False) -> DryRunResult:
+    def dry_run(
+        self, allow: Iterable[str] = (), *, strict: bool = False, show_values: bool = False
+    ) -> DryRunResult:
         """Everything a run would do, seen without writing anything anywhere.
 
         Args:
             allow: Hazards to allow besides those of the plan.
             strict: Every warning is a problem, as in a run.
+            show_values: Whether problems may hold the values that led to them.
         """
         with (
             self._scratch() as scratch,
-            self._sight(scratch, allow, "preview", _patience()) as sight,
+            self._sight(scratch, allow, "preview", _patience(), show_values=show_values) as sight,
         ):
             compiled, found = sight.compiled, sight.found
             if strict:
@@ -216,6 +231,7 @@ class Plan:
         restart: bool = False,
         strict: bool = False,
         stop: Stop | None = None,
+        show_values: bool = False,
     ) -> RunResult:
         """Run the plan; go on with an unfinished run; after success, give its result again.
 
@@ -226,11 +242,13 @@ class Plan:
             strict: Refuse, before anything is written, whatever there is a warning of; a run
                 that began with warnings is not gone on with, nor shown again.
             stop: Lets another thread end the run after the batches in flight.
+            show_values: Whether journal, results and errors may hold the values that differ.
 
         Raises:
             RunnerError: The run did not come to its end; it can be resumed.
         """
         listener = progress or _silent
+        part = _Part("run", stop or Stop(), show_values)
         with self.state.lock():
             newest = self.state.newest()
             if newest is not None and not restart:
@@ -242,17 +260,23 @@ class Plan:
                     if strict and not ended and (same or not finished):
                         raise_faults(faults_of_warnings(warnings_of(journal)))
                     if not ended and finished and same:
-                        return self._again(newest, journal)
+                        return self._again(newest, journal, show_values=show_values)
                     if not ended and not finished:
-                        return self._go_on(newest, journal, listener, stop, "run", allow)
+                        return self._go_on(newest, journal, listener, part)
                 finally:
                     journal.close()
             elif newest is not None:
                 self._abandon(newest)
-            return self._start(listener, allow, stop, strict=strict)
+            return self._start(listener, allow, part, strict=strict)
 
-    def resume(self, progress: Listener | None = None, *, stop: Stop | None = None) -> RunResult:
-        """Go on with the unfinished run.
+    def resume(
+        self,
+        progress: Listener | None = None,
+        *,
+        stop: Stop | None = None,
+        show_values: bool = False,
+    ) -> RunResult:
+        """Go on with the unfinished run; the arguments are those of `run`.
 
         Raises:
             JournalError: There is none.
@@ -265,11 +289,12 @@ class Plan:
                         f"the run {folder.run_id} is finished; there is nothing to resume",
                         "`runner verify` checks it again, `runner report` shows its result",
                     )
-                return self._go_on(folder, journal, progress or _silent, stop, "resume", ())
+                part = _Part("resume", stop or Stop(), show_values)
+                return self._go_on(folder, journal, progress or _silent, part)
             finally:
                 journal.close()
 
-    def verify(self, progress: Listener | None = None) -> RunResult:
+    def verify(self, progress: Listener | None = None, *, show_values: bool = False) -> RunResult:
         """Check the newest run again: both ends as they are now, every record re-read."""
         listener = progress or _silent
         retrying = _patience()
@@ -300,6 +325,7 @@ class Plan:
                     held_before=journal.fact("held_before", 0),
                     limited=self.document.limit is not None,
                     fingerprint=journal.fact("fingerprint", ""),
+                    show_values=show_values,
                 )
 
                 def tell(name: str) -> None:
@@ -317,20 +343,25 @@ class Plan:
                     steps,
                     command="verify",
                     report=folder.path / "verify.html",
-                    next_acts=self._next(journal, _verdict_of(checks)),
+                    next_acts=self._next(journal, _verdict_of(checks), "runner verify"),
                     checks=tuple(checks),
                     target=about,
+                    show_values=show_values,
                 )
             _write_report(result, folder.path, "verify")
             return result
         finally:
             journal.close()
 
-    def report(self) -> RunResult:
-        """The result of the newest run, out of its journal."""
+    def report(self, *, show_values: bool = False) -> RunResult:
+        """The result of the newest run, out of its journal.
+
+        Args:
+            show_values: Whether it may hold values, which only runs that were asked to keep.
+        """
         folder, journal = self._newest_journal("report", read_only=True)
         try:
-            return self._result(folder, journal, "run")
+            return self._result(folder, journal, "run", show_values=show_values)
         finally:
             journal.close()
 
@@ -429,7 +460,7 @@ class Plan:
     # parts of a run
 
     def _start(
-        self, listener: Listener, allow: Iterable[str], stop: Stop | None, *, strict: bool
+        self, listener: Listener, allow: Iterable[str], part: _Part, *, strict: bool
     ) -> RunResult:
         folder = self.state.new_run()
         try:
@@ -437,7 +468,13 @@ class Plan:
             listener(ProgressEvent(phase="preflight", message="looking at both ends"))
             with ExitStack() as stack:
                 sight = stack.enter_context(
-                    self._sight(folder.scratch, allow, folder.run_id, _patience(stop))
+                    self._sight(
+                        folder.scratch,
+                        allow,
+                        folder.run_id,
+                        _patience(part.stop),
+                        show_values=part.show_values,
+                    )
                 )
                 refuse_foreign_run(sight.found.target_mark, folder.run_id)
                 raise_faults((sight.compiled.strictly() if strict else sight.compiled).faults)
@@ -446,7 +483,7 @@ class Plan:
                 self._keep_facts(journal, folder, sight)
                 # the target was looked at for reading; now it is opened for writing
                 sight.target.close()
-                return self._execute(folder, journal, sight.source, listener, stop, "run")
+                return self._execute(folder, journal, sight.source, listener, part)
         finally:
             folder.clear_scratch()
             if not folder.journal.exists():
@@ -457,11 +494,9 @@ class Plan:
         folder: RunFolder,
         journal: Journal,
         listener: Listener,
-        stop: Stop | None,
-        command: str,
-        allow: Iterable[str],
+        part: _Part,
     ) -> RunResult:
-        del allow  # hazards were judged when the run began
+        # hazards were judged when the run began
         if journal.fact("fingerprint") != self._fingerprint():
             raise JournalError(
                 f"the plan has changed since the run {folder.run_id} began, in what it would "
@@ -472,7 +507,7 @@ class Plan:
         folder.clear_scratch()
         folder.scratch.mkdir(parents=True)
         try:
-            retrying = Retrying(stop or Stop())
+            retrying = Retrying(part.stop)
             with self._open("source", Access.READ, folder.scratch, retrying) as source:
                 if retrying.call("looking at the source", source.describe) is None:
                     raise _no_source(self.document, str(self._endpoint("source")))
@@ -485,7 +520,7 @@ class Plan:
                         message=f"going on with run {folder.run_id}",
                     )
                 )
-                return self._execute(folder, journal, source, listener, stop, command)
+                return self._execute(folder, journal, source, listener, part)
         finally:
             folder.clear_scratch()
 
@@ -495,11 +530,9 @@ class Plan:
         journal: Journal,
         source: Store,
         listener: Listener,
-        stop: Stop | None,
-        command: str,
+        part: _Part,
     ) -> RunResult:
-        stop = stop or Stop()
-        with self._open("target", Access.WRITE, folder.scratch, Retrying(stop)) as target:
+        with self._open("target", Access.WRITE, folder.scratch, Retrying(part.stop)) as target:
             assert isinstance(target, Target)
             execution = Execution(
                 self.document,
@@ -508,8 +541,9 @@ class Plan:
                 source,
                 target,
                 self._preparation_of(journal, target),
-                stop,
+                part.stop,
                 listener,
+                show_values=part.show_values,
             )
             try:
                 verdict = execution.run()
@@ -520,21 +554,23 @@ class Plan:
                     journal.keep("finished", finished=True, finished_at=_now())
             finally:
                 execution.close()
-        result = self._result(folder, journal, command)
+        result = self._result(folder, journal, part.command, show_values=part.show_values)
         _write_report(result, folder.path, "report")
         journal.export(folder.path)
         return result
 
-    def _again(self, folder: RunFolder, journal: Journal) -> RunResult:
+    def _again(self, folder: RunFolder, journal: Journal, *, show_values: bool) -> RunResult:
         """The result of a finished run; completes what a kill at the very end left undone."""
         folder.clear_scratch()
-        result = self._result(folder, journal, "run")
+        result = self._result(folder, journal, "run", show_values=show_values)
         if not (folder.path / "report.html").exists():
             _write_report(result, folder.path, "report")
             journal.export(folder.path)
         return result
 
-    def _result(self, folder: RunFolder, journal: Journal, command: str) -> RunResult:
+    def _result(
+        self, folder: RunFolder, journal: Journal, command: str, *, show_values: bool
+    ) -> RunResult:
         verdict = Verdict(journal.fact("verdict", Verdict.SKIPPED.value))
         return result_of(
             journal,
@@ -542,15 +578,16 @@ class Plan:
             command=command,
             report=folder.path / "report.html",
             next_acts=self._next(journal, verdict),
+            show_values=show_values,
         )
 
-    def _next(self, journal: Journal, verdict: Verdict) -> tuple[str, ...]:
+    def _next(self, journal: Journal, verdict: Verdict, again: str = "run") -> tuple[str, ...]:
         file = self.document.file
         back = f"runner rollback {file}    undoes this run"
         if verdict is Verdict.FAILED:
             return (
                 "look at the failures above; the report has all of them",
-                f"run {file}    checks again once the cause is mended",
+                f"{again} {file}    checks again once the cause is mended",
                 back,
             )
         replaced = any(each["kind"] == "swap" for each in journal.fact("steps", []))
@@ -686,7 +723,13 @@ class Plan:
 
     @contextmanager
     def _sight(
-        self, scratch: Path, allow: Iterable[str], run_id: str, retrying: Retrying
+        self,
+        scratch: Path,
+        allow: Iterable[str],
+        run_id: str,
+        retrying: Retrying,
+        *,
+        show_values: bool = False,
     ) -> Iterator[_Sight]:
         """Look at both ends, for reading, and compile."""
         allowed = self._allowed(allow)
@@ -709,6 +752,7 @@ class Plan:
                 run_id=run_id,
                 allowed=allowed,
                 known_write_rate=self._known_rate(),
+                show_values=show_values,
             )
             sides = retrying.call(
                 "looking at both ends", lambda: self._sides(found, source, target)
@@ -821,7 +865,7 @@ def _inspected(side: str, store: Store, spec: CollectionSpec | None) -> Inspecte
     inventory = take_inventory(batches)
     vectors = {
         name or "(unnamed)": " · ".join(
-            [f"{each.dim} dims", each.metric.value, each.dtype, each.fidelity.value]
+            [plural(each.dim, "dim"), each.metric.value, each.dtype, each.fidelity.value]
         )
         for name, each in spec.vectors.items()
     }
@@ -865,11 +909,10 @@ def _status_of(plan: Plan, folder: RunFolder, journal: Journal, running: bool) -
     totals = journal.totals()
     file = plan.document.file
     verdict = journal.fact("verdict")
-    copied = journal.fact("copy_seconds", 0.0)
-    points = journal.throughput()
-    if points:
-        copied = max(copied, points[-1][0])
-    rate = totals.records / copied if copied else None
+    total = journal.fact("records_before")
+    seconds = sum(journal.step_seconds().values())
+    updated_at = journal.last_audit_time()
+    rate = _rate_of(journal, totals.records, running=running)
     acts: tuple[str, ...]
     if journal.fact("rolled_back"):
         phase, acts = "rolled back", (f"run {file}",)
@@ -877,27 +920,55 @@ def _status_of(plan: Plan, folder: RunFolder, journal: Journal, running: bool) -
         phase, acts = "left behind", (f"run {file}",)
     elif journal.fact("finished", False):
         phase, acts = "finished", (f"runner report {file}", f"runner verify {file}")
+    elif running:
+        phase = journal.step_in_progress() or "beginning"
+        acts = ("nothing: it goes on by itself", f"runner status {file}    looks again")
+        seconds += _seconds_since(journal.step_began_at())
     else:
         phase = journal.step_in_progress() or "beginning"
-        acts = () if running else (f"runner resume {file}", f"runner rollback {file}")
+        acts = (
+            f"runner resume {file}    goes on from here",
+            f"runner rollback {file}    removes what this run created",
+        )
+    left = (total or 0) - totals.read
+    copying = running and phase == "copy"
     return StatusResult(
         name=plan.name,
         run_id=folder.run_id,
         phase=phase,
         running=running,
         records=totals.records,
-        total=journal.fact("records_before"),
+        total=total,
         size_bytes=totals.size_bytes,
-        seconds=sum(journal.step_seconds().values()),
+        seconds=seconds,
         rate_per_s=rate,
         dead_letters=totals.dead_letters,
         retries=journal.fact("retries", 0),
         verdict=Verdict(verdict) if verdict else None,
         started_at=journal.fact("started_at", ""),
-        updated_at=journal.last_audit_time(),
+        updated_at=updated_at,
         history=tuple(each.run_id for each in plan.state.run_folders()),
         next=acts,
+        eta_s=left / rate if copying and rate and left > 0 else None,
+        silent_s=_seconds_since(updated_at) if running else None,
     )
+
+
+def _rate_of(journal: Journal, records: int, *, running: bool) -> float | None:
+    """Records a second: of the last half minute while it runs, else over the whole copy."""
+    points = journal.throughput()
+    if running and points:
+        last = points[-1]
+        first = next(each for each in points if last[0] - each[0] <= _RATE_WINDOW_S)
+        if last[0] > first[0]:
+            return (last[1] - first[1]) / (last[0] - first[0])
+    copied = max(journal.fact("copy_seconds", 0.0), points[-1][0] if points else 0.0)
+    return records / copied if copied else None
+
+
+def _seconds_since(at: str) -> float:
+    """Seconds from an ISO 8601 time until now; 0 if there is none."""
+    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()) if at else 0.0
 
 
 def _rollback_result(

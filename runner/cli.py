@@ -96,6 +96,14 @@ def _parser() -> argparse.ArgumentParser:
         default="text",
         help="how to print the result (default: text)",
     )
+    valued = argparse.ArgumentParser(add_help=False)
+    valued.add_argument(
+        "--show-values",
+        action="store_true",
+        help="show values of records where they are wrong, and keep them in reports",
+    )
+    watched = argparse.ArgumentParser(add_help=False, parents=[shaped, valued])
+    watched.add_argument("--quiet", action="store_true", help="show the result, no progress")
     confirmed = argparse.ArgumentParser(add_help=False)
     confirmed.add_argument("--yes", action="store_true", help="do not ask")
 
@@ -125,14 +133,15 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(command=function)
         return made
 
-    _add_run_options(command("run", "run a plan, or try it with --dry-run", _run, planned, shaped))
+    run = command("run", "run a plan, or try it with --dry-run", _run, planned, watched)
+    _add_run_options(run)
     lint = command("lint", "check plans offline; no store is touched", _lint, common)
     lint.add_argument("paths", nargs="+", metavar="PLAN", help="plans, or folders of plans")
     command("inspect", "show what the source holds, and the target", _inspect, planned, shaped)
     command("status", "show how far the newest run is", _status, planned, shaped)
-    command("resume", "go on with an unfinished run", _resume, planned, shaped)
-    command("verify", "check the newest run again, from both ends", _verify, planned, shaped)
-    report = command("report", "show the result of the newest run", _report, planned)
+    command("resume", "go on with an unfinished run", _resume, planned, watched)
+    command("verify", "check the newest run again, from both ends", _verify, planned, watched)
+    report = command("report", "show the result of the newest run", _report, planned, valued)
     report.add_argument(
         "--format",
         choices=["text", "markdown", "json", "html"],
@@ -176,26 +185,36 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace, known: _Known) -> int:
     plan = _load(options, known, limit=options.limit)
     if options.dry_run:
-        result = plan.dry_run(options.allow, strict=options.strict)
+        result = plan.dry_run(options.allow, strict=options.strict, show_values=options.show_values)
         _show(result, options)
         return result.exit_code
     return _with_progress(
         plan,
         options,
         lambda tell, stop: plan.run(
-            tell, allow=options.allow, restart=options.restart, strict=options.strict, stop=stop
+            tell,
+            allow=options.allow,
+            restart=options.restart,
+            strict=options.strict,
+            stop=stop,
+            show_values=options.show_values,
         ),
     )
 
 
 def _resume(options: argparse.Namespace, known: _Known) -> int:
     plan = _load(options, known)
-    return _with_progress(plan, options, lambda tell, stop: plan.resume(tell, stop=stop))
+    show_values = options.show_values
+    return _with_progress(
+        plan, options, lambda tell, stop: plan.resume(tell, stop=stop, show_values=show_values)
+    )
 
 
 def _verify(options: argparse.Namespace, known: _Known) -> int:
     plan = _load(options, known)
-    return _with_progress(plan, options, lambda tell, _stop: plan.verify(tell))
+    return _with_progress(
+        plan, options, lambda tell, _stop: plan.verify(tell, show_values=options.show_values)
+    )
 
 
 def _lint(options: argparse.Namespace, known: _Known) -> int:
@@ -225,7 +244,7 @@ def _status(options: argparse.Namespace, known: _Known) -> int:
 
 
 def _report(options: argparse.Namespace, known: _Known) -> int:
-    result = _load(options, known).report()
+    result = _load(options, known).report(show_values=options.show_values)
     if options.format == "html":
         from runner.report.html import to_html
 
@@ -305,7 +324,8 @@ def _with_progress(plan: Plan, options: argparse.Namespace, act: Callable[[Any, 
     stop = Stop()
     shows_text = options.format == "text"
     try:
-        with _signals(stop), ProgressDisplay(_console(stderr=not shows_text)) as display:
+        console = _console(stderr=not shows_text, quiet=options.quiet)
+        with _signals(stop), ProgressDisplay(console) as display:
             result = act(display.tell, stop)
     except (StoppedError, PausedError) as error:
         text = _how_to_go_on(plan, error)
@@ -324,9 +344,9 @@ def _how_to_go_on(plan: Plan, error: StoppedError | PausedError) -> str:
         return f"{word}; nothing was written."
     total = "" if status.total is None else f" of {status.total:,}"
     return (
-        f"{word} after {status.records:,}{total} records. "
+        f"{word} after {status.records:,}{total} records.\n"
         "Nothing is lost; the target is incomplete.\n"
-        f"  run {file}    goes on from here\n"
+        f"  run {file}                goes on from here\n"
         f"  runner rollback {file}    removes what this run created"
     )
 
@@ -360,10 +380,10 @@ def _signals(stop: Stop) -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def _console(*, stderr: bool = False) -> Any:
+def _console(*, stderr: bool = False, quiet: bool = False) -> Any:
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+    return Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=False)
 
 
 def _show(result: Any, options: argparse.Namespace) -> None:

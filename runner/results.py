@@ -198,6 +198,8 @@ class CheckResult:
         coverage: What was looked at: ``all compared``, ``at most 0.3 % wrong (95 %)``.
         threshold: What the plan asked for, in words.
         failures: Ids, or queries, that are wrong, each with how; the first 100.
+        values: For each failure what was found and what was expected, cut short; empty
+            unless somebody asked for values.
         advice: A likely cause and what to look at; may be empty.
         evidence: Everything else as JSON values; for ``queries``:
             ``recall_source``, ``recall_target``, ``overlap`` (lists, one number a query),
@@ -214,6 +216,7 @@ class CheckResult:
     failures: tuple[str, ...] = ()
     advice: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -330,6 +333,11 @@ class StatusResult:
         phase: The step it is in, or ``finished``, ``rolled back``,
             ``left behind``, ``never run``.
         running: Whether a runner holds the lock now.
+        seconds: At work so far, all parts of the run added up.
+        rate_per_s: Records a second: of late if it is running, else on average.
+        eta_s: How long the copy will take yet, if it is running.
+        started_at, updated_at: When it began, and when it last gave a sign; ISO 8601.
+        silent_s: Seconds since that sign; None if it is not running.
     """
 
     name: str
@@ -349,6 +357,8 @@ class StatusResult:
     history: tuple[str, ...] = ()
     next: tuple[str, ...] = ()
     exit_code: int = 0
+    eta_s: float | None = None
+    silent_s: float | None = None
 
     @property
     def resumable(self) -> bool:

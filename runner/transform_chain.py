@@ -26,11 +26,10 @@ from runner.transform import (
     kind_in_words,
     reason_of,
 )
+from runner.words import shown_value
 
-__all__ = ["Applied", "Chain", "DeadLetter", "Example", "LoadedStep", "StepStats"]
+__all__ = ["Applied", "Chain", "DeadLetter", "LoadedStep", "StepStats"]
 
-_EXAMPLES = 5
-_SHOWN_CHARACTERS = 60
 _SET_ASIDE = "set aside by the transform"
 
 
@@ -61,27 +60,14 @@ class DeadLetter:
         id, namespace: As they came into the chain.
         step: The transform's path in the plan.
         reason: Why; never a value.
+        value: What the field held, cut short; for those who ask for values.
     """
 
     id: Id
     namespace: str
     step: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Example:
-    """A value that a transform could not handle; for screens with ``--show-values`` only.
-
-    Attributes:
-        id: The record's.
-        field: The metadata field; empty if the record as a whole failed.
-        value: What was in it, cut short.
-    """
-
-    id: Id
-    field: str
-    value: str
+    value: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -93,14 +79,12 @@ class StepStats:
         changed: Records that went on and are different.
         failed: Records it could not handle or set aside, whatever became of them.
         failed_fields: Field → records in which it could not be computed.
-        examples: The first five failures.
     """
 
     seen: int
     changed: int
     failed: int
     failed_fields: Mapping[str, int] = field(default_factory=dict)
-    examples: tuple[Example, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -200,17 +184,17 @@ def _apply_step(step: LoadedStep, batch: Batch, dead: list[DeadLetter]) -> tuple
         seen=len(batch),
         changed=changed,
         failed=len(failed) + len(outcome.aside),
-        failed_fields=Counter(
-            each.field for each in outcome.failures if each.field
-        ),
-        examples=_examples(batch, failed),
-    )  # fmt: skip
+        failed_fields=Counter(each.field for each in outcome.failures if each.field),
+    )
     if not reasons:
         return outcome.batch, stats
     dead += [
-        DeadLetter(batch.ids[row], batch.namespace, step.path, reasons[row])
+        DeadLetter(
+            batch.ids[row], batch.namespace, step.path, reasons[row],
+            _held(batch, row, failed.get(row, [])),
+        )
         for row in sorted(reasons)
-    ]
+    ]  # fmt: skip
     return outcome.batch.take([row for row in range(len(batch)) if row not in reasons]), stats
 
 
@@ -274,16 +258,10 @@ def _same(left: Any, right: Any) -> bool:
     return left is right or (type(left) is str and left == right)
 
 
-def _examples(batch: Batch, failed: Mapping[int, list[Failure]]) -> tuple[Example, ...]:
-    found = []
-    for row in list(failed)[:_EXAMPLES]:
-        name = failed[row][0].field
-        value = batch.metadata[row].get(name) if name else batch.metadata[row]
-        shown = repr(value)
-        if len(shown) > _SHOWN_CHARACTERS:
-            shown = shown[: _SHOWN_CHARACTERS - 1] + "…"
-        found.append(Example(batch.ids[row], name, shown))
-    return tuple(found)
+def _held(batch: Batch, row: int, failures: Sequence[Failure]) -> str:
+    """What stood in the field that failed first, or ``""`` if none is named."""
+    names = [each.field for each in failures if each.field]
+    return shown_value(batch.metadata[row].get(names[0])) if names else ""
 
 
 # transforms of metadata

@@ -39,10 +39,10 @@ from runner.transform import (
     TransformArgsError,
 )
 from runner.transform_args import bind, pair
-from runner.transform_chain import Applied, Chain, DeadLetter, Example, LoadedStep, StepStats
+from runner.transform_chain import Applied, Chain, DeadLetter, LoadedStep, StepStats
 
 __all__ = [
-    "Applied", "Chain", "DeadLetter", "Example", "StepStats", "bundled_names",
+    "Applied", "Chain", "DeadLetter", "StepStats", "bundled_names",
     "lint_step", "load_chain",
 ]  # fmt: skip
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
 
 from runner.errors import Id
 
@@ -18,6 +20,7 @@ __all__ = [
     "clean",
     "clock",
     "duration",
+    "moment",
     "number",
     "plural",
     "rate",
@@ -25,11 +28,13 @@ __all__ = [
     "shortened",
     "shown",
     "shown_list",
+    "shown_value",
     "size",
     "words_of",
 ]  # fmt: skip
 
 _LONGEST_ID = 60
+_LONGEST_VALUE = 60
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 _HAIR = "\N{HORIZONTAL ELLIPSIS}"
 
@@ -55,6 +60,13 @@ def shown_list(identifiers: Iterable[Id], most: int = 3) -> str:
     ids = list(identifiers)
     more = f" {_HAIR}" if len(ids) > most else ""
     return ", ".join(shown(each) for each in ids[:most]) + more
+
+
+def shown_value(value: Any) -> str:
+    """A value of a record in one short line; only for those who asked for values."""
+    if isinstance(value, str):
+        return shown(value, _LONGEST_VALUE)
+    return brief(repr(value), _LONGEST_VALUE)
 
 
 def clean(text: str, keep: str = "") -> str:
@@ -137,6 +149,15 @@ def clock(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}:{whole % 60:02}"
     return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"
+
+
+def moment(at: str) -> str:
+    """A time in ISO 8601 as people read it: ``2026-11-23 10:15:00 UTC``."""
+    try:
+        found = datetime.fromisoformat(at)
+    except ValueError:
+        return clean(at)
+    return found.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def share(part: int, whole: int) -> str:

@@ -8,14 +8,16 @@ capabilities state; everything else stays exact.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from struct import pack, unpack
 from typing import Any
 
 import numpy as np
 
 from runner.model import Batch, BoolArray, Capabilities, Fidelity, FloatArray, Id, VectorSpec
-from runner.words import shown
+from runner.words import shown, shown_value
+
+_NOTHING = object()
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,29 @@ class Difference:
         id: Its id on the target.
         what: ``missing``, ``vector differs by 0.01``, ``metadata.year: int, expected text`` …
             Never a value.
+        expected, found: The values that differ, for those who ask for them.
     """
 
     id: Id
     what: str
+    expected: Any = field(default=_NOTHING, repr=False)
+    found: Any = field(default=_NOTHING, repr=False)
 
     def __str__(self) -> str:
         return f"{shown(self.id)}: {self.what}"
+
+    @property
+    def values(self) -> str:
+        """``found "1991", expected 1990``, each cut short; empty if the record is missing."""
+        if self.expected is _NOTHING and self.found is _NOTHING:
+            return ""
+        return f"found {_shown(self.found)}, expected {_shown(self.expected)}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return shown_value([float(f"{each:.6g}") for each in value[:20]])
+    return "nothing" if value is _NOTHING else shown_value(value)
 
 
 def differences(
@@ -65,7 +83,7 @@ def differences(
         found += _column_differences(kind, expected, actual)
     if expected.documents != actual.documents:
         found += [
-            Difference(each, "document differs")
+            Difference(each, "document differs", sent, came)
             for each, sent, came in zip(
                 expected.ids, expected.documents, actual.documents, strict=True
             )
@@ -78,9 +96,9 @@ def differences(
         pairs = zip(expected.ids, expected.metadata, actual.metadata, strict=True)
         for row, (each, sent_object, came_object) in enumerate(pairs):
             if sent_texts[row] != came_texts[row]:
-                what = value_difference(sent_object, came_object, capabilities)
-                if what:
-                    found.append(Difference(each, f"metadata{what}"))
+                inside = value_difference(sent_object, came_object, capabilities)
+                if inside:
+                    found.append(Difference(each, f"metadata{inside[0]}", *inside[1:]))
     return found
 
 
@@ -120,7 +138,8 @@ def _vector_differences(
         wrong &= sent_mask & came_mask
     for row in np.flatnonzero(wrong):
         distance = float(np.linalg.norm(sent[row].astype(np.float64) - came[row]))
-        found.append(Difference(expected.ids[row], f"{label} differs by {distance:.3g}"))
+        what = f"{label} differs by {distance:.3g}"
+        found.append(Difference(expected.ids[row], what, sent[row], came[row]))
     return found
 
 
@@ -164,31 +183,37 @@ def _column_differences(kind: str, expected: Batch, actual: Batch) -> list[Diffe
     return found
 
 
-def value_difference(sent: Any, came: Any, capabilities: Capabilities) -> str:
-    """Where and how two metadata values differ, as ``.year: int, expected text``; empty if not."""
+def value_difference(
+    sent: Any, came: Any, capabilities: Capabilities
+) -> tuple[str, Any, Any] | None:
+    """Where and how two metadata values differ, as ``.year: int, expected text``; None if not.
+
+    Beside the words, which never hold a value, what was sent there and what came.
+    """
     if isinstance(sent, dict) and isinstance(came, dict):
         for key in sent.keys() - came.keys():
-            return f".{key}: missing"
+            return f".{key}: missing", sent[key], _NOTHING
         for key in came.keys() - sent.keys():
-            return f".{key}: unexpected"
+            return f".{key}: unexpected", _NOTHING, came[key]
         for key, value in sent.items():
             inside = value_difference(value, came[key], capabilities)
             if inside:
-                return f".{key}{inside}"
-        return ""
+                return f".{key}{inside[0]}", *inside[1:]
+        return None
     if isinstance(sent, list) and isinstance(came, list):
         if len(sent) != len(came):
-            return f": {len(came)} items, expected {len(sent)}"
+            return f": {len(came)} items, expected {len(sent)}", sent, came
         for place, (one, other) in enumerate(zip(sent, came, strict=True)):
             inside = value_difference(one, other, capabilities)
             if inside:
-                return f"[{place}]{inside}"
-        return ""
+                return f"[{place}]{inside[0]}", *inside[1:]
+        return None
     if type(sent) is not type(came):
-        return f": {type(came).__name__}, expected {type(sent).__name__}"
+        return f": {type(came).__name__}, expected {type(sent).__name__}", sent, came
     if isinstance(sent, float):
-        return "" if _same_double(sent, came, capabilities) else ": number differs"
-    return "" if sent == came else ": value differs"
+        same = _same_double(sent, came, capabilities)
+        return None if same else (": number differs", sent, came)
+    return None if sent == came else (": value differs", sent, came)
 
 
 def _same_double(sent: float, came: float, capabilities: Capabilities) -> bool:

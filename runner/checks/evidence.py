@@ -43,7 +43,7 @@ from runner.model import (
 from runner.plan.model import QueryCheck, Validation
 from runner.results import CheckResult, Verdict
 from runner.stores.base import Searchable, Source, Target
-from runner.words import shown
+from runner.words import plural, shown
 
 _SHOWN = 100
 _FETCH = 1000
@@ -64,7 +64,7 @@ class Ends:
         held_before: How many records the target held before the copy.
         limited: Whether only a part of the source was asked for.
         fingerprint: Seeds the samples.
-        target_name: Of the target's store, for messages.
+        show_values: Whether results are to hold the values that differ.
     """
 
     source: Source
@@ -77,6 +77,7 @@ class Ends:
     held_before: int
     limited: bool
     fingerprint: str
+    show_values: bool
 
 
 def count_check(ends: Ends) -> CheckResult:
@@ -296,6 +297,7 @@ def metadata_check(ends: Ends, sample: int) -> CheckResult:
     ids = _sample_source_ids(ends, "metadata", sample)
     compared = 0
     failures: list[str] = []
+    values: list[str] = []
     wrong = 0
     for at in range(0, len(ids), _FETCH):
         prepared = ends.preparation.prepare(ends.source.fetch(ids[at : at + _FETCH]))
@@ -306,14 +308,16 @@ def metadata_check(ends: Ends, sample: int) -> CheckResult:
         )
         compared += len(expected)
         wrong += len({(type(each.id), each.id) for each in found})
-        failures += [str(each) for each in found[: _SHOWN - len(failures)]]
+        named = found[: _SHOWN - len(failures)]
+        failures += [str(each) for each in named]
+        values += [each.values for each in named if ends.show_values]
     if not compared:
         return CheckResult("metadata", Verdict.SKIPPED, "nothing to compare")
     everything = compared >= ends.journal.totals().records
     if everything:
         coverage = "all compared"
     elif wrong:
-        coverage = f"{wrong / compared:.1%} of the sample"
+        coverage = f"{100 * wrong / compared:.2g} % of the sample"
     else:
         coverage = f"at most {100 * fault_rate_bound(compared):.2g} % wrong (95 %)"
     return CheckResult(
@@ -324,6 +328,7 @@ def metadata_check(ends: Ends, sample: int) -> CheckResult:
         threshold="all of the sample identical",
         failures=tuple(failures),
         evidence={"compared": compared, "wrong": wrong},
+        values=tuple(values),
     )
 
 
@@ -350,11 +355,12 @@ def dead_letters_check(ends: Ends, allowed: int) -> CheckResult:
     return CheckResult(
         name="dead letters",
         verdict=Verdict.FAILED if total > allowed else Verdict.PASSED,
-        summary=f"{total:,} set aside",
+        summary=f"{plural(total, 'record')}: dead_letters.jsonl beside the report"
+        if total
+        else "none",
         coverage="all counted",
         threshold=f"at most {allowed:,}",
         failures=tuple(f"{shown(each.id)}: {each.step}: {each.reason}" for each in dead),
-        advice="see dead_letters.jsonl beside the report" if total else "",
         evidence={"dead_letters": total, "allowed": allowed},
     )
 
@@ -636,11 +642,11 @@ def evidence_of(result: CheckResult) -> dict[str, Any]:
         "failures": list(result.failures),
         "advice": result.advice,
         "evidence": dict(result.evidence),
+        "values": list(result.values),
     }
 
 
 def result_from(found: dict[str, Any]) -> CheckResult:
     """The result that `evidence_of` made."""
-    return CheckResult(
-        **{**found, "verdict": Verdict(found["verdict"]), "failures": tuple(found["failures"])}
-    )
+    lists = {name: tuple(found[name]) for name in ("failures", "values")}
+    return CheckResult(**{**found, **lists, "verdict": Verdict(found["verdict"])})

@@ -6,7 +6,9 @@ record, what was lost or set aside, and a line of the hash-chained audit.  Batch
 finish out of order: a partition's cursor is that of its last batch before the first
 gap, and a resume forgets the batches after it and copies them again.
 
-The file is private to its owner (0600); ids stand in it, values and secrets do not.
+The file is private to its owner (0600).  Ids stand in it, and of records that were set
+aside everything: their vector, document and metadata.  Other records' values stand in it
+only where somebody asked for them to be shown; the plan's secrets never do.
 """
 
 from __future__ import annotations
@@ -29,11 +31,13 @@ import numpy as np
 
 from runner import jsonvalues
 from runner.checks.digest import DIGEST_BYTES, Digests
+from runner.copy.dead_letters import DeadLetterRow, id_from_text, id_to_text, line_of
 from runner.copy.fit import Loss
 from runner.errors import JournalError
 from runner.model import Id, Partition
+from runner.words import clean
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -54,7 +58,7 @@ CREATE TABLE batches (
 ) WITHOUT ROWID;
 CREATE TABLE dead_letters (
     partition INTEGER NOT NULL, batch INTEGER NOT NULL, id TEXT NOT NULL, namespace TEXT NOT NULL,
-    step TEXT NOT NULL, reason TEXT NOT NULL
+    step TEXT NOT NULL, reason TEXT NOT NULL, record BLOB NOT NULL
 );
 CREATE TABLE present_before (number INTEGER PRIMARY KEY, ids BLOB NOT NULL);
 CREATE TABLE throughput (at_s REAL NOT NULL, records INTEGER NOT NULL, size_bytes INTEGER NOT NULL);
@@ -63,16 +67,6 @@ CREATE TABLE audit (
     hash TEXT NOT NULL
 );
 """
-
-
-@dataclass(frozen=True)
-class DeadLetterRow:
-    """One record that was set aside: its source id, where and why."""
-
-    id: Id
-    namespace: str
-    step: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -90,7 +84,7 @@ class BatchRow:
         namespace: Of all of them.
         losses: Loss → records.
         transforms: Transform path → ``[seen, changed, failed]``.
-        dead_letters: What was set aside.
+        dead_letters: What was set aside, each with its record.
     """
 
     partition: int
@@ -269,6 +263,14 @@ class Journal:
             ).fetchone()
         return "" if row is None else str(row[0])
 
+    def step_began_at(self) -> str:
+        """When the step in progress was last begun, ISO 8601; empty if there is none."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT started_at FROM steps WHERE state = 'intent' ORDER BY number LIMIT 1"
+            ).fetchone()
+        return "" if row is None else str(row[0])
+
     def begin_step(self, number: int, kind: str) -> None:
         """Note the intent before the act."""
         with self._transaction() as db:
@@ -349,11 +351,11 @@ class Journal:
                 ),
             )  # fmt: skip
             db.executemany(
-                "INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
-                        row.partition, row.number, jsonvalues.dumps(each.id).decode(),
-                        each.namespace, each.step, each.reason,
+                        row.partition, row.number, id_to_text(each.id), each.namespace,
+                        each.step, clean(each.reason), each.record,
                     )
                     for each in row.dead_letters
                 ],
@@ -451,16 +453,31 @@ class Journal:
         return {path: (seen, changed, failed) for path, (seen, changed, failed) in sums.items()}
 
     def dead_letters(self, limit: int | None = None) -> list[DeadLetterRow]:
-        """What was set aside, in the order it was met."""
+        """What was set aside, in the order it was met, without the records themselves."""
         with self._lock:
             rows = self._db.execute(
                 "SELECT id, namespace, step, reason FROM dead_letters ORDER BY rowid LIMIT ?",
                 (-1 if limit is None else limit,),
             ).fetchall()
         return [
-            DeadLetterRow(jsonvalues.loads(each), namespace, step, reason)
+            DeadLetterRow(id_from_text(each), namespace, step, reason)
             for each, namespace, step, reason in rows
         ]
+
+    def dead_letter_lines(self) -> Iterator[dict[str, Any]]:
+        """What was set aside, as it is exported; one record in memory at a time."""
+        last = 0
+        while True:
+            with self._lock:
+                row = self._db.execute(
+                    "SELECT rowid, id, namespace, step, reason, record FROM dead_letters "
+                    "WHERE rowid > ? ORDER BY rowid LIMIT 1",
+                    (last,),
+                ).fetchone()
+            if row is None:
+                return
+            last, each, namespace, step, reason, record = row
+            yield line_of(DeadLetterRow(id_from_text(each), namespace, step, reason, record))
 
     # an existing target that is appended to
 
@@ -552,20 +569,8 @@ class Journal:
     def export(self, folder: Path) -> None:
         """Write ``audit.jsonl`` and, if there are any, ``dead_letters.jsonl`` into *folder*."""
         _write_lines(folder / "audit.jsonl", self.audit_lines())
-        dead = self.dead_letters()
-        if dead:
-            _write_lines(
-                folder / "dead_letters.jsonl",
-                (
-                    {
-                        "id": each.id,
-                        "namespace": each.namespace,
-                        "step": each.step,
-                        "reason": each.reason,
-                    }
-                    for each in dead
-                ),
-            )
+        if self.dead_letters(1):
+            _write_lines(folder / "dead_letters.jsonl", self.dead_letter_lines())
 
 
 def audit_hash(previous: str, number: int, at: str, event: str, facts: str) -> str:

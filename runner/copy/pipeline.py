@@ -19,7 +19,8 @@ import numpy as np
 
 from runner.checks.compare import Difference, differences
 from runner.checks.digest import DIGEST_BYTES, record_digests
-from runner.copy.journal import BatchRow, DeadLetterRow, Journal, PartitionState
+from runner.copy.dead_letters import DeadLetterRow, with_records
+from runner.copy.journal import BatchRow, Journal, PartitionState
 from runner.copy.prepare import Preparation, Prepared
 from runner.copy.retry import Retrying, Stop
 from runner.errors import (
@@ -48,6 +49,7 @@ class CopySettings:
         doubtful: How many records of each partition may be on the target already, because
             they were in flight when an earlier part of the run broke off.
         append: Whether records may be there already, anywhere.
+        show_values: Whether an error may hold the values that differ.
     """
 
     batch_size: BatchSize
@@ -60,6 +62,7 @@ class CopySettings:
     limit: int | None = None
     doubtful: int = 0
     append: bool = False
+    show_values: bool = False
 
 
 @dataclass
@@ -285,7 +288,7 @@ class Copier:
             )
             found = differences(batch, came, self.target.capabilities, self.settings.vectors)
             if found:
-                raise _mismatch(found, batch)
+                raise _mismatch(found, batch, show_values=self.settings.show_values)
             verified = True
             if self.settings.digests:
                 digests = record_digests(came)
@@ -305,7 +308,7 @@ class Copier:
                 namespace=batch.namespace,
                 losses=prepared.losses,
                 transforms=prepared.transforms,
-                dead_letters=prepared.dead_letters,
+                dead_letters=with_records(prepared.dead_letters, item.page.batch),
             )
         )
         self._note_done(item, len(batch), size_bytes, len(prepared.dead_letters), verified)
@@ -403,8 +406,13 @@ def records_in_flight(batch_size: BatchSize, writers: int) -> int:
     return batch_size.records * (2 * writers + 1)
 
 
-def _mismatch(found: list[Difference], batch: Batch) -> CheckFailedError:
-    shown = "\n".join(f"  {each}" for each in found[:10])
+def _mismatch(found: list[Difference], batch: Batch, *, show_values: bool) -> CheckFailedError:
+    lines = []
+    for each in found[:10]:
+        lines.append(f"  {each}")
+        if show_values and each.values:
+            lines.append(f"    {each.values}")
+    shown = "\n".join(lines)
     more = f"\n  … and {len(found) - 10:,} more" if len(found) > 10 else ""
     return CheckFailedError(
         f"{len(found):,} of {len(batch):,} records that were read back differ from what was "

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from runner.copy.dead_letters import DeadLetterRow
 from runner.copy.fit import Fitting, Loss, unfitted
 from runner.copy.ids import ORIGINAL_ID, IdMap, restored
-from runner.copy.journal import DeadLetterRow
 from runner.model import Batch, Id, Metadata, Select
 from runner.transform_loader import Chain
 
@@ -99,9 +99,12 @@ class Preparation:
                 for each, source in zip(batch.ids, source_ids, strict=True)
             }
             dead += [
-                DeadLetterRow(known[type(each.id), each.id], each.namespace, each.step, each.reason)
+                DeadLetterRow(
+                    known[type(each.id), each.id], each.namespace, each.step, each.reason,
+                    value=each.value,
+                )
                 for each in applied.dead
-            ]
+            ]  # fmt: skip
             source_ids = [known[type(each), each] for each in applied.batch.ids]
         counts = {
             path: (each.seen, each.changed, each.failed) for path, each in applied.stats.items()

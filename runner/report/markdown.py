@@ -27,7 +27,9 @@ from runner.words import (
     about,
     brief,
     clean,
+    clock,
     duration,
+    moment,
     number,
     plural,
     rate,
@@ -115,7 +117,7 @@ def _run(result: RunResult) -> list[str]:
         f"## {_verdict(result.verdict)}: {_text(result.name)}",
         _text(result.description),
         f"{_text(words_of(result.command)).capitalize()} {_code(result.run_id)} · "
-        + " · ".join(facts),
+        f"begun {_text(moment(result.started_at))} · " + " · ".join(facts),
         _section(
             "Checks",
             _table(
@@ -156,7 +158,11 @@ def _run(result: RunResult) -> list[str]:
 
 
 def _failed_check(check: CheckResult) -> str:
-    rows = [_text(each) for each in check.failures[:_FAILURES]]
+    values = check.values or [""] * len(check.failures)
+    rows = [
+        _text(each) + (f": {_code(value)}" if value else "")
+        for each, value in list(zip(check.failures, values, strict=True))[:_FAILURES]
+    ]
     if len(check.failures) > _FAILURES:
         rows.append(f"and {number(len(check.failures) - _FAILURES)} more in the report")
     parts = [_section(f"{_text(check.name)} failed", _bullets(rows) or _text(check.summary))]
@@ -215,10 +221,12 @@ def _status(result: StatusResult) -> list[str]:
     if result.run_id:
         whole = "" if result.total is None else f" of {number(result.total)}"
         facts = [
-            f"run {_code(result.run_id)}, begun {_text(result.started_at)}, "
-            f"last sign {_text(result.updated_at)}",
+            f"run {_code(result.run_id)}, begun {_text(moment(result.started_at))}, at work for "
+            f"{duration(result.seconds)}, last sign {_text(moment(result.updated_at))}"
+            + ("" if result.silent_s is None else f", {about(result.silent_s)} ago"),
             f"{number(result.records)}{whole} records · {size(result.size_bytes)}"
-            + (f" · {rate(result.rate_per_s)}" if result.rate_per_s else ""),
+            + (f" · {rate(result.rate_per_s)}" if result.rate_per_s else "")
+            + ("" if result.eta_s is None else f" · {clock(result.eta_s)} left"),
             f"{number(result.dead_letters)} set aside · "
             + plural(result.retries, "retry", "retries"),
         ]
@@ -253,7 +261,7 @@ def _rollback(result: RollbackResult) -> list[str]:
 
 def _ends(source: Side, target: Side) -> str:
     return _table(
-        ("", "store", "place", "records", "dims", "metric", "state"),
+        ("", "store", "place", "records", "dims", "metric", "index", "storage", "state"),
         [
             (
                 word,
@@ -262,6 +270,8 @@ def _ends(source: Side, target: Side) -> str:
                 "" if side.records is None else number(side.records),
                 "" if side.dim is None else number(side.dim),
                 _text(side.metric),
+                _text(side.index),
+                "" if side.storage_bytes is None else size(side.storage_bytes),
                 _text(side.state),
             )
             for word, side in (("from", source), ("to", target))

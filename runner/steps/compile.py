@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from runner.copy.dead_letters import DeadLetterRow
 from runner.copy.fit import Loss
 from runner.copy.ids import IdMap
 from runner.errors import CapabilityError, HazardError, PlanError, RunnerError, TransformError
@@ -140,6 +141,7 @@ def compile_plan(
     run_id: str,
     allowed: Mapping[Hazard, str],
     known_write_rate: tuple[float, str] | None = None,
+    show_values: bool = False,
 ) -> Compiled:
     """The steps of *document*.
 
@@ -151,12 +153,13 @@ def compile_plan(
         run_id: Names the staging collection of a replacement.
         allowed: Hazard → who allowed it: ``plan``, or ``--allow`` with a user's name.
         known_write_rate: Records a second, and the run it was measured in.
+        show_values: Whether faults may hold the values that led to them.
     """
     faults = [
         *_store_faults(document, found),
         *_shape_faults(document, found, target[1]),
         *_id_faults(document, found),
-        *_sample_faults(document, found),
+        *_sample_faults(document, found, show_values=show_values),
     ]
     collection = found.collection
     steps = _steps(document, found, collection, source[1], target[1], run_id)
@@ -320,19 +323,22 @@ def _id_faults(document: PlanDocument, found: Preflight) -> list[Fault]:
     ]
 
 
-def _sample_faults(document: PlanDocument, found: Preflight) -> list[Fault]:
+def _sample_faults(document: PlanDocument, found: Preflight, *, show_values: bool) -> list[Fault]:
     """What the sample shows would stop the run, or set aside more than the plan lets pass."""
     dead = len(found.dead_letters)
     if not dead or dead <= document.validation.max_dead_letters:
         return []
-    grouped: dict[tuple[str, str], list[str]] = {}
+    grouped: dict[tuple[str, str], list[DeadLetterRow]] = {}
     for each in found.dead_letters:
-        grouped.setdefault((each.step, each.reason), []).append(shown(each.id))
+        grouped.setdefault((each.step, each.reason), []).append(each)
     policies = {each.path: each.on_error for each in document.transforms}
     faults = []
-    for (step, reason), ids in grouped.items():
-        count = "1 record" if len(ids) == 1 else f"{len(ids):,} records"
-        what = f"{count} of {found.before.records:,} looked at, e.g. id {ids[0]}: {reason}"
+    for (step, reason), rows in grouped.items():
+        count = "1 record" if len(rows) == 1 else f"{len(rows):,} records"
+        what = f"{count} of {found.before.records:,} looked at, e.g. id {shown(rows[0].id)}: "
+        what += reason
+        if show_values and rows[0].value:
+            what += f"; found {rows[0].value}"
         if step in policies:
             hint = (
                 f"on_error is {policies[step].value}; dead_letter with "

@@ -62,6 +62,7 @@ class Execution:
         preparation: What happens to every record.
         stop: Ends the run after the batches in flight.
         listener: Told of progress; called from any thread.
+        show_values: Whether results and errors are to hold the values that differ.
     """
 
     def __init__(
@@ -74,6 +75,8 @@ class Execution:
         preparation: Preparation,
         stop: Stop,
         listener: Listener,
+        *,
+        show_values: bool,
     ) -> None:
         self.document = document
         self.journal = journal
@@ -84,6 +87,7 @@ class Execution:
         self.preparation = preparation
         self.stop = stop
         self.listener = listener
+        self.show_values = show_values
         self.retrying = Retrying(stop, self._note_retry)
         self._retries_before: int = journal.fact("retries", 0)
         self.run_id: str = journal.fact("run_id")
@@ -240,6 +244,7 @@ class Execution:
             limit=self.document.limit,
             doubtful=self.journal.fact("in_flight_records", 0),
             append=any(isinstance(each, Append) for each in self.steps),
+            show_values=self.show_values,
         )
         self.journal.keep(
             in_flight_records=max(in_flight, self.journal.fact("in_flight_records", 0))
@@ -324,6 +329,7 @@ class Execution:
             held_before=self.journal.fact("held_before", 0),
             limited=limited,
             fingerprint=self.journal.fact("fingerprint", ""),
+            show_values=self.show_values,
         )
         results = run_checks(
             ends,
@@ -429,6 +435,7 @@ class _Meter:
                 writers=self.step.writers,
                 retries=progress.retries,
                 verified=progress.verified,
+                dead_letters=progress.dead_letters,
                 message="",
             )
         )

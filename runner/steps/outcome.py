@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,7 @@ def result_of(
     next_acts: tuple[str, ...],
     checks: tuple[CheckResult, ...] | None = None,
     target: Side | None = None,
+    show_values: bool,
 ) -> RunResult:
     """The whole result of a run, out of its journal.
 
@@ -108,11 +110,14 @@ def result_of(
         next_acts: What a person should do next.
         checks: In place of those the journal holds.
         target: In place of what the journal says of the target.
+        show_values: Whether to hold the values that the checks kept.
     """
     totals = journal.totals()
     seconds = journal.step_seconds()
     if checks is None:
         checks = tuple(result_from(each) for each in journal.fact("checks", []))
+    if not show_values:
+        checks = tuple(replace(each, values=()) for each in checks)
     failed = any(each.verdict is Verdict.FAILED for each in checks)
     verdict = Verdict.FAILED if failed else Verdict.PASSED if checks else Verdict.SKIPPED
     specs = {

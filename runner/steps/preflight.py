@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 import pyarrow.parquet as parquet
 
 from runner.checks.digest import id_digests, keys_of
+from runner.copy.dead_letters import DeadLetterRow
 from runner.copy.fit import Fitting, Loss, unfitted
 from runner.copy.ids import IdCensus, IdMap, choose, restored, take_census
-from runner.copy.journal import DeadLetterRow
 from runner.copy.prepare import Preparation
 from runner.errors import CollectionNotFoundError
 from runner.model import (

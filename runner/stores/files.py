@@ -15,6 +15,7 @@ The exchange format, for pandas, DuckDB and people as well.  A Parquet file has 
 and says under ``runner`` in its schema metadata what the collection is, as JSON: ``dim``,
 ``metric``, ``id_kind``.  A line of JSON lines is ``{"id", "vector", "document", "metadata"}``;
 its metric stands in a note beside it, ``<file>.runner.json``.  Vectors come back bit for bit.
+What a run says under ``dead_letter`` of a record that it set aside is not metadata.
 
 Reading takes files of others too: option ``columns`` names their columns, a struct is as good
 as JSON text for the metadata, and every other column becomes metadata (null: the record lacks

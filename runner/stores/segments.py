@@ -34,8 +34,12 @@ LINES_SUFFIXES = tuple(
 SCHEMA_KEY = b"runner"
 """Under this key of a Parquet file's schema stands what the collection is, as JSON."""
 
+DEAD_LETTER = "dead_letter"
+"""Under this key a line of JSON lines says why a run set that record aside; no metadata."""
+
 ID_ONLY = Select(0)
 _ID_TYPE = "id_type"
+_DEAD_LETTER_KEYS = {"namespace", "step", "reason", "spelled"}
 _INT64 = range(-(2**63), 2**63)
 _GROUP_BYTES = 16 * 2**20
 _TAKEN_AT_ONCE = 2_000
@@ -808,6 +812,8 @@ class LinesSegment:
         if not isinstance(base, dict):
             self._fail(offset, f"{self._columns.metadata!r} is not an object")
         extra = {key: each for key, each in record.items() if key not in self._columns.names}
+        if _tells_why_set_aside(extra.get(DEAD_LETTER)):
+            del extra[DEAD_LETTER]
         if not extra:
             found: dict[str, Any] = base
             return found
@@ -842,6 +848,11 @@ class LinesSegment:
                 yield unpacked
         except (pa.ArrowException, OSError) as error:
             raise StoreError(f"{self.path}: cannot be read: {error}") from error
+
+
+def _tells_why_set_aside(value: Any) -> bool:
+    """Whether *value* is what our export of dead letters says, not somebody's own field."""
+    return isinstance(value, dict) and value.keys() == _DEAD_LETTER_KEYS
 
 
 class LinesWriter:

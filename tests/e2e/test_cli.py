@@ -9,14 +9,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from runner import load_plan
 from runner.errors import CapabilityError
-from runner.model import Metadata
+from runner.model import Batch, Metadata
+from runner.report.progress import ProgressEvent
+from runner.results import to_json
 from runner.testing import folder_digest
 from tests.e2e.conftest import Cli
 from tests.e2e.places import Places, records
@@ -269,6 +273,7 @@ def test_dead_letters_beyond_what_the_plan_allows_fail_the_run_by_name(
     (run,) = (places.folder / ".runner" / "plan" / "runs").iterdir()
     dead = [json.loads(each) for each in (run / "dead_letters.jsonl").read_text().splitlines()]
     assert [each["id"] for each in dead] == ["doc-00033"]
+    assert dead[0]["metadata"] == objects[33]
     assert "59" in found.stdout
 
 
@@ -311,6 +316,136 @@ def test_a_strict_run_does_not_hide_what_is_worse_than_a_warning(places: Places)
     assert tried.warnings == ()
     with pytest.raises(CapabilityError, match="matched nothing"):
         plan.run(strict=True)
+
+
+def test_dead_letters_are_mended_and_sent_again_by_a_second_plan(places: Places, cli: Cli) -> None:
+    batch = records(60)
+    vectors = batch.vector.copy()
+    vectors[12, 3], vectors[50, 0] = np.nan, np.inf
+    objects = [dict(each) for each in batch.metadata]
+    objects[33]["year"] = "n.d."
+    broken = batch.with_(vectors={"": vectors}, metadata=Metadata.of(objects))
+    (places.folder / "source.jsonl").write_text(
+        "".join(json.dumps(each) + "\n" for each in plain_records(broken))
+    )
+    step = {"cast": {"year": "int"}, "on_error": "dead_letter"}
+    target = {"store": "faiss", "path": "target.faiss"}
+    judged = {"max_dead_letters": 3, "queries": "none"}
+    places.plan(
+        {"store": "files", "path": "source.jsonl"}, target, transforms=[step], validation=judged
+    )
+    found = cli("run", "plan.yaml")
+    assert found.returncode == 0, found.stdout + found.stderr
+    (path,) = (places.folder / ".runner" / "plan" / "runs").glob("*/dead_letters.jsonl")
+
+    again = {**target, "if_exists": "append"}
+    source = {"store": "files", "path": str(path)}
+    places.plan(source, again, "again", transforms=[step], validation={"queries": "none"})
+    unmended = cli("run", "again.yaml", "--dry-run")
+    assert unmended.returncode != 0
+    assert "vector holds NaN or infinity" in " ".join(unmended.stdout.split())
+
+    lines = [json.loads(each) for each in path.read_text().splitlines()]
+    lines.sort(key=lambda each: each["id"])
+    assert [each["id"] for each in lines] == ["doc-00012", "doc-00033", "doc-00050"]
+    assert lines[0]["vector"][3] == "NaN"
+    assert lines[2]["vector"][0] == "Infinity"
+    lines[0]["vector"][3] = float(batch.vector[12, 3])
+    lines[1]["metadata"]["year"] = batch.metadata[33]["year"]
+    lines[2]["vector"][0] = float(batch.vector[50, 0])
+    path.write_text("".join(json.dumps(each) + "\n" for each in lines))
+
+    mended = cli("run", "again.yaml")
+    assert mended.returncode == 0, mended.stdout + mended.stderr
+    there = places.read(target)
+    assert len(there) == 60
+    for row, each in enumerate(batch.ids):
+        vector, document, metadata = there[each]
+        assert vector.tobytes() == batch.vector[row].tobytes()
+        assert (document, metadata) == (batch.documents[row], batch.metadata[row])
+
+
+def test_values_are_shown_only_to_those_who_ask(places: Places, cli: Cli) -> None:
+    small(places, transforms=[{"cast": {"title": "int"}}])
+    silent = cli("run", "plan.yaml", "--dry-run")
+    asked = cli("run", "plan.yaml", "--dry-run", "--show-values")
+    assert silent.returncode == asked.returncode == 6
+    assert "No 0" not in silent.stdout + silent.stderr
+    assert 'found "No 0"' in " ".join(asked.stdout.split())
+
+    small(places)
+    assert cli("run", "plan.yaml").returncode == 0
+    batch = records(60)
+    objects = [dict(each) for each in batch.metadata]
+    objects[5]["year"] = 4711
+    (places.folder / "target.parquet").unlink()
+    places.fill(places.options("files", "target"), batch.with_(metadata=Metadata.of(objects)))
+    (run,) = (places.folder / ".runner" / "plan" / "runs").iterdir()
+    reports = ["verify.json", "verify.md", "verify.html"]
+
+    silent = cli("verify", "plan.yaml")
+    assert silent.returncode == 7
+    assert "metadata.year: value differs" in silent.stdout
+    assert "4711" not in silent.stdout + "".join((run / each).read_text() for each in reports)
+    asked = cli("verify", "plan.yaml", "--show-values")
+    assert "found 4711, expected 1995" in asked.stdout
+    for each in reports:
+        assert "found 4711, expected 1995" in (run / each).read_text()
+
+
+def test_a_report_holds_values_only_if_the_run_was_asked_and_the_reader_asks(
+    places: Places,
+) -> None:
+    plan = load_plan(small(places, validation={"checksum": "none", "queries": "none"}))
+    plan.run(spoiling(places), show_values=True)
+    (run,) = (places.folder / ".runner" / "plan" / "runs").iterdir()
+    assert "found 4711, expected 1995" in (run / "report.md").read_text()
+    assert "4711" not in json.dumps(to_json(plan.report()))
+    assert "found 4711, expected 1995" in json.dumps(to_json(plan.report(show_values=True)))
+
+
+def test_the_status_of_a_run_under_way_says_so_and_that_nothing_is_to_do(places: Places) -> None:
+    plan = load_plan(small(places))
+    seen = []
+
+    def tell(event: ProgressEvent) -> None:
+        if event.phase == "copy" and event.records == 60:
+            seen.append(plan.status())
+
+    plan.run(tell)
+    status = seen[0]
+    assert (status.running, status.phase, status.records, status.total) == (True, "copy", 60, 60)
+    assert status.seconds > 0
+    assert status.silent_s is not None
+    assert status.silent_s < 60
+    assert status.next[0] == "nothing: it goes on by itself"
+    after = plan.status()
+    assert (after.running, after.phase, after.silent_s, after.eta_s) == (
+        False, "finished", None, None,
+    )  # fmt: skip
+
+
+def spoiling(places: Places) -> Callable[[ProgressEvent], None]:
+    """A listener that changes a value in the target before the checks."""
+
+    def tell(event: ProgressEvent) -> None:
+        if event.message == "metadata":
+            batch = records(60)
+            objects = [dict(each) for each in batch.metadata]
+            objects[5]["year"] = 4711
+            (places.folder / "target.parquet").unlink()
+            changed = batch.with_(metadata=Metadata.of(objects))
+            places.fill(places.options("files", "target"), changed)
+
+    return tell
+
+
+def plain_records(batch: Batch) -> Iterator[dict[str, Any]]:
+    """The records of *batch* as anybody's JSON lines; NaN and infinity as text."""
+    for row, each in enumerate(batch.ids):
+        vector = [float(x) if np.isfinite(x) else repr(float(x)) for x in batch.vector[row]]
+        yield {"id": each, "vector": vector, "document": batch.documents[row],
+               "metadata": batch.metadata[row]}  # fmt: skip
 
 
 def test_transforms_do_what_the_plan_says(places: Places, cli: Cli) -> None:

@@ -65,18 +65,47 @@ def test_an_integer_id_does_not_match_its_text():
 @pytest.mark.parametrize(
     ("sent", "came", "what"),
     [
-        ({"a": 1}, {"a": 1.0}, ".a: float, expected int"),
-        ({"a": 1}, {"a": True}, ".a: bool, expected int"),
-        ({"a": 1}, {}, ".a: missing"),
-        ({}, {"a": 1}, ".a: unexpected"),
-        ({"a": [1, 2]}, {"a": [1]}, ".a: 1 items, expected 2"),
-        ({"a": {"b": "x"}}, {"a": {"b": "y"}}, ".a.b: value differs"),
-        ({"a": 0.1}, {"a": math.nextafter(0.1, 1)}, ".a: number differs"),
-        ({"a": 0.0}, {"a": -0.0}, ".a: number differs"),
+        ({"a": 1}, {"a": 1.0}, "metadata.a: float, expected int"),
+        ({"a": 1}, {"a": True}, "metadata.a: bool, expected int"),
+        ({"a": 1}, {}, "metadata.a: missing"),
+        ({}, {"a": 1}, "metadata.a: unexpected"),
+        ({"a": [1, 2]}, {"a": [1]}, "metadata.a: 1 items, expected 2"),
+        ({"a": {"b": "x"}}, {"a": {"b": "y"}}, "metadata.a.b: value differs"),
+        ({"a": [1, "x"]}, {"a": [1, "y"]}, "metadata.a[1]: value differs"),
+        ({"a": 0.1}, {"a": math.nextafter(0.1, 1)}, "metadata.a: number differs"),
+        ({"a": 0.0}, {"a": -0.0}, "metadata.a: number differs"),
     ],
 )
 def test_a_difference_says_where_and_what_but_never_the_value(sent, came, what):
-    assert value_difference(sent, came, EXACT) == what
+    [found] = differences(
+        batch(["i"], metadata=[sent]), batch(["i"], metadata=[came]), EXACT, {"": VectorSpec(3)}
+    )
+    assert (found.what, str(found)) == (what, f'"i": {what}')
+
+
+@pytest.mark.parametrize(
+    ("sent", "came", "values"),
+    [
+        (batch([1], metadata=[{"a": {"b": "x"}}]), batch([1], metadata=[{"a": {"b": 2}}]),
+         'found 2, expected "x"'),
+        (batch([1], metadata=[{"a": 1}]), batch([1]), "found nothing, expected 1"),
+        (batch([1]), batch([1], metadata=[{"a": None}]), "found None, expected nothing"),
+        (batch([1], documents=["a\nb"]), batch([1]), 'found None, expected "a\\nb"'),
+        (batch([1], [[0.1, 2, 3]]), batch([1], [[1, 2, 3]]),
+         "found [1.0, 2.0, 3.0], expected [0.1, 2.0, 3.0]"),
+        (batch([1]), batch([]), ""),
+    ],
+)  # fmt: skip
+def test_who_asks_for_the_values_of_a_difference_gets_both(sent, came, values):
+    [found] = differences(sent, came, EXACT, {"": VectorSpec(3)})
+    assert found.values == values
+
+
+def test_values_are_cut_to_a_line():
+    long = batch([1], documents=["word\n" * 1000])
+    [found] = differences(long, batch([1]), EXACT, {"": VectorSpec(3)})
+    assert len(found.values) < 120
+    assert "\n" not in found.values
 
 
 def test_a_store_that_moves_doubles_may_move_them_so_far_and_no_further():
@@ -84,8 +113,8 @@ def test_a_store_that_moves_doubles_may_move_them_so_far_and_no_further():
     far = 0.1
     for _ in range(5):
         far = math.nextafter(far, 1)
-    assert value_difference({"a": 0.1, "z": -0.0}, near, MOVES) == ""
-    assert value_difference({"a": 0.1}, {"a": far}, MOVES) == ".a: number differs"
+    assert value_difference({"a": 0.1, "z": -0.0}, near, MOVES) is None
+    assert value_difference({"a": 0.1}, {"a": far}, MOVES) == (".a: number differs", 0.1, far)
 
 
 @given(DOUBLES, st.integers(0, 50))

@@ -114,6 +114,21 @@ def test_a_key_that_is_a_column_too_is_an_error(tmp_path: Path) -> None:
         read_all(source)
 
 
+def test_why_a_record_was_set_aside_is_no_metadata_but_a_field_of_that_name_is(
+    tmp_path: Path,
+) -> None:
+    why = {"namespace": "", "step": "target", "reason": "r", "spelled": []}
+    theirs = {"reason": "lost in the post"}
+    lines = [
+        {"id": "a", "metadata": {"n": 1}, "dead_letter": why},
+        {"id": "b", "metadata": {"n": 1}, "dead_letter": theirs},
+    ]
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    with opened(path, Access.READ) as source:
+        assert read_all(source).metadata.objects() == [{"n": 1}, {"dead_letter": theirs, "n": 1}]
+
+
 def test_a_file_without_an_id_column_names_what_it_has(tmp_path: Path) -> None:
     pq.write_table(pa.table({"key": ["a"], "n": [1]}), tmp_path / "x.parquet")
     with (

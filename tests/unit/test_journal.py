@@ -11,15 +11,11 @@ import threading
 import numpy as np
 import pytest
 
+from runner.copy.dead_letters import DeadLetterRow, with_records
 from runner.copy.fit import Loss
-from runner.copy.journal import (
-    BatchRow,
-    DeadLetterRow,
-    Journal,
-    audit_is_whole,
-)
+from runner.copy.journal import BatchRow, Journal, audit_is_whole
 from runner.errors import JournalError
-from runner.model import Partition
+from runner.model import Batch, Metadata, Partition
 
 
 @pytest.fixture
@@ -134,7 +130,67 @@ def test_the_export_is_json_lines(journal, tmp_path):
     lines = [json.loads(each) for each in (tmp_path / "audit.jsonl").read_text().splitlines()]
     assert audit_is_whole(iter(lines))
     dead = [json.loads(each) for each in (tmp_path / "dead_letters.jsonl").read_text().splitlines()]
-    assert dead == [{"id": 5, "namespace": "", "step": "transforms[0]", "reason": "why"}]
+    why = {"namespace": "", "step": "transforms[0]", "reason": "why", "spelled": []}
+    assert dead == [{"id": 5, "dead_letter": why}]
+
+
+def exported_record(journal, tmp_path, record_id, vector, document, metadata):
+    """The line that the export says of one record that was set aside."""
+    page = Batch([record_id], {"": vector}, [document], Metadata(objects=[metadata]))
+    journal.cut([Partition(0)])
+    dead = with_records([DeadLetterRow(record_id, "", "target", "why")], page)
+    journal.commit(row(0, ids=[], dead_letters=dead))
+    reopened(journal).export(tmp_path)
+    path = tmp_path / "dead_letters.jsonl"
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    (line,) = path.read_text().splitlines()
+    return json.loads(line)
+
+
+def test_a_dead_letter_holds_the_whole_record(journal, tmp_path):
+    vector = np.random.default_rng(1).standard_normal((1, 8)).astype(np.float32)
+    metadata = {"a": [1, {"b": None}], "huge": 2**80, "zero": -0.0}
+    found = exported_record(journal, tmp_path, "x", vector, "line\nline", metadata)
+    assert np.array(found.pop("vector"), dtype=np.float32).tobytes() == vector.tobytes()
+    assert found.pop("dead_letter")["spelled"] == []
+    assert found == {"id": "x", "document": "line\nline", "metadata": metadata}
+
+
+def test_a_dead_letter_spells_out_what_json_cannot_say(journal, tmp_path):
+    vector = np.array([[np.nan, np.inf, -np.inf, 0.1]], dtype=np.float32)
+    deep: list[object] = []
+    for _ in range(300):
+        deep = [deep]
+    metadata = {
+        "score": float("nan"), "cut": "a\ud800", "list": [1.5, float("-inf")], "\udfff": 1,
+        "raw": b"x", "deep": deep,
+    }  # fmt: skip
+    found = exported_record(journal, tmp_path, "\ud83d", vector, "\udc00!", metadata)
+    assert found["id"] == "\\ud83d"
+    assert found["vector"] == ["NaN", "Infinity", "-Infinity", 0.1]
+    assert found["document"] == "\\udc00!"
+    deepest = found["metadata"].pop("deep")
+    while deepest:
+        (deepest,) = deepest
+    assert deepest is None
+    assert found["metadata"] == {
+        "score": "NaN", "cut": "a\\ud800", "list": [1.5, "-Infinity"], "\\udfff": 1,
+        "raw": "b'x'",
+    }  # fmt: skip
+    places = found["dead_letter"]["spelled"]
+    assert [each[:20] for each in places] == [
+        "vector", "document", "metadata.score", "metadata.cut", "metadata.list[1]", "metadata",
+        "metadata.raw", "metadata.deep[0][0][", "id",
+    ]  # fmt: skip
+
+
+def test_dead_letters_lie_packed_in_the_journal(journal):
+    page = Batch(["x"], {"": np.zeros((1, 8), np.float32)}, ["word " * 1000], Metadata.of([None]))
+    journal.cut([Partition(0)])
+    dead = with_records([DeadLetterRow("x", "", "target", "why")], page)
+    journal.commit(row(0, ids=[], dead_letters=dead))
+    (size,) = journal._db.execute("SELECT length(record) FROM dead_letters").fetchone()
+    assert 0 < size < 500
 
 
 def test_the_file_is_private(journal):
