@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from runner.copy.fit import Loss
 from runner.copy.ids import IdMap
 from runner.errors import CapabilityError, HazardError, PlanError, RunnerError, TransformError
+from runner.jsonvalues import ValueKind
 from runner.model import (
     Capabilities,
     CollectionSpec,
@@ -512,7 +513,11 @@ def _fate(
         return effect.becomes, effect.note
     arrived = after.fields.get(name)
     if arrived is None:
-        return "", effect.note if effect is not None else "dropped by the plan"
+        flattened = ValueKind.OBJECT in summary.kinds and any(
+            each.startswith(f"{name}.") for each in after.fields
+        )
+        gone = "flattened" if flattened else "dropped by the plan"
+        return "", effect.note if effect is not None else gone
     if set(arrived.kinds) != set(summary.kinds):
         return ", ".join(arrived.kind_words), effect.note if effect is not None else "changed"
     return "", effect.note if effect is not None else "kept"

@@ -190,6 +190,8 @@ def show_import_jsonl(served: Places, plan: Plan, result: RunResult) -> None:
         "priority": 1, "resolved": True, "opened": "2026-03-02", "tags": ["app", "bug"],
         "device.os": "linux", "device.version": 14, "label": "P1 Cannot log in after the update",
     }  # fmt: skip
+    notes = {each.name: each.note for each in result.fields}
+    assert (notes["device"], notes["debug"]) == ("flattened", "dropped by the plan")
     assert found["T-1003"][2]["opened"] == "2026-03-03T08:00:12+01:00"
     assert found["T-1004"][2]["seen_by"] == '["bot",7,null]'
     assert not any("example.com" in str(each) for each in found.values())
