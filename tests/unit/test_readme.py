@@ -6,6 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from runner.plan.reference import markdown
@@ -26,6 +27,19 @@ def test_the_plan_reference_is_generated_from_the_schema() -> None:
 )
 def test_every_command_is_documented(command: str) -> None:
     assert re.search(rf"`(runner )?{command} ", README), command
+
+
+def test_the_program_that_writes_records_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (program,) = (
+        each
+        for each in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+        if "write_records" in each
+    )
+    monkeypatch.chdir(tmp_path)
+    exec(program, {})
+    assert pq.read_table("mine.parquet").num_rows == 9
 
 
 def test_the_extras_are_those_that_can_be_installed() -> None:
