@@ -2,30 +2,62 @@
 
 The command line is a thin layer over this module::
 
-    from runner import load_plan
+    from runner import load_plan, to_markdown
 
     plan = load_plan("plans/docs.yaml")
-    print(plan.dry_run().to_markdown())
+    print(to_markdown(plan.dry_run()))
     result = plan.run(progress=print)
 
+What commands return is in `runner.results`, what they raise in `runner.errors`.
 Nothing heavy is imported until it is needed.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from runner.api import Plan, load_plan
+    from runner.copy.retry import Stop
+    from runner.model import Batch, Metadata
+    from runner.records import write_records
+    from runner.report.html import to_html
+    from runner.report.markdown import to_markdown
+    from runner.report.progress import ProgressEvent
+    from runner.steps.compile import Compiled
 
-__all__ = ["Plan", "__version__", "load_plan"]
+__all__ = [
+    "Batch",
+    "Compiled",
+    "Metadata",
+    "Plan",
+    "ProgressEvent",
+    "Stop",
+    "__version__",
+    "load_plan",
+    "to_html",
+    "to_markdown",
+    "write_records",
+]
+
+_MODULES = {
+    "Batch": "runner.model",
+    "Compiled": "runner.steps.compile",
+    "Metadata": "runner.model",
+    "Plan": "runner.api",
+    "ProgressEvent": "runner.report.progress",
+    "Stop": "runner.copy.retry",
+    "load_plan": "runner.api",
+    "to_html": "runner.report.html",
+    "to_markdown": "runner.report.markdown",
+    "write_records": "runner.records",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("load_plan", "Plan"):
-        from runner import api
-
-        return getattr(api, name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'runner' has no attribute {name!r}")

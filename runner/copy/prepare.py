@@ -67,9 +67,7 @@ class Preparation:
             TransformError: A transform failed and its policy is to fail.
         """
         source_ids = list(page.ids)
-        batch = unfitted(page)
-        if self.ids.restore:
-            batch = restored(batch)
+        batch = originals(page) if self.ids.restore else unfitted(page)
         dead: list[DeadLetterRow] = []
         batch, source_ids, transforms = self._transform(batch, source_ids, dead)
         losses: Counter[Loss] = Counter()
@@ -157,7 +155,7 @@ class Preparation:
 
         Records that have no target id are left out.
         """
-        batch = restored(page) if self.ids.restore else page
+        batch = originals(page) if self.ids.restore else page
         if self.ids.keeps:
             return dict(zip(page.ids, batch.ids, strict=True))
         found: dict[Id, Id] = {}
@@ -167,3 +165,11 @@ class Preparation:
             except ValueError:
                 continue
         return found
+
+
+def originals(page: Batch) -> Batch:
+    """*page* as it was before a runner made it fit the store that it comes from.
+
+    Fields first: an original id that this store could not hold is JSON text itself.
+    """
+    return restored(unfitted(page))

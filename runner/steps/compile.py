@@ -14,6 +14,7 @@ from runner.copy.dead_letters import DeadLetterRow
 from runner.copy.fit import Loss
 from runner.copy.ids import IdMap
 from runner.errors import CapabilityError, HazardError, PlanError, RunnerError, TransformError
+from runner.jsonvalues import ValueKind
 from runner.model import (
     Capabilities,
     CollectionSpec,
@@ -532,7 +533,11 @@ def _fate(
         return effect.becomes, effect.note
     arrived = after.fields.get(name)
     if arrived is None:
-        return "", effect.note if effect is not None else "dropped by the plan"
+        flattened = ValueKind.OBJECT in summary.kinds and any(
+            each.startswith(f"{name}.") for each in after.fields
+        )
+        gone = "flattened" if flattened else "dropped by the plan"
+        return "", effect.note if effect is not None else gone
     if set(arrived.kinds) != set(summary.kinds):
         return ", ".join(arrived.kind_words), effect.note if effect is not None else "changed"
     return "", effect.note if effect is not None else "kept"

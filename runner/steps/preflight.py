@@ -14,9 +14,9 @@ import pyarrow.parquet as parquet
 
 from runner.checks.digest import id_digests, keys_of
 from runner.copy.dead_letters import DeadLetterRow
-from runner.copy.fit import Fitting, Loss, unfitted
-from runner.copy.ids import IdCensus, IdMap, choose, restored, take_census
-from runner.copy.prepare import Preparation
+from runner.copy.fit import Fitting, Loss
+from runner.copy.ids import IdCensus, IdMap, choose, take_census
+from runner.copy.prepare import Preparation, originals
 from runner.errors import CollectionNotFoundError
 from runner.model import (
     DEFAULT_VECTOR,
@@ -109,7 +109,7 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
     kept_spec = target_spec if appends else None
     count = source.count()
     first, read_per_s = _first_pages(source)
-    carries_originals = any(restored(unfitted(each)).ids != each.ids for each in first)
+    carries_originals = any(originals(each).ids != each.ids for each in first)
     census = take_census(lambda: _source_id_pages(source, carries_originals))
     sample = first if carries_originals else _spread_sample(source, census, first)
     kind = document.ids.kind
@@ -232,7 +232,7 @@ def _source_id_pages(source: Source, carries_originals: bool) -> Iterator[list[I
         yield from source.scan_ids()
         return
     for batch in _all(source, Select.METADATA):
-        yield restored(batch).ids
+        yield originals(batch).ids
 
 
 def _all(source: Source, select: Select) -> Iterator[Batch]:

@@ -174,6 +174,10 @@ def as_vectors(embeddings: Any, ids: Sequence[str]) -> FloatArray:
     return found
 
 
+_OPENING = threading.Lock()
+"""Chroma lists a folder's client before it has started it, and another thread would take it."""
+
+
 class EmbeddedEngine:
     """A Chroma folder opened in this process: Chroma writes to it, and migrates it if it is old.
 
@@ -189,7 +193,7 @@ class EmbeddedEngine:
         # Two writers at once gain nothing: the index takes one record at a time.
         self._writing = threading.Lock()
         try:
-            with self._mapped():
+            with _OPENING, self._mapped():
                 self._client: ClientAPI | None = PersistentClient(
                     str(folder), settings=_settings(), tenant=tenant, database=database
                 )
@@ -304,7 +308,8 @@ class EmbeddedEngine:
         self._known.clear()
         client, self._client = self._client, None
         if client is not None:
-            client.close()  # type: ignore[attr-defined]
+            with _OPENING:
+                client.close()  # type: ignore[attr-defined]
 
     @contextmanager
     def _mapped(self) -> Iterator[None]:

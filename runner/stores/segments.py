@@ -294,6 +294,209 @@ def _presence(batch: Batch, name: str) -> BoolArray:
     return batch.present.get(name, np.ones(len(batch), np.bool_))
 
 
+# Tables of anybody
+
+
+class RowReader:
+    """Makes batches of an Arrow table's rows, whoever wrote the table.
+
+    Args:
+        place: What messages call it.
+        schema: The table's Arrow schema.
+        columns: Which column holds what; every other one becomes metadata.
+    """
+
+    def __init__(self, place: object, schema: pa.Schema, columns: Columns) -> None:
+        self.place = place
+        self.schema = schema
+        self._wanted = columns
+
+    @cached_property
+    def columns(self) -> Columns:
+        """What is where: as wanted; without a ``vector``, the only column of float lists."""
+        if about_of(self.schema):
+            return Columns()
+        names = self.schema.names
+        if self._wanted.id not in names:
+            raise StoreError(
+                f"{self.place}: there is no column {self._wanted.id!r} for the id; "
+                f"found {', '.join(names)}",
+                "say which column it is: `columns: {id: …}`",
+            )
+        vector = self._wanted.vector
+        if vector not in names:
+            lists = [each.name for each in self.schema if _is_float_list(each.type)]
+            if len(lists) == 1:
+                vector = lists[0]
+        return Columns(self._wanted.id, vector, self._wanted.document, self._wanted.metadata)
+
+    @cached_property
+    def has_id_type(self) -> bool:
+        """Whether ids are text with their type beside them."""
+        return bool(about_of(self.schema)) and _ID_TYPE in self.schema.names
+
+    @cached_property
+    def _extra(self) -> list[str]:
+        """The columns that become metadata."""
+        known = self.columns.names | ({_ID_TYPE} if self.has_id_type else set())
+        # pandas keeps a nameless index as a column
+        return [
+            name
+            for name in self.schema.names
+            if name not in known and not name.startswith("__index_level_")
+        ]
+
+    def names_for(self, select: Select) -> list[str]:
+        """The columns that have to be read for *select*."""
+        names = [self.columns.id]
+        if self.has_id_type:
+            names.append(_ID_TYPE)
+        if Select.VECTORS in select:
+            names.append(self.columns.vector)
+        if Select.DOCUMENTS in select:
+            names.append(self.columns.document)
+        if Select.METADATA in select:
+            names += [self.columns.metadata, *self._extra]
+        return [name for name in names if name in self.schema.names]
+
+    def batch(self, rows: Any, select: Select, first: int) -> Batch:
+        """The records of *rows*, a record batch that begins at row *first* of the table.
+
+        Raises:
+            StoreError: A column does not hold what it should.
+        """
+        n = rows.num_rows
+        vectors: dict[str, FloatArray] = {}
+        present: dict[str, BoolArray] = {}
+        if Select.VECTORS in select and self.columns.vector in rows.schema.names:
+            array, mask = self._vectors(rows.column(self.columns.vector), first)
+            vectors[DEFAULT_VECTOR] = array
+            if mask is not None:
+                present[DEFAULT_VECTOR] = mask
+        documents: list[str | None] = [None] * n
+        if self.columns.document in rows.schema.names:
+            documents = rows.column(self.columns.document).to_pylist()
+            if not all(each is None or isinstance(each, str) for each in documents):
+                raise StoreError(
+                    f"{self.place}: column {self.columns.document!r} is not text",
+                    "say which column holds the document: `columns: {document: …}`",
+                )
+        metadata = self._metadata(rows) if Select.METADATA in select else Metadata.of([None] * n)
+        return Batch(self._ids(rows, first), vectors, documents, metadata, present=present)
+
+    def _ids(self, rows: Any, first: int) -> list[Id]:
+        column = rows.column(self.columns.id)
+        if column.null_count:
+            row = first + column.is_null().to_pylist().index(True)
+            raise StoreError(f"{self.place}: row {row} has no id")
+        ids: list[Any] = column.to_pylist()
+        if self.has_id_type:
+            types = rows.column(_ID_TYPE).to_pylist()
+            ids = [
+                int(each) if kind == "int" else each for each, kind in zip(ids, types, strict=True)
+            ]
+        if ids and (isinstance(ids[0], bool) or not isinstance(ids[0], int | str)):
+            raise StoreError(
+                f"{self.place}: ids are {column.type}; expected text or integers",
+                "say which column holds the id: `columns: {id: …}`",
+            )
+        return ids
+
+    def _vectors(self, column: Any, first: int) -> tuple[FloatArray, BoolArray | None]:
+        n = len(column)
+        mask: BoolArray | None = None
+        if column.null_count:
+            mask = np.asarray(column.is_valid().to_numpy(zero_copy_only=False), dtype=np.bool_)
+        if not _is_float_list(column.type):
+            raise StoreError(
+                f"{self.place}: column {self.columns.vector!r} holds {column.type}; "
+                "expected lists of floats",
+                "say which column holds the vector: `columns: {vector: …}`",
+            )
+        valid = n if mask is None else int(mask.sum())
+        flat = column.flatten().to_numpy(zero_copy_only=False)
+        dim = len(flat) // valid if valid else 0
+        if pa.types.is_fixed_size_list(column.type):
+            dim = column.type.list_size
+        elif valid:
+            lengths = column.value_lengths().drop_null().to_numpy()
+            wrong = np.flatnonzero(lengths != lengths[0])
+            if len(wrong):
+                raise StoreError(
+                    f"{self.place}: the vectors from row {first} on differ in length: "
+                    f"{lengths[0]} and {lengths[wrong[0]]}"
+                )
+        values = np.asarray(flat, dtype=np.float32).reshape(valid, dim)
+        if mask is None:
+            return values, None
+        full = np.zeros((n, dim), dtype=np.float32)
+        full[mask] = values
+        return full, mask
+
+    def _metadata(self, rows: Any) -> Metadata:
+        n = rows.num_rows
+        metadata: Metadata | None = None
+        if self.columns.metadata in rows.schema.names:
+            column = rows.column(self.columns.metadata)
+            if pa.types.is_struct(column.type) or pa.types.is_map(column.type):
+                metadata = Metadata.of([_object(each) for each in column.to_pylist()])
+            else:
+                metadata = self._parsed(self._texts(column))
+        extra = [name for name in self._extra if name in rows.schema.names]
+        if not extra:
+            return metadata or Metadata.of([None] * n)
+        columns = [(name, rows.column(name).to_pylist()) for name in extra]
+        objects = metadata.objects() if metadata else [{} for _ in range(n)]
+        merged = []
+        for row, base in enumerate(objects):
+            found = {
+                name: plain(column[row]) for name, column in columns if column[row] is not None
+            }
+            merged.append(merged_metadata(found, base, f"{self.place}: row {row}"))
+        return Metadata(objects=merged)
+
+    def _texts(self, column: Any) -> list[bytes]:
+        if not _is_text(column.type):
+            raise StoreError(
+                f"{self.place}: column {self.columns.metadata!r} holds {column.type}; "
+                "expected JSON objects as text, or a struct",
+                "say which column holds the metadata: `columns: {metadata: …}`",
+            )
+        texts: list[bytes | None] = column.cast(pa.binary()).to_pylist()
+        found = [b"{}" if each is None or each == b"null" else each for each in texts]
+        for each in found:
+            if not each.lstrip().startswith(b"{"):
+                raise StoreError(
+                    f"{self.place}: column {self.columns.metadata!r} holds what is no JSON object"
+                )
+        return found
+
+    def _parsed(self, texts: list[bytes]) -> Metadata:
+        """*texts*, which whoever wrote the table may have got wrong."""
+        metadata = Metadata(texts=texts)
+        try:
+            metadata.objects()
+        except ValueError:
+            for text in texts:
+                try:
+                    jsonvalues.loads(text)
+                except ValueError as error:
+                    raise StoreError(
+                        f"{self.place}: column {self.columns.metadata!r} holds a text that is no "
+                        f"JSON object: {error}",
+                        "NaN, infinity and lone surrogates are no JSON either",
+                    ) from error
+            raise
+        return metadata
+
+
+def about_of(schema: pa.Schema) -> dict[str, Any]:
+    """What stands under `SCHEMA_KEY`; empty in tables of others."""
+    text = (schema.metadata or {}).get(SCHEMA_KEY)
+    found: dict[str, Any] = jsonvalues.loads(text) if text else {}
+    return found
+
+
 # Parquet
 
 
@@ -331,45 +534,31 @@ class ParquetSegment:
         """The file's Arrow schema."""
         return self._facts[1]
 
-    @cached_property
+    @property
     def about(self) -> dict[str, Any]:
-        """What stands under `SCHEMA_KEY`; empty in files of others."""
-        text = (self.schema.metadata or {}).get(SCHEMA_KEY)
-        found: dict[str, Any] = jsonvalues.loads(text) if text else {}
-        return found
+        """What the file says of its collection; empty in files of others."""
+        return about_of(self.schema)
+
+    def _type_of(self, column: str) -> Any:
+        return self.schema.field(column).type
 
     @cached_property
-    def columns(self) -> Columns:
-        """What is where: as wanted; without a ``vector``, the only column of float lists."""
-        if self.about:
-            return Columns()
-        names = self.schema.names
-        if self._wanted.id not in names:
-            raise StoreError(
-                f"{self.path}: there is no column {self._wanted.id!r} for the id; "
-                f"found {', '.join(names)}",
-                "say which column it is: `columns: {id: …}`",
-            )
-        vector = self._wanted.vector
-        if vector not in names:
-            lists = [each.name for each in self.schema if _is_float_list(each.type)]
-            if len(lists) == 1:
-                vector = lists[0]
-        return Columns(self._wanted.id, vector, self._wanted.document, self._wanted.metadata)
+    def _rows(self) -> RowReader:
+        return RowReader(self.path, self.schema, self._wanted)
 
     @property
     def id_kind(self) -> str:
         """``string``, ``integer`` or ``mixed``."""
-        if self._has_id_type:
+        if self._rows.has_id_type:
             return "mixed"
-        return "integer" if pa.types.is_integer(self._type(self.columns.id)) else "string"
+        return "integer" if pa.types.is_integer(self._type_of(self._rows.columns.id)) else "string"
 
     @cached_property
     def dim(self) -> int:
         """Components of its vectors; 0 if it holds none."""
-        if self.columns.vector not in self.schema.names:
+        if self._rows.columns.vector not in self.schema.names:
             return 0
-        kind = self._type(self.columns.vector)
+        kind = self._type_of(self._rows.columns.vector)
         if pa.types.is_fixed_size_list(kind):
             return int(kind.list_size)
         for chunk in self.read(0, None, 100, Select.VECTORS):
@@ -398,11 +587,11 @@ class ParquetSegment:
         row = starts[groups[0]]
         with self._reading() as file:
             for rows in file.iter_batches(
-                records, row_groups=groups, columns=self._columns_for(select), use_threads=False
+                records, row_groups=groups, columns=self._rows.names_for(select), use_threads=False
             ):
                 skip, end = max(0, start - row), min(rows.num_rows, last - row)
                 if skip < end:
-                    batch = self._batch(rows.slice(skip, end - skip), select, row + skip)
+                    batch = self._rows.batch(rows.slice(skip, end - skip), select, row + skip)
                     positions = np.arange(row + skip, row + end, dtype=np.int64)
                     yield Chunk(batch, positions, row + end)
                 row += rows.num_rows
@@ -419,174 +608,19 @@ class ParquetSegment:
                 for rows in file.iter_batches(
                     _TAKEN_AT_ONCE,
                     row_groups=[group],
-                    columns=self._columns_for(select),
+                    columns=self._rows.names_for(select),
                     use_threads=False,
                 ):
                     here = _between(positions, row, row + rows.num_rows)
                     if len(here):
                         picked = rows.take(pa.array(here - row))
-                        found.append(self._batch(picked, select, int(here[0])))
+                        found.append(self._rows.batch(picked, select, int(here[0])))
                     row += rows.num_rows
         return concatenated(found)
 
     @property
     def _group_starts(self) -> list[int]:
         return self._facts[0]
-
-    @property
-    def _has_id_type(self) -> bool:
-        return bool(self.about) and _ID_TYPE in self.schema.names
-
-    @cached_property
-    def _extra(self) -> list[str]:
-        """The columns that become metadata."""
-        known = self.columns.names | ({_ID_TYPE} if self._has_id_type else set())
-        # pandas keeps a nameless index as a column
-        return [
-            name
-            for name in self.schema.names
-            if name not in known and not name.startswith("__index_level_")
-        ]
-
-    def _columns_for(self, select: Select) -> list[str]:
-        names = [self.columns.id]
-        if self._has_id_type:
-            names.append(_ID_TYPE)
-        if Select.VECTORS in select:
-            names.append(self.columns.vector)
-        if Select.DOCUMENTS in select:
-            names.append(self.columns.document)
-        if Select.METADATA in select:
-            names += [self.columns.metadata, *self._extra]
-        return [name for name in names if name in self.schema.names]
-
-    def _type(self, column: str) -> Any:
-        return self.schema.field(column).type
-
-    def _batch(self, rows: Any, select: Select, first: int) -> Batch:
-        n = rows.num_rows
-        vectors: dict[str, FloatArray] = {}
-        present: dict[str, BoolArray] = {}
-        if Select.VECTORS in select and self.columns.vector in rows.schema.names:
-            array, mask = self._vectors(rows.column(self.columns.vector), first)
-            vectors[DEFAULT_VECTOR] = array
-            if mask is not None:
-                present[DEFAULT_VECTOR] = mask
-        documents: list[str | None] = [None] * n
-        if self.columns.document in rows.schema.names:
-            documents = rows.column(self.columns.document).to_pylist()
-            if not all(each is None or isinstance(each, str) for each in documents):
-                raise StoreError(
-                    f"{self.path}: column {self.columns.document!r} is not text",
-                    "say which column holds the document: `columns: {document: …}`",
-                )
-        metadata = self._metadata(rows) if Select.METADATA in select else Metadata.of([None] * n)
-        return Batch(self._ids(rows, first), vectors, documents, metadata, present=present)
-
-    def _ids(self, rows: Any, first: int) -> list[Id]:
-        column = rows.column(self.columns.id)
-        if column.null_count:
-            row = first + column.is_null().to_pylist().index(True)
-            raise StoreError(f"{self.path}: row {row} has no id")
-        ids: list[Any] = column.to_pylist()
-        if self._has_id_type:
-            types = rows.column(_ID_TYPE).to_pylist()
-            ids = [
-                int(each) if kind == "int" else each for each, kind in zip(ids, types, strict=True)
-            ]
-        if ids and (isinstance(ids[0], bool) or not isinstance(ids[0], int | str)):
-            raise StoreError(
-                f"{self.path}: ids are {column.type}; expected text or integers",
-                "say which column holds the id: `columns: {id: …}`",
-            )
-        return ids
-
-    def _vectors(self, column: Any, first: int) -> tuple[FloatArray, BoolArray | None]:
-        n = len(column)
-        mask: BoolArray | None = None
-        if column.null_count:
-            mask = np.asarray(column.is_valid().to_numpy(zero_copy_only=False), dtype=np.bool_)
-        if not _is_float_list(column.type):
-            raise StoreError(
-                f"{self.path}: column {self.columns.vector!r} holds {column.type}; "
-                "expected lists of floats",
-                "say which column holds the vector: `columns: {vector: …}`",
-            )
-        valid = n if mask is None else int(mask.sum())
-        flat = column.flatten().to_numpy(zero_copy_only=False)
-        dim = len(flat) // valid if valid else 0
-        if pa.types.is_fixed_size_list(column.type):
-            dim = column.type.list_size
-        elif valid:
-            lengths = column.value_lengths().drop_null().to_numpy()
-            wrong = np.flatnonzero(lengths != lengths[0])
-            if len(wrong):
-                raise StoreError(
-                    f"{self.path}: the vectors from row {first} on differ in length: "
-                    f"{lengths[0]} and {lengths[wrong[0]]}"
-                )
-        values = np.asarray(flat, dtype=np.float32).reshape(valid, dim)
-        if mask is None:
-            return values, None
-        full = np.zeros((n, dim), dtype=np.float32)
-        full[mask] = values
-        return full, mask
-
-    def _metadata(self, rows: Any) -> Metadata:
-        n = rows.num_rows
-        metadata: Metadata | None = None
-        if self.columns.metadata in rows.schema.names:
-            column = rows.column(self.columns.metadata)
-            if pa.types.is_struct(column.type) or pa.types.is_map(column.type):
-                metadata = Metadata.of([_object(each) for each in column.to_pylist()])
-            else:
-                metadata = self._parsed(self._texts(column))
-        extra = [name for name in self._extra if name in rows.schema.names]
-        if not extra:
-            return metadata or Metadata.of([None] * n)
-        columns = [(name, rows.column(name).to_pylist()) for name in extra]
-        objects = metadata.objects() if metadata else [{} for _ in range(n)]
-        merged = []
-        for row, base in enumerate(objects):
-            found = {
-                name: _plain(column[row]) for name, column in columns if column[row] is not None
-            }
-            merged.append(_merged(found, base, f"{self.path}: row {row}"))
-        return Metadata(objects=merged)
-
-    def _texts(self, column: Any) -> list[bytes]:
-        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-            raise StoreError(
-                f"{self.path}: column {self.columns.metadata!r} holds {column.type}; "
-                "expected JSON objects as text, or a struct",
-                "say which column holds the metadata: `columns: {metadata: …}`",
-            )
-        texts: list[bytes | None] = column.cast(pa.binary()).to_pylist()
-        found = [b"{}" if each is None or each == b"null" else each for each in texts]
-        for each in found:
-            if not each.lstrip().startswith(b"{"):
-                raise StoreError(
-                    f"{self.path}: column {self.columns.metadata!r} holds what is no JSON object"
-                )
-        return found
-
-    def _parsed(self, texts: list[bytes]) -> Metadata:
-        """*texts*, which whoever wrote the file may have got wrong."""
-        metadata = Metadata(texts=texts)
-        try:
-            metadata.objects()
-        except ValueError:
-            for text in texts:
-                try:
-                    jsonvalues.loads(text)
-                except ValueError as error:
-                    raise StoreError(
-                        f"{self.path}: column {self.columns.metadata!r} holds a text that is no "
-                        f"JSON object: {error}",
-                        "NaN, infinity and lone surrogates are no JSON either",
-                    ) from error
-            raise
-        return metadata
 
     @contextmanager
     def _reading(self) -> Iterator[Any]:
@@ -598,6 +632,11 @@ class ParquetSegment:
                 f"{self.path}: cannot be read as Parquet: {error}",
                 "the file is damaged, not complete, or of another format",
             ) from error
+
+
+def _is_text(kind: Any) -> bool:
+    types = pa.types
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 @lru_cache(maxsize=64)
@@ -620,16 +659,20 @@ def _is_float_list(kind: Any) -> bool:
 def _object(value: Any) -> dict[str, Any]:
     """A struct's or a map's value; a null in a struct is a key that the record lacks."""
     pairs = value.items() if isinstance(value, dict) else value or []
-    return {key: _plain(each) for key, each in pairs if each is not None}
+    return {key: plain(each) for key, each in pairs if each is not None}
 
 
-def _plain(value: Any) -> Any:
-    """An Arrow value as JSON has it: dates as ISO texts, decimals as texts."""
+def plain(value: Any) -> Any:
+    """An Arrow value as JSON has it: dates as ISO texts, decimals as texts.
+
+    Raises:
+        StoreError: It is or holds bytes.
+    """
     match value:
         case dict():
             return _object(value)
         case list():
-            return [_plain(each) for each in value]
+            return [plain(each) for each in value]
         case datetime() | date() | time():
             return value.isoformat()
         case Decimal() | timedelta():
@@ -642,7 +685,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _merged(columns: dict[str, Any], metadata: dict[str, Any], place: str) -> dict[str, Any]:
+def merged_metadata(
+    columns: dict[str, Any], metadata: dict[str, Any], place: str
+) -> dict[str, Any]:
+    """Columns of their own and the metadata as one object.
+
+    Raises:
+        StoreError: A key occurs in both.
+    """
     clash = columns.keys() & metadata.keys()
     if clash:
         raise StoreError(
@@ -817,7 +867,7 @@ class LinesSegment:
         if not extra:
             found: dict[str, Any] = base
             return found
-        return _merged(extra, base, f"{self.path}:{self._line(offset)}")
+        return merged_metadata(extra, base, f"{self.path}:{self._line(offset)}")
 
     def _fail(self, offset: int, what: str, cause: Exception | None = None) -> NoReturn:
         raise StoreError(f"{self.path}:{self._line(offset)}: {what}") from cause

@@ -1,50 +1,278 @@
-"""Every plan that ships runs, as it stands, and passes."""
+"""Every plan that ships runs, as it stands, passes, and does what it is there to show."""
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import faiss
+import numpy as np
+import psycopg2
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from runner import load_plan
+from runner.api import Plan
+from runner.copy.ids import uuid_for
 from runner.model import BatchSize
-from runner.results import Verdict
+from runner.plan.lint import lint_paths
+from runner.results import RunResult, Verdict
 from runner.stores.base import Access
 from tests.e2e.places import Places
 
 PLANS = Path(__file__).parents[2] / "plans"
+SAMPLE = {"store": "files", "path": "plans/sample/documents.parquet"}
+CHROMA = {"store": "chroma", "path": ".demo/chroma", "collection": "docstrings"}
 
 
-def quickstart(served: Places) -> None:
-    """The sample in a Chroma folder, where `make demo` puts it."""
-    sample = {"store": "files", "path": "plans/sample/documents.parquet"}
-    chroma = {"store": "chroma", "path": ".demo/chroma", "collection": "docstrings"}
-    (served.folder / ".demo").mkdir()
-    with served.opened(sample) as source, served.opened(chroma, Access.WRITE) as target:
+def run(served: Places, name: str, **variables: str) -> tuple[Plan, RunResult]:
+    plan = load_plan(served.folder / "plans" / f"{name}.yaml", variables)
+    return plan, plan.run()
+
+
+def put(served: Places, target: dict[str, Any], sent: dict[str, Any] = SAMPLE) -> None:
+    """The sample in another store."""
+    with served.opened(sent) as source, served.opened(target, Access.WRITE) as into:
         wanted = source.describe()
         assert wanted is not None
-        target.create(target.propose(wanted, 0, 0).spec)
+        spec = into.propose(wanted, 0, 0).spec
+        into.create(spec)
         for partition in source.partitions(1):
             for page in source.scan(partition, None, BatchSize(500)):
-                target.write(page.batch, fresh=True)
+                into.write(page.batch, fresh=True)
+        into.finish(spec)
 
 
-PREPARED: dict[str, Callable[[Places], None]] = {"quickstart": quickstart}
+def sql(served: Places, *statements: str) -> list[tuple[Any, ...]]:
+    """The rows of the last of these."""
+    with closing(psycopg2.connect(served.environment["TEST_DSN"])) as session:
+        session.autocommit = True
+        with session.cursor() as cursor:
+            for each in statements:
+                cursor.execute(each)
+            return cursor.fetchall() if cursor.description else []
 
 
-def test_every_plan_that_ships_is_tried_here() -> None:
-    assert {each.stem for each in PLANS.glob("*.yaml")} == PREPARED.keys()
+def table(served: Places, name: str = "docstrings") -> dict[str, Any]:
+    return served.options("pgvector", name)
 
 
-@pytest.mark.parametrize("name", PREPARED)
-def test_a_plan_that_ships_runs_and_passes(
-    served: Places, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(PLANS, served.folder / "plans", ignore=shutil.ignore_patterns(".runner"))
-    PREPARED[name](served)
-    monkeypatch.setenv("PG_DSN", served.environment["TEST_DSN"])
-    result = load_plan(served.folder / "plans" / f"{name}.yaml").run()
-    assert [each for each in result.checks if each.verdict is Verdict.FAILED] == []
+def qdrant(served: Places, name: str) -> dict[str, Any]:
+    return served.options("qdrant-double", name)
+
+
+# what each plan finds, and what is true once it ran
+
+
+def in_chroma(served: Places) -> None:
+    """Where `make demo` puts it."""
+    put(served, CHROMA)
+
+
+def show_quickstart(served: Places, _plan: Plan, result: RunResult) -> None:
     assert result.records == 1500
+    metadata = served.read(table(served))["textwrap.wrap"][2]
+    assert metadata["object_type"] == "function"
+    assert metadata["url"].endswith("/textwrap.html#textwrap.wrap")
+
+
+def show_chroma_to_qdrant(served: Places, _plan: Plan, result: RunResult) -> None:
+    assert result.records == 1500
+    _, _, payload = served.read(qdrant(served, "docstrings"))[uuid_for("textwrap.wrap")]
+    assert payload["original_id"] == "textwrap.wrap"
+
+
+def in_qdrant(served: Places) -> None:
+    in_chroma(served)
+    run(served, "chroma-to-qdrant")
+
+
+def show_qdrant_to_chroma(served: Places, _plan: Plan, _result: RunResult) -> None:
+    """What was sent away, with its ids; Chroma rounds a vector whenever it is written."""
+    sent, back = served.read(CHROMA), served.read({**CHROMA, "path": ".demo/chroma-restored"})
+    assert {each: found[1:] for each, found in sent.items()} == {
+        each: found[1:] for each, found in back.items()
+    }
+    assert all(np.allclose(sent[each][0], back[each][0], atol=1e-6) for each in sent)
+
+
+def in_a_table_of_an_application(served: Places) -> None:
+    sql(
+        served,
+        "CREATE EXTENSION IF NOT EXISTS vector",
+        "CREATE TABLE articles (article_id bigint PRIMARY KEY, tenant text, title text, body text,"
+        " tags text[], published_on date, deleted_at timestamptz, embedding vector(8))",
+        "INSERT INTO articles SELECT n, CASE WHEN n % 3 = 0 THEN 'globex' ELSE 'acme' END,"
+        " 'Article ' || n, 'The text of ' || n, CASE WHEN n % 2 = 0 THEN ARRAY['news'] END,"
+        " date '2026-01-01' + n, CASE WHEN n % 5 = 0 THEN now() END,"
+        " ARRAY[sin(n), cos(n), sin(2*n), cos(3*n), sin(5*n), cos(7*n), sin(11*n), 1]::vector"
+        " FROM generate_series(1, 300) n",
+    )
+
+
+def show_pgvector_to_qdrant(served: Places, plan: Plan, result: RunResult) -> None:
+    """Only this customer's living articles; another's by a variable, as a run of its own."""
+    wanted = {n for n in range(1, 301) if n % 3 and n % 5}
+    acme = {**qdrant(served, "articles_acme"), "document_field": "body"}
+    found = served.read(acme)
+    assert found.keys() == wanted
+    _, text, metadata = found[1]
+    assert text == "The text of 1"
+    assert metadata == {
+        "title": "Article 1", "tags": [], "published_on": "2026-01-02",
+        "url": "https://example.org/articles/1",
+    }  # fmt: skip
+    other, other_result = run(served, "pgvector-to-qdrant", tenant="globex")
+    assert (other.name, other_result.records) == ("articles-globex", 80)
+    assert plan.report().run_id == result.run_id
+
+
+def in_an_index_made_by_hand(served: Places) -> None:
+    sample = pq.read_table(served.folder / SAMPLE["path"])
+    vectors = np.asarray(sample["vector"].combine_chunks().flatten()).reshape(len(sample), -1)
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    faiss.write_index(index, str(served.folder / ".demo" / "docstrings.faiss"))
+    rows = [json.loads(each) for each in sample["metadata"].to_pylist()]
+    beside = {
+        "id": sample["id"],
+        "document": sample["document"],
+        "keywords": [f" {row['module']};{row['kind'].upper()}" for row in rows],
+        "file": [row.get("file") for row in rows],
+        "line": [row.get("line") if row.get("file") else None for row in rows],
+        "lines": [str(row["lines"]) if at else "n/a" for at, row in enumerate(rows)],
+        "author": ["Guido"] * len(rows),
+        "_exported": ["2026-11-24"] * len(rows),
+    }
+    pq.write_table(pa.table(beside), served.folder / ".demo" / "docstrings.parquet")
+
+
+def show_faiss_to_pgvector(served: Places, _plan: Plan, _result: RunResult) -> None:
+    ((first,), (abstract,)) = sql(
+        served,
+        "SELECT meta FROM docstrings_from_faiss WHERE doc_id IN ('abc.ABCMeta',"
+        " 'abc.abstractmethod') ORDER BY doc_id",
+    )
+    assert first.keys() == {"keywords", "location", "lines", "author"}
+    assert first["keywords"] == ["abc", "class"]
+    assert first["location"] == "abc.py:92"
+    assert (first["lines"], abstract["lines"]) == (None, 15)
+    assert re.fullmatch("[0-9a-f]{64}", first["author"])
+
+
+def in_the_table_of_quickstart(served: Places) -> None:
+    put(served, table(served))
+
+
+def show_export_to_parquet(served: Places, _plan: Plan, _result: RunResult) -> None:
+    """The file says what the table does, to pandas and the like as well; each day is a run."""
+    backup = {"store": "files", "path": ".demo/backup/latest/docstrings.parquet"}
+    assert served.digest(backup) == served.digest(table(served))
+    assert len(pq.read_table(served.folder / backup["path"], columns=["id"])) == 1500
+    run(served, "export-to-parquet", day="2026-11-24")
+    assert (served.folder / ".demo/backup/2026-11-24/docstrings.parquet").exists()
+
+
+def show_import_jsonl(served: Places, plan: Plan, result: RunResult) -> None:
+    found = served.read({"store": "chroma", "path": ".demo/tickets", "collection": "tickets"})
+    assert len(found) == result.records == 22
+    _, text, metadata = found["T-1001"]
+    assert text == "Since this morning I only see a white page."
+    assert metadata == {
+        "subject": "Cannot log in after the update", "customer": "Ana Silva <[e-mail]>",
+        "priority": 1, "resolved": True, "opened": "2026-03-02", "tags": ["app", "bug"],
+        "device.os": "linux", "device.version": 14, "label": "P1 Cannot log in after the update",
+    }  # fmt: skip
+    notes = {each.name: each.note for each in result.fields}
+    assert (notes["device"], notes["debug"]) == ("flattened", "dropped by the plan")
+    assert found["T-1003"][2]["opened"] == "2026-03-03T08:00:12+01:00"
+    assert found["T-1004"][2]["seen_by"] == '["bot",7,null]'
+    assert not any("example.com" in str(each) for each in found.values())
+    letters = (Path(plan.state.runs) / result.run_id / "dead_letters.jsonl").read_text()
+    assert {json.loads(line)["id"] for line in letters.splitlines()} == {"T-1012", "T-1015"}
+
+
+def in_a_table_with_old_contents(served: Places) -> None:
+    put(served, table(served))
+    sql(served, "UPDATE docstrings SET document = 'old'")
+
+
+def show_replace_in_place(served: Places, plan: Plan, _result: RunResult) -> None:
+    tables = "SELECT tablename FROM pg_tables WHERE tablename LIKE 'docstrings%'"
+    assert sql(served, "SELECT count(*) FROM docstrings WHERE document = 'old'") == [(0,)]
+    assert len(sql(served, tables)) == 2
+    assert plan.finalise(confirmed=True).done
+    assert sql(served, tables) == [("docstrings",)]
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A plan: what has to be there, and what it shows."""
+
+    prepare: Callable[[Places], None]
+    show: Callable[[Places, Plan, RunResult], None]
+
+
+SHIPPED = {
+    "quickstart": Shipped(in_chroma, show_quickstart),
+    "chroma-to-qdrant": Shipped(in_chroma, show_chroma_to_qdrant),
+    "qdrant-to-chroma": Shipped(in_qdrant, show_qdrant_to_chroma),
+    "pgvector-to-qdrant": Shipped(in_a_table_of_an_application, show_pgvector_to_qdrant),
+    "faiss-to-pgvector": Shipped(in_an_index_made_by_hand, show_faiss_to_pgvector),
+    "export-to-parquet": Shipped(in_the_table_of_quickstart, show_export_to_parquet),
+    "import-jsonl": Shipped(lambda _: None, show_import_jsonl),
+    "replace-in-place": Shipped(in_a_table_with_old_contents, show_replace_in_place),
+}
+
+
+@pytest.fixture
+def checkout(served: Places, monkeypatch: pytest.MonkeyPatch) -> Places:
+    """`plans/` as it ships, and stores with nothing in them that a plan would meet."""
+    shutil.copytree(PLANS, served.folder / "plans", ignore=shutil.ignore_patterns(".runner"))
+    (served.folder / ".demo").mkdir()
+    monkeypatch.setenv("PG_DSN", served.environment["TEST_DSN"])
+    monkeypatch.setenv("QDRANT_URL", served.environment["TEST_QDRANT"])
+    monkeypatch.setenv("QDRANT_GRPC", served.environment["TEST_QDRANT_GRPC"])
+    monkeypatch.setenv("HASH_KEY", "a key of this test")
+    sql(served, "DROP TABLE IF EXISTS docstrings, docstrings_from_faiss, articles")
+    for name in ("docstrings", "articles_acme", "articles_globex"):
+        with served.opened(qdrant(served, name), Access.WRITE) as collection:
+            if collection.describe() is not None:
+                collection.drop()
+    return served
+
+
+def test_every_plan_that_ships_is_tried_and_listed() -> None:
+    names = {each.stem for each in PLANS.glob("*.yaml")}
+    assert names == SHIPPED.keys()
+    assert set(re.findall(r"\]\((.+)\.yaml\)", (PLANS / "README.md").read_text())) == names
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_plan_that_ships_runs_and_passes(checkout: Places, name: str) -> None:
+    SHIPPED[name].prepare(checkout)
+    plan, result = run(checkout, name)
+    assert [each for each in result.checks if each.verdict is Verdict.FAILED] == []
+    assert result.verdict is Verdict.PASSED
+    SHIPPED[name].show(checkout, plan, result)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_an_editor_knows_the_schema_of_a_plan_that_ships(name: str) -> None:
+    first = (PLANS / f"{name}.yaml").read_text().splitlines()[0]
+    match = re.fullmatch(r"# yaml-language-server: \$schema=(.+)", first)
+    assert match
+    assert (PLANS / match[1]).is_file()
+
+
+def test_the_plans_that_ship_are_well_formed_where_nothing_is_set() -> None:
+    found = lint_paths([PLANS], environ={})
+    assert found.problems == ()
+    assert len(found.files) == len(SHIPPED)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from runner.plan.reference import markdown
+from runner.stores import store_names
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -24,6 +27,34 @@ def test_the_plan_reference_is_generated_from_the_schema() -> None:
 )
 def test_every_command_is_documented(command: str) -> None:
     assert re.search(rf"`(runner )?{command} ", README), command
+
+
+def test_the_program_that_writes_records_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (program,) = (
+        each
+        for each in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+        if "write_records" in each
+    )
+    monkeypatch.chdir(tmp_path)
+    exec(program, {})
+    assert pq.read_table("mine.parquet").num_rows == 9
+
+
+def test_the_extras_are_those_that_can_be_installed() -> None:
+    """All but those for tools, and those for stores that do not exist yet."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = re.search(r"The extras are (.+?)\.", README, re.DOTALL)
+    assert named
+    found = set(re.findall(r"`(\w+)`", named[1]))
+    assert found == {"all"} | project["optional-dependencies"].keys() & set(store_names())
+
+
+def test_the_plans_that_ship_are_counted_right() -> None:
+    words = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    plans = list((ROOT / "plans").glob("*.yaml"))
+    assert f"{words[len(plans)]} commented plans" in README
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))
