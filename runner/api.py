@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import platform
 import shutil
 import tempfile
 import time
@@ -18,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from runner import jsonvalues
+from runner import __version__, jsonvalues
 from runner.checks.evidence import Ends
 from runner.copy.ids import IdMap
 from runner.copy.journal import Journal
@@ -55,7 +56,13 @@ from runner.steps.compile import (
     pace_of,
     step_rows,
 )
-from runner.steps.execute import Execution, Listener, refuse_foreign_run, run_checks
+from runner.steps.execute import (
+    Execution,
+    Listener,
+    is_mark_of,
+    refuse_foreign_run,
+    run_checks,
+)
 from runner.steps.inventory import take_inventory
 from runner.steps.model import (
     Step,
@@ -190,6 +197,7 @@ class Plan:
         *,
         allow: Iterable[str] = (),
         restart: bool = False,
+        leave_behind: str = "",
         stop: Stop | None = None,
     ) -> RunResult:
         """Run the plan; go on with an unfinished run; after success, give its result again.
@@ -198,6 +206,8 @@ class Plan:
             progress: Called with a `ProgressEvent` now and then, from any thread.
             allow: Hazards to allow besides those of the plan.
             restart: Leave an unfinished run behind and start over.
+            leave_behind: A run that the target is marked by, whose state folder is lost: take
+                it for dead, and start over on what it left.
             stop: Lets another thread end the run after the batches in flight.
 
         Raises:
@@ -210,6 +220,8 @@ class Plan:
                 journal = Journal.open_existing(newest.journal)
                 try:
                     ended = journal.fact("rolled_back") or journal.fact("abandoned")
+                    if not ended:
+                        self._refuse_half_undone(newest, journal)
                     same = journal.fact("fingerprint") == self._fingerprint()
                     finished = journal.fact("finished", False)
                     if not ended and finished and same:
@@ -218,9 +230,7 @@ class Plan:
                         return self._go_on(newest, journal, listener, stop, "run", allow)
                 finally:
                     journal.close()
-            elif newest is not None:
-                self._abandon(newest)
-            return self._start(listener, allow, stop)
+            return self._start(listener, allow, stop, restart=restart, leave_behind=leave_behind)
 
     def resume(self, progress: Listener | None = None, *, stop: Stop | None = None) -> RunResult:
         """Go on with the unfinished run.
@@ -326,6 +336,12 @@ class Plan:
         with self.state.lock(), self._scratch() as scratch:
             folder, journal = self._newest_journal("roll back")
             try:
+                if journal.fact("finalising"):
+                    raise JournalError(
+                        f"the run {folder.run_id} was finalised, or that broke off: what it "
+                        "replaced is gone for good",
+                        f"`runner finalise {self.document.file} --yes` completes it",
+                    )
                 access = Access.WRITE if confirmed else Access.READ
                 with self._open("target", access, scratch) as target:
                     assert isinstance(target, Target)
@@ -335,6 +351,15 @@ class Plan:
                     )
                     undo = rollback.look()
                     if confirmed:
+                        journal.keep(
+                            "rollback begins",
+                            {
+                                **_who("rollback"),
+                                "action": undo.action,
+                                "collection": undo.collection,
+                            },
+                            rolling_back=True,
+                        )
                         rollback.act(undo)
                         journal.export(folder.path)
                     spec = target.describe()
@@ -375,6 +400,11 @@ class Plan:
                         count = 0 if spec is None else aside.count()
                         about = side_of(self._endpoint("target"), spec, count, "kept aside", aside)
                         if confirmed:
+                            journal.keep(
+                                "finalise begins",
+                                {**_who("finalise"), "collection": kept},
+                                finalising=True,
+                            )
                             aside.drop()
                             journal.keep("finalised", finalised=True)
                             journal.export(folder.path)
@@ -387,18 +417,38 @@ class Plan:
 
     # parts of a run
 
-    def _start(self, listener: Listener, allow: Iterable[str], stop: Stop | None) -> RunResult:
+    def _start(
+        self,
+        listener: Listener,
+        allow: Iterable[str],
+        stop: Stop | None,
+        *,
+        restart: bool,
+        leave_behind: str,
+    ) -> RunResult:
+        newest = self.state.newest() if restart else None
+        left_behind = [leave_behind] if leave_behind else []
+        if newest is not None:
+            left_behind.append(newest.run_id)
         folder = self.state.new_run()
         try:
             folder.scratch.mkdir()
             listener(ProgressEvent(phase="preflight", message="looking at both ends"))
             with ExitStack() as stack:
                 sight = stack.enter_context(self._sight(folder.scratch, allow, folder.run_id))
-                refuse_foreign_run(sight.found.target_mark, folder.run_id)
+                mark = sight.found.target_mark
+                if leave_behind and not is_mark_of(mark, leave_behind):
+                    raise PlanError(
+                        f"--leave-behind {leave_behind}: the target does not bear that run's mark",
+                        "leave the option out, or name the run that the refusal names",
+                    )
+                refuse_foreign_run(mark, folder.run_id, left_behind)
                 sight.compiled.raise_faults()
                 journal = Journal.create(folder.journal)
                 stack.callback(journal.close)
-                self._keep_facts(journal, folder, sight)
+                self._keep_facts(journal, folder, sight, left_behind)
+                if newest is not None:
+                    self._abandon(newest)
                 # the target was looked at for reading; now it is opened for writing
                 sight.target.close()
                 return self._execute(folder, journal, sight.source, listener, stop, "run")
@@ -430,7 +480,11 @@ class Plan:
             with self._open("source", Access.READ, folder.scratch) as source:
                 if source.describe() is None:
                     raise _no_source(self.document, str(self._endpoint("source")))
-                journal.keep("resumed", resumed=journal.fact("resumed", 0) + 1)
+                journal.keep(
+                    "resumed",
+                    {**_who(command), **self._changed_since(journal)},
+                    resumed=journal.fact("resumed", 0) + 1,
+                )
                 listener(
                     ProgressEvent(
                         phase="resume",
@@ -476,7 +530,9 @@ class Plan:
                 )
                 if verdict is not Verdict.FAILED:
                     execution.mark_done()
-                    journal.keep("finished", finished=True, finished_at=_now())
+                    journal.keep(
+                        "finished", {"verdict": verdict.value}, finished=True, finished_at=_now()
+                    )
             finally:
                 execution.close()
         result = self._result(folder, journal, command)
@@ -522,15 +578,26 @@ class Plan:
         journal = Journal.open_existing(folder.journal)
         try:
             if not journal.fact("finished", False):
-                journal.keep("abandoned", abandoned=True)
+                journal.keep("left behind", _who("run --restart"), abandoned=True)
+                journal.export(folder.path)
         finally:
             journal.close()
 
-    def _keep_facts(self, journal: Journal, folder: RunFolder, sight: _Sight) -> None:
+    def _keep_facts(
+        self, journal: Journal, folder: RunFolder, sight: _Sight, left_behind: list[str]
+    ) -> None:
         compiled, found = sight.compiled, sight.found
         source, target = self._sides(sight)
         journal.keep(
             "run begins",
+            {
+                **_who("run"),
+                "run": folder.run_id,
+                "plan": self.document.file,
+                "fingerprint": self._fingerprint(),
+                "left_behind": left_behind,
+            },
+            left_behind=left_behind,
             run_id=folder.run_id,
             name=self.name,
             strategy=self.document.strategy,
@@ -612,7 +679,29 @@ class Plan:
                 f"the newest run, {newest.run_id}, was {gone}; there is nothing to {what}",
                 f"start a new one with `run {self.document.file}`",
             )
+        if what not in ("report", "roll back"):
+            try:
+                self._refuse_half_undone(newest, journal)
+            except JournalError:
+                journal.close()
+                raise
         return newest, journal
+
+    def _refuse_half_undone(self, folder: RunFolder, journal: Journal) -> None:
+        """Leave if a rollback of the run was begun: what it removed, nothing would notice."""
+        if journal.fact("rolling_back"):
+            raise JournalError(
+                f"a rollback of the run {folder.run_id} was begun and broke off",
+                f"complete it: `runner rollback {self.document.file} --yes`",
+            )
+
+    def _changed_since(self, journal: Journal) -> dict[str, Any]:
+        """How the plan goes on, and whether its text is another than when the run began."""
+        return {
+            "batch_size": self.document.batch_size.records,
+            "workers": self.document.workers,
+            "plan_changed": journal.fact("plan_text") != self.document.text,
+        }
 
     # both ends
 
@@ -716,6 +805,16 @@ class Plan:
 
 def _silent(event: ProgressEvent) -> None:
     del event  # nobody wants to know
+
+
+def _who(command: str) -> dict[str, str]:
+    """Who acts, for the audit."""
+    return {
+        "command": command,
+        "user": _user(),
+        "host": platform.node(),
+        "runner": __version__,
+    }
 
 
 def _user() -> str:
@@ -825,6 +924,9 @@ def _status_of(plan: Plan, folder: RunFolder, journal: Journal, running: bool) -
         phase, acts = "rolled back", (f"run {file}",)
     elif journal.fact("abandoned"):
         phase, acts = "left behind", (f"run {file}",)
+    elif journal.fact("rolling_back"):
+        phase = "rolling back"
+        acts = () if running else (f"runner rollback {file} --yes",)
     elif journal.fact("finished", False):
         phase, acts = "finished", (f"runner report {file}", f"runner verify {file}")
     else:

@@ -13,13 +13,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from runner.copy.journal import Journal
 from runner.errors import JournalError
 from runner.plan.model import PlanDocument
 
+_STAMP = "%Y-%m-%dT%H-%M-%S"
 _NETWORK = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.s3fs", "afs", "ceph"}
 )
@@ -81,9 +82,14 @@ class State:
         return found[-1] if found else None
 
     def new_run(self) -> RunFolder:
-        """A folder for a new run, made."""
-        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
-        folder = RunFolder(self.runs / f"{stamp}-{secrets.token_hex(4)}")
+        """A folder for a new run, made; its name follows those of all runs before it."""
+        stamp = datetime.now(UTC)
+        newest = self.newest()
+        if newest is not None:
+            # names are the order of runs: two in one second, or a clock that was set back
+            stamp = max(stamp, _began(newest) + timedelta(seconds=1))
+        stamp_text = stamp.strftime(_STAMP)
+        folder = RunFolder(self.runs / f"{stamp_text}-{secrets.token_hex(4)}")
         try:
             folder.path.mkdir(parents=True, mode=0o700)
         except OSError as error:
@@ -134,6 +140,10 @@ class State:
         finally:
             os.close(descriptor)
         return False
+
+
+def _began(folder: RunFolder) -> datetime:
+    return datetime.strptime(folder.run_id[:19], _STAMP).replace(tzinfo=UTC)
 
 
 def _cannot_write(path: Path, error: OSError) -> JournalError:

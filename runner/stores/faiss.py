@@ -68,6 +68,7 @@ from runner.stores.parts import (
     spec_to_json,
     swap_files,
     sync_folder,
+    temporary_of,
 )
 from runner.stores.segments import (
     ID_ONLY,
@@ -245,6 +246,8 @@ class FaissStore(LayeredStore):
                 _Build(self._path, self._staged, self._layers(), self._spec).run()
                 remove_folder(self._staged)
                 self._put_note(Note.read(self._note_path) or Note())
+            else:
+                remove_folder(self._staged)  # what a kill left of an earlier removal
             self.close()
 
     def drop(self) -> None:
@@ -255,6 +258,7 @@ class FaissStore(LayeredStore):
             for each in _sidecars(self._path):
                 remove(each)
             remove_folder(self._staged)
+            remove(temporary_of(self._note_path))
             remove(self._note_path)
 
     def write_mark(self, mark: str | None) -> None:

@@ -227,6 +227,8 @@ class FilesStore(LayeredStore):
             if not self._exists:
                 raise missing(self._path)
             if not self._layered:
+                if self._suffix:
+                    remove_folder(self._staged)  # what a kill left of an earlier removal
                 return
             if self._suffix:
                 self._merge()
@@ -242,6 +244,7 @@ class FilesStore(LayeredStore):
                 remove(self._path)
                 remove(temporary_of(self._path))
                 remove_folder(self._staged)
+                remove(temporary_of(self._note_path))
                 remove(self._note_path)
             elif self._path.is_dir():
                 for path, _ in self._files():

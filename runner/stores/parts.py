@@ -130,11 +130,19 @@ def remove(path: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder with all that is in it; fine if it does not exist."""
+    """Remove a folder with all that is in it, as one act; fine if it does not exist.
+
+    It gets another name first: half of the parts would be another collection.
+    """
+    gone = temporary_of(folder)
     try:
         if folder.exists():
-            shutil.rmtree(folder)
+            if gone.exists():
+                shutil.rmtree(gone)
+            folder.rename(gone)
             sync_folder(folder.parent)
+        if gone.exists():
+            shutil.rmtree(gone)
     except OSError as error:
         raise not_written(folder, error) from error
 
