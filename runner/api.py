@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import __version__, jsonvalues
-from runner.checks.evidence import Ends
+from runner.checks.evidence import Ends, audit_check
 from runner.copy.ids import IdMap
 from runner.copy.journal import Journal
 from runner.copy.prepare import Preparation
@@ -253,8 +253,9 @@ class Plan:
     def verify(self, progress: Listener | None = None) -> RunResult:
         """Check the newest run again: both ends as they are now, every record re-read."""
         listener = progress or _silent
-        folder, journal = self._newest_journal("verify", read_only=True)
+        folder, journal = self._newest_journal("verify")
         try:
+            journal.audit("verify begins", **_who("verify"))
             with self._scratch() as scratch, ExitStack() as stack:
                 source = stack.enter_context(self._open("source", Access.READ, scratch))
                 target = stack.enter_context(self._open("target", Access.READ, scratch))
@@ -285,6 +286,11 @@ class Plan:
                     listener(ProgressEvent(phase="check", message=name))
 
                 checks = run_checks(ends, self.document.validation, tell, rescan=True)
+                audit = audit_check(journal, folder.audit)
+                checks.append(audit)
+                journal.audit("verified", verdict=_verdict_of(checks).value)
+                if audit.verdict is Verdict.PASSED:  # else the file is evidence
+                    journal.export(folder.path)
                 about = side_of(
                     self._endpoint("target"), target_spec, target.count(), "exists", target
                 )
@@ -575,7 +581,10 @@ class Plan:
         return tuple(acts)
 
     def _abandon(self, folder: RunFolder) -> None:
-        journal = Journal.open_existing(folder.journal)
+        try:
+            journal = Journal.open_existing(folder.journal)
+        except JournalError:
+            return  # damaged, or of another version: maybe why it is left behind
         try:
             if not journal.fact("finished", False):
                 journal.keep("left behind", _who("run --restart"), abandoned=True)
@@ -792,7 +801,10 @@ class Plan:
     def _known_rate(self) -> tuple[float, str] | None:
         """How fast an earlier run of this plan wrote."""
         for folder in reversed(self.state.run_folders()):
-            journal = Journal.open_existing(folder.journal, read_only=True)
+            try:
+                journal = Journal.open_existing(folder.journal, read_only=True)
+            except JournalError:
+                continue  # an estimate is not worth more
             try:
                 seconds = journal.fact("copy_seconds", 0.0)
                 records = journal.totals().records
@@ -849,8 +861,14 @@ def _write_report(result: RunResult, folder: Path, name: str) -> None:
     }
     for suffix, make in forms.items():
         temporary = folder / f"{name}.{suffix}.tmp"
-        temporary.write_bytes(make())
-        temporary.replace(folder / f"{name}.{suffix}")
+        try:
+            temporary.write_bytes(make())
+            temporary.replace(folder / f"{name}.{suffix}")
+        except OSError as error:
+            raise JournalError(
+                f"{folder}: the report cannot be written: {error.strerror}",
+                "what it is about is in the journal: make room, and repeat the command",
+            ) from error
 
 
 def _inspected(side: str, store: Store, spec: CollectionSpec | None) -> InspectedSide:

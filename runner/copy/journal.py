@@ -179,7 +179,8 @@ class Journal:
         except sqlite3.Error as error:
             raise JournalError(
                 f"{path}: the journal cannot be read: {error}",
-                "restore it from a backup, or start over with `run --restart`",
+                "make room if its disk is full, else restore it from a backup, or start over "
+                "with `run --restart`",
             ) from error
         if version != SCHEMA_VERSION:
             connection.close()
@@ -198,11 +199,11 @@ class Journal:
             return True  # opening it properly says what is wrong
         try:
             found = connection.execute("SELECT 1 FROM facts WHERE name = 'run_id'").fetchone()
-        except sqlite3.OperationalError:
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                return True
             # killed while the tables were being made: no table, or no version yet
             return bool(connection.execute("PRAGMA user_version").fetchone()[0])
-        except sqlite3.DatabaseError:
-            return True
         finally:
             connection.close()
         return found is not None
@@ -627,11 +628,17 @@ def _chain_faults(lines: Iterable[Any]) -> list[str]:
 
 def _write_lines(path: Path, lines: Iterator[dict[str, Any]]) -> None:
     temporary = path.with_suffix(".tmp")
-    descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        for line in lines:
-            file.write(jsonvalues.dumps(line) + b"\n")
-    temporary.replace(path)
+    try:
+        descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            for line in lines:
+                file.write(jsonvalues.dumps(line) + b"\n")
+        temporary.replace(path)
+    except OSError as error:
+        raise JournalError(
+            f"{path}: cannot be written: {error.strerror}",
+            "it is all in the journal: make room, and repeat the command",
+        ) from error
 
 
 def _as_digests(packed: bytes) -> Digests:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from types import TracebackType
@@ -116,7 +117,8 @@ class ProgressDisplay:
                 self._write(self._latest)
 
     def _write(self, event: ProgressEvent) -> None:
-        self._console.print(Text(line_of(event)), soft_wrap=True)
+        with suppress(OSError):  # a screen that went away must not end the run
+            self._console.print(Text(line_of(event)), soft_wrap=True)
         self._told = event
         self._last_line_at = self._now()
 

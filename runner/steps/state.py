@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -45,6 +45,11 @@ class RunFolder:
     def journal(self) -> Path:
         """The journal's file."""
         return self.path / "journal.sqlite"
+
+    @property
+    def audit(self) -> Path:
+        """The exported audit."""
+        return self.path / "audit.jsonl"
 
     @property
     def scratch(self) -> Path:
@@ -106,7 +111,7 @@ class State:
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             ignore = self.base / ".gitignore"
-            if not ignore.exists():
+            if not ignore.exists() or not ignore.stat().st_size:  # cut short by a full disk
                 ignore.write_text("*\n")
             _refuse_network(self.folder)
             descriptor = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
@@ -121,8 +126,9 @@ class State:
                     f"another runner works on this plan (process {holder or 'unknown'})",
                     "wait for it, or stop it: `runner status` shows how far it is",
                 ) from error
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            with suppress(OSError):  # a full disk: the lock holds without a name on it
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, str(os.getpid()).encode(), 0)
             yield
         finally:
             os.close(descriptor)

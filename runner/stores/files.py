@@ -228,7 +228,7 @@ class FilesStore(LayeredStore):
                 raise missing(self._path)
             if not self._layered:
                 if self._suffix:
-                    remove_folder(self._staged)  # what a kill left of an earlier removal
+                    self._tidy()
                 return
             if self._suffix:
                 self._merge()
@@ -405,6 +405,14 @@ class FilesStore(LayeredStore):
         remove_folder(self._staged)
         note = Note.read(self._note_path) or Note(spec)
         self._put_note(note.with_(finished=True))
+
+    def _tidy(self) -> None:
+        """Complete what a kill left of an earlier merge."""
+        remove_folder(self._staged)
+        remove(temporary_of(self._note_path))
+        note = Note.read(self._note_path)
+        if note is not None and not note.finished:
+            self._put_note(note.with_(finished=True))
 
     def _settle(self) -> None:
         """Write each part anew without what newer ones hide."""

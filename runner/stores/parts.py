@@ -64,6 +64,7 @@ from runner.stores.segments import (
     to_table,
     writer_options,
 )
+from runner.words import size
 
 _PART = re.compile(r"part-(\d+)\.parquet")
 _GONE = re.compile(r"_gone-(\d+)\.json")
@@ -158,8 +159,7 @@ def place_findings(path: Path, size_bytes: int) -> list[Finding]:
     if free < size_bytes:
         return [
             Finding(
-                f"{parent} has {free / 1e9:,.1f} GB free, about {size_bytes / 1e9:,.1f} GB "
-                "are needed",
+                f"{parent} has {size(free)} free, about {size(size_bytes)} are needed",
                 "make room, or choose another folder",
                 key="target.path",
             )
