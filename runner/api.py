@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import platform
 import shutil
 import tempfile
 import time
@@ -19,8 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runner import jsonvalues
-from runner.checks.evidence import Ends
+from runner import __version__, jsonvalues
+from runner.checks.evidence import Ends, audit_check
 from runner.copy.ids import IdMap
 from runner.copy.journal import Journal
 from runner.copy.prepare import Preparation
@@ -60,7 +61,13 @@ from runner.steps.compile import (
     raise_faults,
     step_rows,
 )
-from runner.steps.execute import Execution, Listener, refuse_foreign_run, run_checks
+from runner.steps.execute import (
+    Execution,
+    Listener,
+    is_mark_of,
+    refuse_foreign_run,
+    run_checks,
+)
 from runner.steps.inventory import take_inventory
 from runner.steps.model import (
     Step,
@@ -230,6 +237,7 @@ class Plan:
         allow: Iterable[str] = (),
         restart: bool = False,
         strict: bool = False,
+        leave_behind: str = "",
         stop: Stop | None = None,
         show_values: bool = False,
     ) -> RunResult:
@@ -241,6 +249,8 @@ class Plan:
             restart: Leave an unfinished run behind and start over.
             strict: Refuse, before anything is written, whatever there is a warning of; a run
                 that began with warnings is not gone on with, nor shown again.
+            leave_behind: A run that the target is marked by, whose state folder is lost: take
+                it for dead, and start over on what it left.
             stop: Lets another thread end the run after the batches in flight.
             show_values: Whether journal, results and errors may hold the values that differ.
 
@@ -255,6 +265,8 @@ class Plan:
                 journal = Journal.open_existing(newest.journal)
                 try:
                     ended = journal.fact("rolled_back") or journal.fact("abandoned")
+                    if not ended:
+                        self._refuse_half_undone(newest, journal)
                     same = journal.fact("fingerprint") == self._fingerprint()
                     finished = journal.fact("finished", False)
                     if strict and not ended and (same or not finished):
@@ -265,9 +277,9 @@ class Plan:
                         return self._go_on(newest, journal, listener, part)
                 finally:
                     journal.close()
-            elif newest is not None:
-                self._abandon(newest)
-            return self._start(listener, allow, part, strict=strict)
+            return self._start(
+                listener, allow, part, strict=strict, restart=restart, leave_behind=leave_behind
+            )
 
     def resume(
         self,
@@ -298,8 +310,9 @@ class Plan:
         """Check the newest run again: both ends as they are now, every record re-read."""
         listener = progress or _silent
         retrying = _patience()
-        folder, journal = self._newest_journal("verify", read_only=True)
+        folder, journal = self._newest_journal("verify")
         try:
+            journal.audit("verify begins", **_who("verify"))
             with self._scratch() as scratch, ExitStack() as stack:
                 source = stack.enter_context(self._open("source", Access.READ, scratch, retrying))
                 target = stack.enter_context(self._open("target", Access.READ, scratch, retrying))
@@ -332,6 +345,11 @@ class Plan:
                     listener(ProgressEvent(phase="check", message=name))
 
                 checks = run_checks(ends, self.document.validation, retrying, tell, rescan=True)
+                audit = audit_check(journal, folder.audit)
+                checks.append(audit)
+                journal.audit("verified", verdict=_verdict_of(checks).value)
+                if audit.verdict is Verdict.PASSED:  # else the file is evidence
+                    journal.export(folder.path)
                 about = retrying.call(
                     "looking at the target",
                     lambda: side_of(
@@ -392,6 +410,12 @@ class Plan:
             folder, journal = self._newest_journal("roll back")
             try:
                 retrying = _patience()
+                if journal.fact("finalising"):
+                    raise JournalError(
+                        f"the run {folder.run_id} was finalised, or that broke off: what it "
+                        "replaced is gone for good",
+                        f"`runner finalise {self.document.file} --yes` completes it",
+                    )
                 access = Access.WRITE if confirmed else Access.READ
                 with self._open("target", access, scratch, retrying) as target:
                     assert isinstance(target, Target)
@@ -401,6 +425,15 @@ class Plan:
                     )
                     undo = retrying.call("looking at the target", rollback.look)
                     if confirmed:
+                        journal.keep(
+                            "rollback begins",
+                            {
+                                **_who("rollback"),
+                                "action": undo.action,
+                                "collection": undo.collection,
+                            },
+                            rolling_back=True,
+                        )
                         retrying.call("the rollback", lambda: rollback.act(undo))
                         journal.export(folder.path)
                     about = retrying.call("looking at the target", lambda: self._as_left(target))
@@ -447,6 +480,11 @@ class Plan:
                             count = retrying.call("counting what is kept aside", aside.count)
                         about = side_of(self._endpoint("target"), spec, count, "kept aside", aside)
                         if confirmed:
+                            journal.keep(
+                                "finalise begins",
+                                {**_who("finalise"), "collection": kept},
+                                finalising=True,
+                            )
                             retrying.call("dropping what is kept aside", aside.drop)
                             journal.keep("finalised", finalised=True)
                             journal.export(folder.path)
@@ -460,8 +498,19 @@ class Plan:
     # parts of a run
 
     def _start(
-        self, listener: Listener, allow: Iterable[str], part: _Part, *, strict: bool
+        self,
+        listener: Listener,
+        allow: Iterable[str],
+        part: _Part,
+        *,
+        strict: bool,
+        restart: bool,
+        leave_behind: str,
     ) -> RunResult:
+        newest = self.state.newest() if restart else None
+        left_behind = [leave_behind] if leave_behind else []
+        if newest is not None:
+            left_behind.append(newest.run_id)
         folder = self.state.new_run()
         try:
             folder.scratch.mkdir()
@@ -476,11 +525,19 @@ class Plan:
                         show_values=part.show_values,
                     )
                 )
-                refuse_foreign_run(sight.found.target_mark, folder.run_id)
+                mark = sight.found.target_mark
+                if leave_behind and not is_mark_of(mark, leave_behind):
+                    raise PlanError(
+                        f"--leave-behind {leave_behind}: the target does not bear that run's mark",
+                        "leave the option out, or name the run that the refusal names",
+                    )
+                refuse_foreign_run(mark, folder.run_id, left_behind)
                 raise_faults((sight.compiled.strictly() if strict else sight.compiled).faults)
                 journal = Journal.create(folder.journal)
                 stack.callback(journal.close)
-                self._keep_facts(journal, folder, sight)
+                self._keep_facts(journal, folder, sight, left_behind)
+                if newest is not None:
+                    self._abandon(newest)
                 # the target was looked at for reading; now it is opened for writing
                 sight.target.close()
                 return self._execute(folder, journal, sight.source, listener, part)
@@ -511,7 +568,11 @@ class Plan:
             with self._open("source", Access.READ, folder.scratch, retrying) as source:
                 if retrying.call("looking at the source", source.describe) is None:
                     raise _no_source(self.document, str(self._endpoint("source")))
-                journal.keep("resumed", resumed=journal.fact("resumed", 0) + 1)
+                journal.keep(
+                    "resumed",
+                    {**_who(part.command), **self._changed_since(journal)},
+                    resumed=journal.fact("resumed", 0) + 1,
+                )
                 listener(
                     ProgressEvent(
                         phase="resume",
@@ -551,7 +612,9 @@ class Plan:
                 journal.keep(target=to_json(about), target_spec=spec_to_json(spec))
                 if verdict is not Verdict.FAILED:
                     execution.mark_done()
-                    journal.keep("finished", finished=True, finished_at=_now())
+                    journal.keep(
+                        "finished", {"verdict": verdict.value}, finished=True, finished_at=_now()
+                    )
             finally:
                 execution.close()
         result = self._result(folder, journal, part.command, show_values=part.show_values)
@@ -597,18 +660,32 @@ class Plan:
         return tuple(acts)
 
     def _abandon(self, folder: RunFolder) -> None:
-        journal = Journal.open_existing(folder.journal)
+        try:
+            journal = Journal.open_existing(folder.journal)
+        except JournalError:
+            return  # damaged, or of another version: maybe why it is left behind
         try:
             if not journal.fact("finished", False):
-                journal.keep("abandoned", abandoned=True)
+                journal.keep("left behind", _who("run --restart"), abandoned=True)
+                journal.export(folder.path)
         finally:
             journal.close()
 
-    def _keep_facts(self, journal: Journal, folder: RunFolder, sight: _Sight) -> None:
+    def _keep_facts(
+        self, journal: Journal, folder: RunFolder, sight: _Sight, left_behind: list[str]
+    ) -> None:
         compiled, found = sight.compiled, sight.found
         source, target = sight.sides
         journal.keep(
             "run begins",
+            {
+                **_who("run"),
+                "run": folder.run_id,
+                "plan": self.document.file,
+                "fingerprint": self._fingerprint(),
+                "left_behind": left_behind,
+            },
+            left_behind=left_behind,
             run_id=folder.run_id,
             name=self.name,
             strategy=self.document.strategy,
@@ -694,7 +771,29 @@ class Plan:
                 f"the newest run, {newest.run_id}, was {gone}; there is nothing to {what}",
                 f"start a new one with `run {self.document.file}`",
             )
+        if what not in ("report", "roll back"):
+            try:
+                self._refuse_half_undone(newest, journal)
+            except JournalError:
+                journal.close()
+                raise
         return newest, journal
+
+    def _refuse_half_undone(self, folder: RunFolder, journal: Journal) -> None:
+        """Leave if a rollback of the run was begun: what it removed, nothing would notice."""
+        if journal.fact("rolling_back"):
+            raise JournalError(
+                f"a rollback of the run {folder.run_id} was begun and broke off",
+                f"complete it: `runner rollback {self.document.file} --yes`",
+            )
+
+    def _changed_since(self, journal: Journal) -> dict[str, Any]:
+        """How the plan goes on, and whether its text is another than when the run began."""
+        return {
+            "batch_size": self.document.batch_size.records,
+            "workers": self.document.workers,
+            "plan_changed": journal.fact("plan_text") != self.document.text,
+        }
 
     # both ends
 
@@ -792,7 +891,10 @@ class Plan:
     def _known_rate(self) -> tuple[float, str] | None:
         """How fast an earlier run of this plan wrote."""
         for folder in reversed(self.state.run_folders()):
-            journal = Journal.open_existing(folder.journal, read_only=True)
+            try:
+                journal = Journal.open_existing(folder.journal, read_only=True)
+            except JournalError:
+                continue  # an estimate is not worth more
             try:
                 seconds = journal.fact("copy_seconds", 0.0)
                 records = journal.totals().records
@@ -810,6 +912,16 @@ def _silent(event: ProgressEvent) -> None:
 def _patience(stop: Stop | None = None) -> Retrying:
     """For commands, and parts of one, that leave nothing to resume."""
     return Retrying(stop or Stop(), then="try again")
+
+
+def _who(command: str) -> dict[str, str]:
+    """Who acts, for the audit."""
+    return {
+        "command": command,
+        "user": _user(),
+        "host": platform.node(),
+        "runner": __version__,
+    }
 
 
 def _user() -> str:
@@ -844,8 +956,14 @@ def _write_report(result: RunResult, folder: Path, name: str) -> None:
     }
     for suffix, make in forms.items():
         temporary = folder / f"{name}.{suffix}.tmp"
-        temporary.write_bytes(make())
-        temporary.replace(folder / f"{name}.{suffix}")
+        try:
+            temporary.write_bytes(make())
+            temporary.replace(folder / f"{name}.{suffix}")
+        except OSError as error:
+            raise JournalError(
+                f"{folder}: the report cannot be written: {error.strerror}",
+                "what it is about is in the journal: make room, and repeat the command",
+            ) from error
 
 
 def _inspected(side: str, store: Store, spec: CollectionSpec | None) -> InspectedSide:
@@ -918,6 +1036,9 @@ def _status_of(plan: Plan, folder: RunFolder, journal: Journal, running: bool) -
         phase, acts = "rolled back", (f"run {file}",)
     elif journal.fact("abandoned"):
         phase, acts = "left behind", (f"run {file}",)
+    elif journal.fact("rolling_back"):
+        phase = "rolling back"
+        acts = () if running else (f"runner rollback {file} --yes",)
     elif journal.fact("finished", False):
         phase, acts = "finished", (f"runner report {file}", f"runner verify {file}")
     elif running:

@@ -31,7 +31,7 @@ exit codes:
   1  a bug in the runner             7  a check failed
   2  the plan or the command line    8  journal, changed plan, second runner
   3  the target cannot hold it       75 paused: `runner resume` goes on
-  4  a hazard was not allowed        130, 143  stopped by a signal
+  4  a hazard was not allowed        129, 130, 143  stopped by a signal
   5  a store failed
 """
 
@@ -63,6 +63,12 @@ def _main(arguments: list[str]) -> int:
         if isinstance(error, StoppedError):
             return 128 + (error.signal_number or signal.SIGINT)
         return error.exit_code
+    except KeyboardInterrupt:
+        print(
+            "\nInterrupted. Nothing is lost: the same command goes on or begins anew.",
+            file=sys.stderr,
+        )
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -170,6 +176,12 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--restart", action="store_true", help="leave an unfinished run behind and start over"
     )
+    parser.add_argument(
+        "--leave-behind",
+        default="",
+        metavar="RUN",
+        help="take RUN, which the target is marked by and whose state folder is lost, for dead",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="copy at most N records")
     parser.add_argument(
         "--strict",
@@ -195,6 +207,7 @@ def _run(options: argparse.Namespace, known: _Known) -> int:
             tell,
             allow=options.allow,
             restart=options.restart,
+            leave_behind=options.leave_behind,
             strict=options.strict,
             stop=stop,
             show_values=options.show_values,
@@ -212,9 +225,14 @@ def _resume(options: argparse.Namespace, known: _Known) -> int:
 
 def _verify(options: argparse.Namespace, known: _Known) -> int:
     plan = _load(options, known)
-    return _with_progress(
-        plan, options, lambda tell, _stop: plan.verify(tell, show_values=options.show_values)
-    )
+    from runner.report.progress import ProgressDisplay
+
+    # it only reads: Ctrl-C may end it anywhere
+    console = _console(stderr=options.format != "text", quiet=options.quiet)
+    with ProgressDisplay(console) as display:
+        result = plan.verify(display.tell, show_values=options.show_values)
+    _show(result, options)
+    return int(result.exit_code)
 
 
 def _lint(options: argparse.Namespace, known: _Known) -> int:
@@ -353,12 +371,17 @@ def _how_to_go_on(plan: Plan, error: StoppedError | PausedError) -> str:
 
 @contextmanager
 def _signals(stop: Stop) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop after the batches in flight; a second one at once."""
+    """Ctrl-C, SIGTERM and a closed terminal stop after the batches in flight; a second at once."""
+    screens = [each for each in (1, 2) if os.isatty(each)]
 
     def on_signal(number: int, _frame: Any) -> None:
         if stop.requested:
             os._exit(128 + number)
         stop.request(number)
+        if number == signal.SIGHUP:
+            # the terminal is gone, and writing to it would be an error
+            for each in screens:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), each)
         print(
             f"\nstopping after the batches in flight (at most {GRACE_S:.0f} s; "
             "once more to stop at once) …",
@@ -372,7 +395,10 @@ def _signals(stop: Stop) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {each: signal.signal(each, on_signal) for each in (signal.SIGINT, signal.SIGTERM)}
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        wanted.append(signal.SIGHUP)
+    before = {each: signal.signal(each, on_signal) for each in wanted}
     try:
         yield
     finally:

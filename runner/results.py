@@ -372,8 +372,8 @@ class RollbackResult:
 
     Attributes:
         done: False for the preview.
-        action: ``drop`` the collection, ``delete`` this run's records, ``swap back`` or
-            ``nothing``.
+        action: ``drop`` the collection, ``delete`` this run's records, ``swap back``,
+            ``unmark`` (nothing was written but the mark) or ``nothing``.
         removed: Records of this run that are (to be) removed.
         kept: Records that stay, with the reason and the first ids of each kind.
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -362,6 +363,24 @@ def dead_letters_check(ends: Ends, allowed: int) -> CheckResult:
         threshold=f"at most {allowed:,}",
         failures=tuple(f"{shown(each.id)}: {each.step}: {each.reason}" for each in dead),
         evidence={"dead_letters": total, "allowed": allowed},
+    )
+
+
+def audit_check(journal: Journal, exported: Path) -> CheckResult:
+    """Whether the audit is as it was written, in the journal and in the file *exported*."""
+    faults = journal.audit_faults(exported)
+    lines = sum(1 for _ in journal.audit_lines())
+    return CheckResult(
+        name="audit",
+        verdict=Verdict.FAILED if faults else Verdict.PASSED,
+        summary=f"{lines:,} lines, each with the hash of those before it",
+        coverage="all compared",
+        threshold="no line changed",
+        failures=tuple(faults),
+        advice="somebody edited the record of this run; nothing else was altered by that"
+        if faults
+        else "",
+        evidence={"lines": lines, "last_hash": journal.audit_head},
     )
 
 

@@ -20,7 +20,7 @@ import sqlite3
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -173,7 +173,8 @@ class Journal:
         except sqlite3.Error as error:
             raise JournalError(
                 f"{path}: the journal cannot be read: {error}",
-                "restore it from a backup, or start over with `run --restart`",
+                "make room if its disk is full, else restore it from a backup, or start over "
+                "with `run --restart`",
             ) from error
         if version != SCHEMA_VERSION:
             connection.close()
@@ -192,11 +193,11 @@ class Journal:
             return True  # opening it properly says what is wrong
         try:
             found = connection.execute("SELECT 1 FROM facts WHERE name = 'run_id'").fetchone()
-        except sqlite3.OperationalError:
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                return True
             # killed while the tables were being made: no table, or no version yet
             return bool(connection.execute("PRAGMA user_version").fetchone()[0])
-        except sqlite3.DatabaseError:
-            return True
         finally:
             connection.close()
         return found is not None
@@ -231,8 +232,10 @@ class Journal:
             row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return default if row is None else jsonvalues.loads(row[0])
 
-    def keep(self, event: str = "", /, **facts: Any) -> None:
-        """Keep JSON values by name, with a line in the audit if *event* names one."""
+    def keep(
+        self, event: str = "", about: Mapping[str, Any] | None = None, /, **facts: Any
+    ) -> None:
+        """Keep JSON values by name; if *event* is named, with a line *about* it in the audit."""
         with self._transaction() as db:
             for name, value in facts.items():
                 db.execute(
@@ -240,7 +243,7 @@ class Journal:
                     (name, jsonvalues.dumps(value).decode()),
                 )
             if event:
-                self._append_audit(db, event, {})
+                self._append_audit(db, event, dict(about or {}))
 
     # steps
 
@@ -566,9 +569,34 @@ class Journal:
                 "hash": digest,
             }
 
+    def audit_faults(self, exported: Path) -> list[str]:
+        """What was tampered with in the audit, here or in the file *exported*; empty if nothing.
+
+        A file that is older than the journal is as it should be: a kill may have kept a run
+        from writing it anew.
+        """
+        own = list(self.audit_lines())
+        faults = [f"journal: {each}" for each in _chain_faults(own)]
+        if not exported.exists():
+            return faults
+        lines: list[Any] = []
+        for number, text in enumerate(exported.read_bytes().splitlines(), start=1):
+            try:
+                lines.append(jsonvalues.loads(text))
+            except ValueError:
+                return [*faults, f"{exported.name}: line {number} is not JSON"]
+        found = _chain_faults(lines)
+        if not found and lines != own[: len(lines)]:
+            found = ["it is not the audit of this run"]
+        if not found and len(lines) < self.fact("exported", 0):
+            found = [f"{len(lines):,} lines are left of {self.fact('exported', 0):,}"]
+        return faults + [f"{exported.name}: {each}" for each in found]
+
     def export(self, folder: Path) -> None:
         """Write ``audit.jsonl`` and, if there are any, ``dead_letters.jsonl`` into *folder*."""
-        _write_lines(folder / "audit.jsonl", self.audit_lines())
+        lines = list(self.audit_lines())
+        _write_lines(folder / "audit.jsonl", iter(lines))
+        self.keep(exported=len(lines))
         if self.dead_letters(1):
             _write_lines(folder / "dead_letters.jsonl", self.dead_letter_lines())
 
@@ -579,25 +607,43 @@ def audit_hash(previous: str, number: int, at: str, event: str, facts: str) -> s
     return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def audit_is_whole(lines: Iterator[dict[str, Any]]) -> bool:
-    """Whether no line of an exported audit was changed, left out or put in."""
+def audit_is_whole(lines: Iterable[Any]) -> bool:
+    """Whether no line of an exported audit was changed, left out or put in.
+
+    What was cut off at its end shows only in comparison: the report names the last hash.
+    """
+    return not _chain_faults(lines)
+
+
+def _chain_faults(lines: Iterable[Any]) -> list[str]:
+    """The first line that does not follow from those before it."""
     previous = ""
     for expected, line in enumerate(lines, start=1):
-        text = json.dumps(line["facts"], sort_keys=True, ensure_ascii=False)
-        found = audit_hash(previous, line["number"], line["at"], line["event"], text)
-        if line["number"] != expected or line["hash"] != found:
-            return False
+        try:
+            text = json.dumps(line["facts"], sort_keys=True, ensure_ascii=False)
+            found = audit_hash(previous, line["number"], line["at"], line["event"], text)
+            fits = line["number"] == expected and line["hash"] == found
+        except (KeyError, TypeError):
+            fits = False
+        if not fits:
+            return [f"line {expected} was changed, left out or put in"]
         previous = found
-    return True
+    return []
 
 
 def _write_lines(path: Path, lines: Iterator[dict[str, Any]]) -> None:
     temporary = path.with_suffix(".tmp")
-    descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        for line in lines:
-            file.write(jsonvalues.dumps(line) + b"\n")
-    temporary.replace(path)
+    try:
+        descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            for line in lines:
+                file.write(jsonvalues.dumps(line) + b"\n")
+        temporary.replace(path)
+    except OSError as error:
+        raise JournalError(
+            f"{path}: cannot be written: {error.strerror}",
+            "it is all in the journal: make room, and repeat the command",
+        ) from error
 
 
 def _as_digests(packed: bytes) -> Digests:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event, Lock, Thread
 from types import TracebackType
@@ -139,8 +140,9 @@ class ProgressDisplay:
             self.tick()
 
     def _write(self, event: ProgressEvent, more: str = "") -> None:
-        # a log gets whole lines; on a terminal they are broken between words
-        self._console.print(Text(line_of(event) + more), soft_wrap=self._live is None)
+        with suppress(OSError):  # a screen that went away must not end the run
+            # a log gets whole lines; on a terminal they are broken between words
+            self._console.print(Text(line_of(event) + more), soft_wrap=self._live is None)
         self._told = event
         self._last_line_at = self._now()
 

@@ -428,6 +428,7 @@ def _action(result: RollbackResult) -> str:
         "drop": ("drop the collection that this run created, with its ", "dropped", count),
         "delete": ("delete ", "deleted", f"{count} of this run"),
         "swap back": ("put the former collection back in place; removes ", "swapped back", count),
+        "unmark": ("take this run's mark off the target; removes ", "unmarked", count),
         "nothing": ("nothing: there is nothing of this run to remove", "nothing", ""),
     }
     found = words.get(result.action)

@@ -56,6 +56,7 @@ _ASSUMED_WRITES_PER_S = {
     "faiss": 10_000.0,
     "files": 15_000.0,
 }
+_LONGEST_ENDING = 16
 _INSECURE = "insecure-connection"
 _TOUCHES_SOURCE = "touch-source"
 
@@ -491,9 +492,15 @@ def pace_of(document: PlanDocument, target: Capabilities) -> Pace:
 
 
 def beside(name: str, word: str, run_id: str) -> str:
-    """A name beside *name* for this run: ``documents__old_4f2a91c0``; at most 63 bytes."""
-    suffix = f"__{word}_{run_id[-8:]}"
-    return name.encode()[: 63 - len(suffix)].decode("utf-8", "ignore") + suffix
+    """A name beside *name* for this run: ``documents__old_4f2a91c0``; at most 63 bytes.
+
+    An ending stays one, as files need it: ``documents__old_4f2a91c0.parquet``.
+    """
+    stem, dot, ending = name.partition(".")
+    if len(ending.encode()) > _LONGEST_ENDING:
+        stem, dot, ending = name, "", ""
+    suffix = f"__{word}_{run_id[-8:]}{dot}{ending}"
+    return stem.encode()[: 63 - len(suffix.encode())].decode("utf-8", "ignore") + suffix
 
 
 def _changed_metric(found: Preflight) -> tuple[Hazard, ...]:

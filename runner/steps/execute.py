@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import assert_never
 
@@ -46,6 +46,8 @@ from runner.steps.outcome import side_of
 from runner.stores.base import CanSwap, Source, Target
 
 Listener = Callable[[ProgressEvent], None]
+BEING_REPLACED = "being replaced"
+"""The state in the mark of a collection that stays as it is until its replacement is checked."""
 _EVENT_EVERY_S = 0.1
 _RATE_WINDOW_S = 10.0
 
@@ -168,12 +170,18 @@ class Execution:
         return self.final_target.sibling(collection)
 
     def _create(self, step: Create, *, again: bool) -> None:
+        if self.target is not self.final_target:
+            self._claim()
         there = self.retrying.call("looking at the target", self.target.describe)
-        # a crash may have fallen between the act and its record
+        # a crash may have fallen between the act and its record; what is there to be dropped
+        # may be empty too, but dropping it once more does no harm
         if (
             there is not None
             and again
-            and self.retrying.call("looking at the target", self._is_of_this_run)
+            and self.retrying.call(
+                "looking at the target",
+                lambda: self._is_of_this_run(empty_too=not step.drop_first),
+            )
         ):
             self._mark("running")
             return
@@ -193,28 +201,48 @@ class Execution:
         def attempt() -> None:
             nonlocal tried
             # the answer to a first try may have been lost after it was applied
-            if tried and self.target.describe() is not None and self._is_of_this_run():
+            if (
+                tried
+                and self.target.describe() is not None
+                and self._is_of_this_run(empty_too=True)
+            ):
                 return
             tried = True
             self.target.create(spec)
 
         self.retrying.call("creating the target", attempt)
 
-    def _is_of_this_run(self) -> bool:
+    def _is_of_this_run(self, *, empty_too: bool) -> bool:
         """Whether the target that is there bears our mark, or none and no record."""
         mark = self.target.read_mark()
         if mark is None:
-            return self.target.count() == 0
-        return run_of(mark) == self.run_id
+            return empty_too and self.target.count() == 0
+        return is_mark_of(mark, self.run_id)
 
-    def _mark(self, state: str) -> None:
+    def _claim(self) -> None:
+        """Mark the collection that is to be replaced, so that no second run replaces it too."""
+        final = self.final_target
+        if self.retrying.call("looking at the target", final.describe) is None:
+            return
+        mark = self.retrying.call("looking at the target", final.read_mark)
+        if is_mark_of(mark, self.run_id):
+            return
+        self._refuse_foreign(mark)
+        # put back when the collection is kept aside, or the run is taken back
+        self.journal.keep(replaced_mark=mark)
+        self._mark(BEING_REPLACED, final)
+
+    def _refuse_foreign(self, mark: str | None) -> None:
+        refuse_foreign_run(mark, self.run_id, self.journal.fact("left_behind", []))
+
+    def _mark(self, state: str, target: Target | None = None) -> None:
         text = json.dumps({"run": self.run_id, "plan": self.document.name, "state": state})
-        self.retrying.call("marking the target", lambda: self.target.write_mark(text))
+        marked = target or self.target
+        self.retrying.call("marking the target", lambda: marked.write_mark(text))
 
     def _note_present(self, step: Append) -> None:
         del step
-        mark = self.retrying.call("looking at the target", self.target.read_mark)
-        refuse_foreign_run(mark, self.run_id)
+        self._refuse_foreign(self.retrying.call("looking at the target", self.target.read_mark))
         self._mark("running")
         present = self.retrying.call(
             "listing what the target holds",
@@ -360,6 +388,13 @@ class Execution:
         if self.target is not self.final_target:
             self.target.close()
         self.target = self.final_target
+        kept = self._sibling(step.kept)
+        try:
+            if self.retrying.call("looking at what is kept aside", kept.describe) is not None:
+                mark = self.journal.fact("replaced_mark")
+                self.retrying.call("marking what is kept aside", lambda: kept.write_mark(mark))
+        finally:
+            kept.close()
 
     def look_at_target(self, endpoint: Endpoint) -> tuple[Side, CollectionSpec]:
         """The target as the run leaves it."""
@@ -506,17 +541,39 @@ def run_of(mark: str) -> str:
     return str(found.get("run", "")) if isinstance(found, dict) else ""
 
 
-def refuse_foreign_run(mark: str | None, run_id: str) -> None:
+def is_mark_of(mark: str | None, run_id: str) -> bool:
+    """Whether *mark* names the run *run_id*."""
+    return mark is not None and run_of(mark) == run_id
+
+
+def is_being_replaced(mark: str | None) -> bool:
+    """Whether *mark* only says that a replacement is being built elsewhere."""
+    return mark is not None and _state_of(mark) == BEING_REPLACED
+
+
+def _state_of(mark: str) -> str:
+    return str(json.loads(mark).get("state", "")) if run_of(mark) else ""
+
+
+def refuse_foreign_run(mark: str | None, run_id: str, left_behind: Collection[str] = ()) -> None:
     """Leave if another run is under way on the target.
 
+    Args:
+        mark: What the target bears.
+        run_id: Who asks.
+        left_behind: Runs that are over whatever their marks say.
+
     Raises:
-        JournalError: Its mark says so.
+        JournalError: The mark says so.
     """
-    if mark is None or run_of(mark) in ("", run_id):
+    if mark is None or run_of(mark) in ("", run_id, *left_behind):
         return
-    if json.loads(mark).get("state") == "running":
+    if _state_of(mark) in ("running", BEING_REPLACED):
+        other = run_of(mark)
         raise JournalError(
-            f"the run {run_of(mark)} is writing to this target, or was interrupted",
-            "go on with it where its state folder is, or take it back there: "
-            "`runner resume`, `runner rollback`",
+            f"the run {other} of the plan {json.loads(mark).get('plan', '')} is writing to this "
+            "target, or was interrupted; nothing was changed",
+            "go on with it or take it back where its state folder is: `runner resume`, "
+            "`runner rollback`; if that folder is lost for good and the run is dead: "
+            f"`run … --leave-behind {other}`",
         )

@@ -18,7 +18,12 @@ from runner.copy.journal import Journal
 from runner.copy.prepare import Preparation
 from runner.errors import JournalError
 from runner.model import Batch, BatchSize, Id
-from runner.steps.execute import refuse_foreign_run, run_of
+from runner.steps.execute import (
+    is_being_replaced,
+    is_mark_of,
+    refuse_foreign_run,
+    run_of,
+)
 from runner.steps.model import Append, Create, Index, Step, Swap
 from runner.stores.base import CanSwap, Source, Target
 
@@ -34,7 +39,7 @@ class Undo:
     """What taking a run back comes to.
 
     Attributes:
-        action: ``drop``, ``delete``, ``swap back`` or ``nothing``.
+        action: ``drop``, ``delete``, ``swap back``, ``unmark`` or ``nothing``.
         collection: What it acts on.
         removed: How many records of the run go.
         kept: Why records stay → how many, and the first ids.
@@ -79,15 +84,17 @@ class Rollback:
             JournalError: The target belongs to another run by now.
         """
         swap = self._swap()
-        if swap is not None:
-            return self._look_at_swap(swap)
+        swapped = self._look_at_swap(swap) if swap is not None else None
+        if swapped is not None:
+            return swapped
         collection, created = self._written_to()
         if not collection:
             return Undo("nothing")
         with_it = self._open(collection)
         try:
             if with_it.describe() is None:
-                return Undo("nothing", collection)
+                claimed = self._claimed() is not None
+                return Undo("unmark" if claimed else "nothing", collection)
             mark = with_it.read_mark()
             if mark is not None and run_of(mark) not in ("", self.run_id):
                 refuse_foreign_run(mark, self.run_id)
@@ -99,36 +106,50 @@ class Rollback:
         finally:
             self._close(with_it)
         undo.collection = collection
-        only_ours = created and not undo.kept
-        undo.action = "drop" if only_ours else "delete" if undo.removed else "nothing"
+        marked = is_mark_of(mark, self.run_id)
+        if created and not undo.kept:
+            undo.action = "drop"
+        else:
+            # the mark may be all that is left to remove
+            undo.action = "delete" if undo.removed or marked else "nothing"
         return undo
 
     def act(self, undo: Undo) -> None:
         """Do what `look` found; done again after a crash it completes what is left."""
-        self.journal.audit("rollback begins", action=undo.action, collection=undo.collection)
         if undo.action == "swap back":
             assert isinstance(self.target, CanSwap)
             # the collection that this run put in place takes a name aside, the old one returns
             self.target.swap(undo.kept_aside, undo.collection)
-            replaced = self._open(undo.collection)
-            try:
-                if undo.kept:
-                    self._delete_own(replaced)
-                else:
-                    replaced.drop()
-            finally:
-                self._close(replaced)
-        elif undo.action in ("drop", "delete"):
-            written = self._open(undo.collection)
-            try:
-                if undo.action == "drop":
-                    written.drop()
-                else:
-                    self._delete_own(written)
-                    written.write_mark(None)
-            finally:
-                self._close(written)
-        self.journal.keep("rolled back", rolled_back=True)
+            self.journal.audit("swapped back", collection=undo.kept_aside)
+        if undo.collection:
+            self._remove_from(undo)
+        claimed = self._claimed()
+        if claimed is not None:
+            claimed.write_mark(self.journal.fact("replaced_mark"))
+        self.journal.keep("rolled back", {"removed": undo.removed}, rolled_back=True)
+
+    def _remove_from(self, undo: Undo) -> None:
+        written = self._open(undo.collection)
+        drops = undo.action == "drop" or (undo.action == "swap back" and not undo.kept)
+        try:
+            if drops:
+                written.drop()
+                self.journal.audit("collection dropped", collection=undo.collection)
+            elif undo.action in ("delete", "swap back"):
+                self._delete_own(written)
+                written.write_mark(None)
+                self.journal.audit("records deleted", collection=undo.collection)
+            elif self._written_to()[1] and written.describe() is None:
+                # what an interrupted creation or drop left beside
+                written.drop()
+        finally:
+            self._close(written)
+
+    def _claimed(self) -> Target | None:
+        """The collection that this run was to replace, while it bears our word on that."""
+        mark = self.target.read_mark() if self.target.describe() is not None else None
+        ours = is_mark_of(mark, self.run_id) and is_being_replaced(mark)
+        return self.target if ours else None
 
     def _delete_own(self, target: Target) -> None:
         for batch, own in self._sorted_pages(target, Counter(), {}):
@@ -156,22 +177,49 @@ class Rollback:
                 return step
         return None
 
-    def _look_at_swap(self, swap: Swap) -> Undo:
-        kept = self._open(swap.kept)
-        try:
-            there = kept.describe() is not None
-        finally:
-            self._close(kept)
-        if not there:
+    def _look_at_swap(self, swap: Swap) -> Undo | None:
+        """What is to be swapped back; None if the former collection is in its place.
+
+        The marks tell: a kill may have come before the swap, in the middle of it, after it,
+        or anywhere in an earlier rollback.
+        """
+        there = self.target.describe() is not None
+        mark = self.target.read_mark() if there else None
+        in_place = is_mark_of(mark, self.run_id) and not is_being_replaced(mark)
+        kept_there = self._is_there(swap.kept)
+        if not kept_there:
+            if not in_place:
+                return None
             raise JournalError(
                 f"{swap.kept}, the collection that this run replaced, is gone: it was finalised",
                 "what it held can only come from a backup",
             )
-        undo = self._sort(self.target)
+        if there and not in_place:
+            raise JournalError(
+                f"{swap.collection} is not what this run put there any more; what it replaced is "
+                f"kept as {swap.kept}",
+                "look at who replaced it; to have the kept one back, rename it by hand",
+            )
+        undo = Undo("")
+        if in_place:
+            undo = self._sort(self.target)
+        elif self._is_there(swap.staged):
+            staged = self._open(swap.staged)
+            try:
+                undo = self._sort(staged)
+            finally:
+                self._close(staged)
         undo.action = "swap back"
         undo.collection = swap.staged
         undo.kept_aside = swap.kept
         return undo
+
+    def _is_there(self, collection: str) -> bool:
+        target = self._open(collection)
+        try:
+            return target.describe() is not None
+        finally:
+            self._close(target)
 
     def _open(self, collection: str) -> Target:
         own = type(self.target).endpoint(self.target.location).collection

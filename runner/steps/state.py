@@ -11,15 +11,16 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from runner.copy.journal import Journal
 from runner.errors import JournalError
 from runner.plan.model import PlanDocument
 
+_STAMP = "%Y-%m-%dT%H-%M-%S"
 _NETWORK = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.s3fs", "afs", "ceph"}
 )
@@ -44,6 +45,11 @@ class RunFolder:
     def journal(self) -> Path:
         """The journal's file."""
         return self.path / "journal.sqlite"
+
+    @property
+    def audit(self) -> Path:
+        """The exported audit."""
+        return self.path / "audit.jsonl"
 
     @property
     def scratch(self) -> Path:
@@ -81,9 +87,14 @@ class State:
         return found[-1] if found else None
 
     def new_run(self) -> RunFolder:
-        """A folder for a new run, made."""
-        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
-        folder = RunFolder(self.runs / f"{stamp}-{secrets.token_hex(4)}")
+        """A folder for a new run, made; its name follows those of all runs before it."""
+        stamp = datetime.now(UTC)
+        newest = self.newest()
+        if newest is not None:
+            # names are the order of runs: two in one second, or a clock that was set back
+            stamp = max(stamp, _began(newest) + timedelta(seconds=1))
+        stamp_text = stamp.strftime(_STAMP)
+        folder = RunFolder(self.runs / f"{stamp_text}-{secrets.token_hex(4)}")
         try:
             folder.path.mkdir(parents=True, mode=0o700)
         except OSError as error:
@@ -100,7 +111,7 @@ class State:
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             ignore = self.base / ".gitignore"
-            if not ignore.exists():
+            if not ignore.exists() or not ignore.stat().st_size:  # cut short by a full disk
                 ignore.write_text("*\n")
             _refuse_network(self.folder)
             descriptor = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
@@ -115,8 +126,9 @@ class State:
                     f"another runner works on this plan (process {holder or 'unknown'})",
                     "wait for it, or stop it: `runner status` shows how far it is",
                 ) from error
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            with suppress(OSError):  # a full disk: the lock holds without a name on it
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, str(os.getpid()).encode(), 0)
             yield
         finally:
             os.close(descriptor)
@@ -134,6 +146,10 @@ class State:
         finally:
             os.close(descriptor)
         return False
+
+
+def _began(folder: RunFolder) -> datetime:
+    return datetime.strptime(folder.run_id[:19], _STAMP).replace(tzinfo=UTC)
 
 
 def _cannot_write(path: Path, error: OSError) -> JournalError:

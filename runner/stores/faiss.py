@@ -68,6 +68,7 @@ from runner.stores.parts import (
     spec_to_json,
     swap_files,
     sync_folder,
+    temporary_of,
 )
 from runner.stores.segments import (
     ID_ONLY,
@@ -245,6 +246,10 @@ class FaissStore(LayeredStore):
                 _Build(self._path, self._staged, self._layers(), self._spec).run()
                 remove_folder(self._staged)
                 self._put_note(Note.read(self._note_path) or Note())
+            else:
+                # what a kill left of an earlier build
+                remove_folder(self._staged)
+                remove(temporary_of(self._note_path))
             self.close()
 
     def drop(self) -> None:
@@ -255,6 +260,7 @@ class FaissStore(LayeredStore):
             for each in _sidecars(self._path):
                 remove(each)
             remove_folder(self._staged)
+            remove(temporary_of(self._note_path))
             remove(self._note_path)
 
     def write_mark(self, mark: str | None) -> None:
@@ -588,7 +594,7 @@ class _Build:
                 vectors, originals = self._for_index(batch)
                 index.add(vectors)
                 writer.add(originals)
-            faiss.write_index(index, str(new_index))
+            _save(index, new_index, self._path)
             sha = _sha256(new_index)
             writer.close({_SHA_KEY: sha})
             sidecar = self._path.with_name(f"{self._path.name}.{sha[:8]}.parquet")
@@ -601,6 +607,9 @@ class _Build:
             raise not_written(self._path, error) from error
         except RuntimeError as error:
             raise StoreError(f"{self._path}: FAISS could not build the index: {error}") from error
+        finally:
+            for each in (new_index, new_sidecar):
+                each.unlink(missing_ok=True)
         for each in _sidecars(self._path):
             if each != sidecar:
                 remove(each)
@@ -674,6 +683,18 @@ def _load(path: Path) -> Any:
     except RuntimeError as error:
         raise StoreError(
             f"{path}: FAISS cannot read this index", "the file is damaged or no FAISS index"
+        ) from error
+
+
+def _save(index: Any, file: Path, path: Path) -> None:
+    """Write *index*, which is to be *path*, to *file*."""
+    try:
+        faiss.write_index(index, str(file))
+    except RuntimeError as error:
+        # it keeps the system's error number to itself
+        raise StoreError(
+            f"{path}: FAISS could not write the index: {error}",
+            "make room on that disk, or check its permissions, and go on",
         ) from error
 
 

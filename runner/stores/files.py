@@ -228,6 +228,8 @@ class FilesStore(LayeredStore):
             if not self._exists:
                 raise missing(self._path)
             if not self._layered:
+                if self._suffix:
+                    self._tidy()
                 return
             if self._suffix:
                 self._merge()
@@ -243,6 +245,7 @@ class FilesStore(LayeredStore):
                 remove(self._path)
                 remove(temporary_of(self._path))
                 remove_folder(self._staged)
+                remove(temporary_of(self._note_path))
                 remove(self._note_path)
             elif self._path.is_dir():
                 for path, _ in self._files():
@@ -403,6 +406,14 @@ class FilesStore(LayeredStore):
         remove_folder(self._staged)
         note = Note.read(self._note_path) or Note(spec)
         self._put_note(note.with_(finished=True))
+
+    def _tidy(self) -> None:
+        """Complete what a kill left of an earlier merge."""
+        remove_folder(self._staged)
+        remove(temporary_of(self._note_path))
+        note = Note.read(self._note_path)
+        if note is not None and not note.finished:
+            self._put_note(note.with_(finished=True))
 
     def _settle(self) -> None:
         """Write each part anew without what newer ones hide."""

@@ -64,6 +64,7 @@ from runner.stores.segments import (
     to_table,
     writer_options,
 )
+from runner.words import size
 
 _PART = re.compile(r"part-(\d+)\.parquet")
 _GONE = re.compile(r"_gone-(\d+)\.json")
@@ -131,11 +132,19 @@ def remove(path: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder with all that is in it; fine if it does not exist."""
+    """Remove a folder with all that is in it, as one act; fine if it does not exist.
+
+    It gets another name first: half of the parts would be another collection.
+    """
+    gone = temporary_of(folder)
     try:
         if folder.exists():
-            shutil.rmtree(folder)
+            if gone.exists():
+                shutil.rmtree(gone)
+            folder.rename(gone)
             sync_folder(folder.parent)
+        if gone.exists():
+            shutil.rmtree(gone)
     except OSError as error:
         raise not_written(folder, error) from error
 
@@ -151,8 +160,7 @@ def place_findings(path: Path, size_bytes: int) -> list[Finding]:
     if free < size_bytes:
         return [
             Finding(
-                f"{parent} has {free / 1e9:,.1f} GB free, about {size_bytes / 1e9:,.1f} GB "
-                "are needed",
+                f"{parent} has {size(free)} free, about {size(size_bytes)} are needed",
                 "make room, or choose another folder",
                 key="target.path",
             )

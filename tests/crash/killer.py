@@ -1,28 +1,97 @@
-"""Runs a plan and kills its own process at the N-th side effect: ``kill -9``, no goodbye.
+"""Runs plans in processes that die at the N-th side effect: ``kill -9``, no goodbye.
 
-    python -m tests.crash.killer N plan.yaml [run|resume|rollback]
+Side effects are found, not listed: every mutating call of every store
+(`runner.stores.base` guards them centrally), every journal transaction and its commit,
+every rename, removal and new folder.  A process dies just before the N-th, which is just
+after the one before; with N = 0 it lives and says how many there were.
 
-Side effects are found, not listed: before and after every mutating call of every store
-(`runner.stores.base` guards them centrally), before and after every journal
-transaction and its commit, and every rename.  With N = 0 nothing is killed and the
-number of side effects is printed.
+`Killer` keeps a process that has imported everything that needs no server, and forks for
+each run: importing takes longer than a small migration.  Clients that start threads when
+they are imported (Chroma, Qdrant) are imported after the fork.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from runner.copy import journal
-from runner.stores import base
+ROOT = Path(__file__).parents[2]
+_WARM = ("runner.stores.files", "runner.stores.pgvector", "runner.report.html")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What became of one run.
+
+    Attributes:
+        died: Whether the side effect was reached.
+        effects: How many there were, where it was not.
+        error: How it ended otherwise; empty where it ended well.
+    """
+
+    died: bool
+    effects: int = 0
+    error: str = ""
+
+
+class Killer:
+    """The process that forks; a context manager."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.crash.killer"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Killer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def run(
+        self, point: int, plan: Path, environment: Mapping[str, str], command: str = "run"
+    ) -> Run:
+        """*command* on *plan* in a process that dies at side effect *point* (0: never).
+
+        Raises:
+            AssertionError: It ended in an error.
+        """
+        found = self.attempt(point, plan, environment, command)
+        assert not found.error, found.error
+        return found
+
+    def attempt(
+        self, point: int, plan: Path, environment: Mapping[str, str], command: str = "run"
+    ) -> Run:
+        """The same, where an error is an answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        order = {
+            "point": point, "plan": str(plan), "command": command, "environment": dict(environment),
+        }  # fmt: skip
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return Run(**json.loads(self._process.stdout.readline()))
+
+
+# in the process that forks
+
 
 _counter = itertools.count(1)
 _lock = threading.Lock()
@@ -39,24 +108,22 @@ def side_effect() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _around(function: Callable[..., Any]) -> Callable[..., Any]:
+def _counted(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def wrapped(*arguments: Any, **named: Any) -> Any:
         side_effect()
-        result = function(*arguments, **named)
-        side_effect()
-        return result
+        return function(*arguments, **named)
 
     return wrapped
 
 
-def _wrap_stores() -> None:
-    """Every store class that is made from now on has its mutating methods counted."""
+def _count_side_effects() -> None:
+    from runner.copy import journal
+    from runner.stores import base
+
     guarded = base._guarded
-    base._guarded = lambda method: _around(guarded(method))
-
-
-def _wrap_journal() -> None:
+    # every store class that is made from now on
+    base._guarded = lambda method: _counted(guarded(method))
     original = journal.Journal._transaction
 
     @contextmanager
@@ -65,33 +132,70 @@ def _wrap_journal() -> None:
         with original(self) as db:
             yield db
             side_effect()
-        side_effect()
 
     journal.Journal._transaction = transaction  # type: ignore[method-assign, assignment]
+    for name in ("replace", "rename", "unlink", "remove", "rmdir", "mkdir"):
+        setattr(os, name, _counted(getattr(os, name)))
 
 
-def main() -> int:
+def _live(order: dict[str, Any]) -> None:
     global _fatal
-    _fatal = int(sys.argv[1])
-    command = sys.argv[3] if len(sys.argv) > 3 else "run"
-    _wrap_stores()
-    _wrap_journal()
-    os.replace = _around(os.replace)
-    os.rename = _around(os.rename)
-    Path.replace = _around(Path.replace)  # type: ignore[method-assign]
+    _fatal = order["point"]
+    os.environ.update(order["environment"])
     from runner import load_plan
 
-    plan = load_plan(sys.argv[2])
-    match command:
+    plan = load_plan(order["plan"])
+    match order["command"]:
         case "run":
             plan.run()
         case "resume":
             plan.resume()
         case "rollback":
             plan.rollback(confirmed=True)
-    print(_passed)
-    return 0
+        case "finalise":
+            plan.finalise(confirmed=True)
+        case unknown:
+            raise ValueError(unknown)
+    side_effect()
+
+
+def _answer(order: dict[str, Any]) -> dict[str, Any]:
+    """Fork, and tell how the child ended."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reading)
+        # nothing that the child prints may pass for an answer
+        os.dup2(2, 1)
+        said: dict[str, Any] = {"died": False}
+        try:
+            _live(order)
+            said["effects"] = _passed
+        except BaseException:
+            said["error"] = traceback.format_exc()
+        os.write(writing, json.dumps(said).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        answer = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return {"died": True}
+    found: dict[str, Any] = json.loads(answer or b'{"died": false, "error": "no answer"}')
+    return found
+
+
+def main() -> None:
+    """Answer orders, one a line, until there are none."""
+    _count_side_effects()
+    import runner
+
+    assert runner.load_plan
+    for name in _WARM:
+        __import__(name)
+    for line in sys.stdin:
+        print(json.dumps(_answer(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -18,11 +18,17 @@ from runner.checks.digest import SetDigest, digest_of
 from runner.model import Batch, BatchSize, CollectionSpec, Metadata, Metric, VectorSpec
 from runner.stores import open_store
 from runner.stores.base import Access, Connection, Location, Target
-from tests.servers import outside, postgres
+from tests.servers import chroma, outside, postgres
 
 DIM = 16
 EMBEDDED = ["chroma", "faiss", "qdrant-edge", "files", "jsonl"]
 STORES = ["chroma", "pgvector", "faiss", "qdrant-edge", "qdrant-double", "files"]
+PAIRS = [
+    *((source, target) for source in STORES for target in STORES),
+    # a second way to reach a store of the matrix needs no row and column of its own
+    ("chroma-server", "files"),
+    ("files", "chroma-server"),
+]
 
 
 def records(n: int, *, seed: int = 3, kind: str = "text") -> Batch:
@@ -69,6 +75,8 @@ class Places:
         match store:
             case "chroma":
                 return {"store": "chroma", "path": f"{name}_chroma", "collection": name}
+            case "chroma-server":
+                return {"store": "chroma", "url": "${TEST_CHROMA}", "collection": name}
             case "pgvector":
                 return {"store": "pgvector", "dsn": "${TEST_DSN}", "table": name}
             case "faiss":
@@ -86,6 +94,8 @@ class Places:
                 return {"store": "files", "path": f"{name}.parquet"}
             case "jsonl":
                 return {"store": "files", "path": f"{name}.jsonl"}
+            case "folder":
+                return {"store": "files", "path": name}
         raise ValueError(store)
 
     def location(self, options: dict[str, Any], side: str = "source") -> Location:
@@ -172,12 +182,13 @@ class Places:
 
 @contextmanager
 def servers() -> Iterator[dict[str, str]]:
-    """One PostgreSQL database and one Qdrant double."""
+    """One PostgreSQL database, one Chroma server and one Qdrant double."""
     with ExitStack() as stack:
         dsn = stack.enter_context(postgres.shared().database())
         double = stack.enter_context(outside.qdrant())
         yield {
             "TEST_DSN": dsn,
+            "TEST_CHROMA": chroma.shared_url(),
             "TEST_QDRANT": double.url,
             "TEST_QDRANT_GRPC": double.grpc_host,
         }

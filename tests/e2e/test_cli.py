@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from runner.report.progress import ProgressEvent
 from runner.results import to_json
 from runner.testing import folder_digest
 from tests.e2e.conftest import Cli
+from tests.e2e.held_back import held_back, interrupted, wait_for_a_batch
 from tests.e2e.places import Places, records
 
 
@@ -500,80 +499,13 @@ def test_a_target_that_lost_records_fails_verification_by_name(served: Places, c
 
 def test_a_plan_that_changed_what_it_writes_is_not_resumed(places: Places, cli: Cli) -> None:
     small(places, count=300)
-    assert interrupted(places) == 143
+    assert interrupted(places, signal.SIGTERM) == 143
     small(places, transforms=[{"drop": ["title"]}])
     found = cli("resume", "plan.yaml")
     assert found.returncode == 8
     assert "changed" in found.stderr
     small(places, workers=1)
     assert cli("resume", "plan.yaml").returncode == 0
-
-
-def interrupted(places: Places) -> int:
-    """Send SIGTERM to a run once a batch is journalled; the exit code."""
-    process = held_back(places)
-    wait_for_a_batch(places, process)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert "Stopped after" in output, output
-    assert "goes on from here" in output
-    return process.returncode
-
-
-# after the first batches the copy waits, until the gate opens or the run is asked to stop
-HELD_BACK = """
-import pathlib, sys
-from runner.copy import pipeline
-write = pipeline.Copier._write_once
-def held_back(self, batch, fresh):
-    while self.progress.records and not pathlib.Path("gate").exists() and not self.stop.wait(0.02):
-        pass
-    write(self, batch, fresh)
-pipeline.Copier._write_once = held_back
-from runner.cli import main
-sys.exit(main(["run", *sys.argv[1:]]))
-"""
-
-
-def held_back(places: Places) -> subprocess.Popen[str]:
-    """A run that goes on to its end only once there is a file `gate`."""
-    return subprocess.Popen(
-        [sys.executable, "-c", HELD_BACK, "plan.yaml"],
-        cwd=places.folder,
-        env=places.process_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def wait_for_a_batch(places: Places, process: subprocess.Popen[str]) -> None:
-    import sqlite3
-
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        for path in places.folder.glob(".runner/plan/runs/*/journal.sqlite"):
-            try:
-                with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
-                    if db.execute("SELECT count(*) FROM batches").fetchone()[0]:
-                        return
-            except sqlite3.OperationalError:
-                pass  # the tables are just being made
-        os.sched_yield()
-    raise AssertionError(f"no batch was journalled: {process.communicate()[0]}")
-
-
-def test_sigterm_stops_cleanly_and_run_goes_on(places: Places, cli: Cli) -> None:
-    small(places, count=300)
-    assert interrupted(places) == 143
-    status = cli("status", "plan.yaml", "--format", "json")
-    found = json.loads(status.stdout)
-    assert found["phase"] == "copy"
-    assert 0 < found["records"] < 300
-    again = cli("run", "plan.yaml")
-    assert again.returncode == 0, again.stderr
-    assert "going on with run" in again.stdout
-    assert len(places.read(places.options("files", "target"))) == 300
 
 
 def test_a_second_runner_is_refused(places: Places, cli: Cli) -> None:
