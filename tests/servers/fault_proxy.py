@@ -24,6 +24,7 @@ class FaultProxy:
     Args:
         upstream: ``(host, port)``, or the path of a Unix socket.
         host: A loopback address to listen on.
+        reset: Whether a cut is a reset, as of a host that died; else an orderly end.
         http2: Whether clients speak HTTP/2: there answers are told from the bytes that
             only keep the connection going.
 
@@ -35,10 +36,16 @@ class FaultProxy:
     """
 
     def __init__(
-        self, upstream: tuple[str, int] | Path, host: str = "127.0.0.1", *, http2: bool = False
+        self,
+        upstream: tuple[str, int] | Path,
+        host: str = "127.0.0.1",
+        *,
+        reset: bool = True,
+        http2: bool = False,
     ) -> None:
         self._upstream = upstream
         self.host = host
+        self._reset = reset
         self._http2 = http2
         self._lock = threading.Condition()
         self._links: set[_Link] = set()
@@ -156,12 +163,12 @@ class FaultProxy:
             try:
                 server = self._connected()
             except OSError:
-                _reset(client)
+                _end(client, reset=True)
                 continue
             for each in (client, server):
                 if each.family != socket.AF_UNIX:  # small parts wait for nobody
                     each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            link = _Link(client, server, _Frames() if self._http2 else None)
+            link = _Link(client, server, _Frames() if self._http2 else None, self._reset)
             with self._lock:
                 self._links.add(link)
             if not wanted:
@@ -228,7 +235,7 @@ class _Link:
     """
 
     def __init__(
-        self, client: socket.socket, server: socket.socket, frames: _Frames | None
+        self, client: socket.socket, server: socket.socket, frames: _Frames | None, reset: bool
     ) -> None:
         self.client = client
         self.server = server
@@ -237,22 +244,24 @@ class _Link:
         self.recognised = 0
         self.awaited = self.answering = False
         self._frames = frames
+        self._reset = reset
 
     def begins_answer(self, part: bytes) -> bool:
         return self._frames is None or _HEADERS in self._frames.begun_in(part)
 
     def cut(self) -> None:
-        _reset(self.client)
+        _end(self.client, reset=self._reset)
         with suppress(OSError):
             self.server.shutdown(socket.SHUT_RDWR)
         self.server.close()
 
 
-def _reset(client: socket.socket) -> None:
+def _end(client: socket.socket, *, reset: bool) -> None:
     with suppress(OSError):
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        if reset:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         # shutdown wakes the thread that waits in recv; close alone does not
-        client.shutdown(socket.SHUT_RD)
+        client.shutdown(socket.SHUT_RD if reset else socket.SHUT_RDWR)
     client.close()
 
 

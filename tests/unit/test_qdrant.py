@@ -332,12 +332,13 @@ def test_a_proxy_that_grpc_would_leave_aside_is_refused(double, tmp_path):
 
 
 @BOTH
-def test_a_tls_connection_that_breaks_is_transient(authority, tmp_path, transport):
+@pytest.mark.parametrize("reset", [False, True], ids=["ends", "is reset"])
+def test_a_tls_connection_that_breaks_is_transient(authority, tmp_path, transport, reset):
     pair = authority.server("127.0.0.64")
     with QdrantDouble("127.0.0.64", cert=pair.cert, key=pair.key) as running:
         upstream = running.grpc_host if transport == "grpc" else running.url.rpartition("/")[2]
         host, _, port = upstream.rpartition(":")
-        with FaultProxy((host, int(port)), "127.0.0.64") as proxy:
+        with FaultProxy((host, int(port)), "127.0.0.64", reset=reset) as proxy:
             connection = Connection(
                 timeout_s=10, grpc_host=proxy.address, ca_file=authority.ca_file
             )
