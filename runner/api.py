@@ -72,8 +72,11 @@ from runner.steps.rollback import Rollback, Undo, in_flight_batches
 from runner.steps.state import RunFolder, State
 from runner.stores import open_store, store_class
 from runner.stores.base import Access, Store, Target
+from runner.words import plural
 
 __all__ = ["Plan", "load_plan"]
+
+_RATE_WINDOW_S = 30.0
 
 
 def load_plan(
@@ -810,7 +813,7 @@ def _inspected(side: str, store: Store, spec: CollectionSpec | None) -> Inspecte
     inventory = take_inventory(batches)
     vectors = {
         name or "(unnamed)": " · ".join(
-            [f"{each.dim} dims", each.metric.value, each.dtype, each.fidelity.value]
+            [plural(each.dim, "dim"), each.metric.value, each.dtype, each.fidelity.value]
         )
         for name, each in spec.vectors.items()
     }
@@ -854,11 +857,10 @@ def _status_of(plan: Plan, folder: RunFolder, journal: Journal, running: bool) -
     totals = journal.totals()
     file = plan.document.file
     verdict = journal.fact("verdict")
-    copied = journal.fact("copy_seconds", 0.0)
-    points = journal.throughput()
-    if points:
-        copied = max(copied, points[-1][0])
-    rate = totals.records / copied if copied else None
+    total = journal.fact("records_before")
+    seconds = sum(journal.step_seconds().values())
+    updated_at = journal.last_audit_time()
+    rate = _rate_of(journal, totals.records, running=running)
     acts: tuple[str, ...]
     if journal.fact("rolled_back"):
         phase, acts = "rolled back", (f"run {file}",)
@@ -866,27 +868,55 @@ def _status_of(plan: Plan, folder: RunFolder, journal: Journal, running: bool) -
         phase, acts = "left behind", (f"run {file}",)
     elif journal.fact("finished", False):
         phase, acts = "finished", (f"runner report {file}", f"runner verify {file}")
+    elif running:
+        phase = journal.step_in_progress() or "beginning"
+        acts = ("nothing: it goes on by itself", f"runner status {file}    looks again")
+        seconds += _seconds_since(journal.step_began_at())
     else:
         phase = journal.step_in_progress() or "beginning"
-        acts = () if running else (f"runner resume {file}", f"runner rollback {file}")
+        acts = (
+            f"runner resume {file}    goes on from here",
+            f"runner rollback {file}    removes what this run created",
+        )
+    left = (total or 0) - totals.read
+    copying = running and phase == "copy"
     return StatusResult(
         name=plan.name,
         run_id=folder.run_id,
         phase=phase,
         running=running,
         records=totals.records,
-        total=journal.fact("records_before"),
+        total=total,
         size_bytes=totals.size_bytes,
-        seconds=sum(journal.step_seconds().values()),
+        seconds=seconds,
         rate_per_s=rate,
         dead_letters=totals.dead_letters,
         retries=journal.fact("retries", 0),
         verdict=Verdict(verdict) if verdict else None,
         started_at=journal.fact("started_at", ""),
-        updated_at=journal.last_audit_time(),
+        updated_at=updated_at,
         history=tuple(each.run_id for each in plan.state.run_folders()),
         next=acts,
+        eta_s=left / rate if copying and rate and left > 0 else None,
+        silent_s=_seconds_since(updated_at) if running else None,
     )
+
+
+def _rate_of(journal: Journal, records: int, *, running: bool) -> float | None:
+    """Records a second: of the last half minute while it runs, else over the whole copy."""
+    points = journal.throughput()
+    if running and points:
+        last = points[-1]
+        first = next(each for each in points if last[0] - each[0] <= _RATE_WINDOW_S)
+        if last[0] > first[0]:
+            return (last[1] - first[1]) / (last[0] - first[0])
+    copied = max(journal.fact("copy_seconds", 0.0), points[-1][0] if points else 0.0)
+    return records / copied if copied else None
+
+
+def _seconds_since(at: str) -> float:
+    """Seconds from an ISO 8601 time until now; 0 if there is none."""
+    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()) if at else 0.0
 
 
 def _rollback_result(

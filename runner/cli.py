@@ -335,7 +335,7 @@ def _with_progress(plan: Plan, options: argparse.Namespace, act: Callable[[Any, 
         text = (
             f"{why}{word} after {status.records:,}{total} records. "
             "Nothing is lost; the target is incomplete.\n"
-            f"  run {file}    goes on from here\n"
+            f"  run {file}                goes on from here\n"
             f"  runner rollback {file}    removes what this run created"
         )
         if isinstance(error, PausedError):

@@ -332,6 +332,11 @@ class StatusResult:
     Attributes:
         phase: The step it is in, or ``finished``, ``rolled back``, ``never run``.
         running: Whether a runner holds the lock now.
+        seconds: At work so far, all parts of the run added up.
+        rate_per_s: Records a second: of late if it is running, else on average.
+        eta_s: How long the copy will take yet, if it is running.
+        started_at, updated_at: When it began, and when it last gave a sign; ISO 8601.
+        silent_s: Seconds since that sign; None if it is not running.
     """
 
     name: str
@@ -351,6 +356,8 @@ class StatusResult:
     history: tuple[str, ...] = ()
     next: tuple[str, ...] = ()
     exit_code: int = 0
+    eta_s: float | None = None
+    silent_s: float | None = None
 
 
 @dataclass(frozen=True)

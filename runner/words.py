@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 from runner.errors import Id
@@ -19,6 +20,7 @@ __all__ = [
     "clean",
     "clock",
     "duration",
+    "moment",
     "number",
     "plural",
     "rate",
@@ -147,6 +149,15 @@ def clock(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}:{whole % 60:02}"
     return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"
+
+
+def moment(at: str) -> str:
+    """A time in ISO 8601 as people read it: ``2026-11-23 10:15:00 UTC``."""
+    try:
+        found = datetime.fromisoformat(at)
+    except ValueError:
+        return clean(at)
+    return found.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def share(part: int, whole: int) -> str:

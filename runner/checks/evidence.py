@@ -43,7 +43,7 @@ from runner.model import (
 from runner.plan.model import QueryCheck, Validation
 from runner.results import CheckResult, Verdict
 from runner.stores.base import Searchable, Source, Target
-from runner.words import shown
+from runner.words import plural, shown
 
 _SHOWN = 100
 _FETCH = 1000
@@ -355,11 +355,12 @@ def dead_letters_check(ends: Ends, allowed: int) -> CheckResult:
     return CheckResult(
         name="dead letters",
         verdict=Verdict.FAILED if total > allowed else Verdict.PASSED,
-        summary=f"{total:,} set aside",
+        summary=f"{plural(total, 'record')}: dead_letters.jsonl beside the report"
+        if total
+        else "none",
         coverage="all counted",
         threshold=f"at most {allowed:,}",
         failures=tuple(f"{shown(each.id)}: {each.step}: {each.reason}" for each in dead),
-        advice="see dead_letters.jsonl beside the report" if total else "",
         evidence={"dead_letters": total, "allowed": allowed},
     )
 

@@ -263,6 +263,14 @@ class Journal:
             ).fetchone()
         return "" if row is None else str(row[0])
 
+    def step_began_at(self) -> str:
+        """When the step in progress was last begun, ISO 8601; empty if there is none."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT started_at FROM steps WHERE state = 'intent' ORDER BY number LIMIT 1"
+            ).fetchone()
+        return "" if row is None else str(row[0])
+
     def begin_step(self, number: int, kind: str) -> None:
         """Note the intent before the act."""
         with self._transaction() as db:

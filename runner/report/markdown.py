@@ -27,7 +27,9 @@ from runner.words import (
     about,
     brief,
     clean,
+    clock,
     duration,
+    moment,
     number,
     plural,
     rate,
@@ -219,10 +221,12 @@ def _status(result: StatusResult) -> list[str]:
     if result.run_id:
         whole = "" if result.total is None else f" of {number(result.total)}"
         facts = [
-            f"run {_code(result.run_id)}, begun {_text(result.started_at)}, "
-            f"last sign {_text(result.updated_at)}",
+            f"run {_code(result.run_id)}, begun {_text(moment(result.started_at))}, at work for "
+            f"{duration(result.seconds)}, last sign {_text(moment(result.updated_at))}"
+            + ("" if result.silent_s is None else f", {about(result.silent_s)} ago"),
             f"{number(result.records)}{whole} records · {size(result.size_bytes)}"
-            + (f" · {rate(result.rate_per_s)}" if result.rate_per_s else ""),
+            + (f" · {rate(result.rate_per_s)}" if result.rate_per_s else "")
+            + ("" if result.eta_s is None else f" · {clock(result.eta_s)} left"),
             f"{number(result.dead_letters)} set aside · "
             + plural(result.retries, "retry", "retries"),
         ]

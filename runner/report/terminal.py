@@ -1,16 +1,18 @@
 """Results on a terminal: 80 columns first, the verdict or the next act first or last.
 
 Everything is printed as plain `Text`, so that nothing a store says is taken for
-markup; colours only repeat what a word says.
+markup; colours only repeat what a word says.  No line ends in blanks, and none is wider
+than the screen, but for words that are: paths and addresses stay whole, to be copied.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import assert_never
 
-from rich.console import Console, RenderableType
-from rich.padding import Padding
+from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -38,6 +40,7 @@ from runner.words import (
     clean,
     clock,
     duration,
+    moment,
     number,
     plural,
     rate,
@@ -55,6 +58,13 @@ _STYLES = {Verdict.PASSED: "bold green", Verdict.FAILED: "bold red", Verdict.SKI
 _LONGEST_NAME = 40
 _FAILURES = 3
 _FIELDS = 40
+_LABEL = 9
+_NARROWEST = 20
+_WIDEST = 100
+"""Beyond this the two ends of a line are too far apart to be read as one."""
+
+_LABELS = {"dead letters": "set aside"}
+"""What checks are called here, where their own name is too long for the column."""
 
 Line = Text | str
 
@@ -120,14 +130,14 @@ def _dry_run(result: DryRunResult, console: Console, verbose: bool) -> None:
     if result.thresholds:
         _heading(console, "Judged by")
         for each in result.thresholds:
-            _indented(console, clean(each))
+            _paragraph(console, clean(each))
     console.print()
     amounts, rates = _estimate(result.estimate)
     summary: list[tuple[str, Line]] = [("Estimate", amounts), ("", rates)]
     summary = [row for row in summary if row[1]] + [("Hazards", _hazards(result.hazards))]
     _labelled(console, summary, indent=0)
     for row in result.hazards:
-        _indented(console, _hazard(row))
+        _paragraph(console, _hazard(row))
     if verbose:
         rows: list[tuple[str, Line]] = [
             ("Sample", f"{plural(result.sampled, 'record')} of the source were tried"),
@@ -196,22 +206,19 @@ def _run(result: RunResult, console: Console, verbose: bool) -> None:
     if result.resumed:
         facts.append(f"resumed {_times(result.resumed)}")
     headline.append(" · ".join(facts), style="default not bold")
-    console.print(headline)
-    for check in result.checks:
+    _paragraph(console, headline, indent=0)
+    for check in sorted(result.checks, key=lambda each: each.verdict is not Verdict.FAILED):
         _check(console, check, verbose)
     if not result.checks:
         _labelled(console, [("checks", "none; the plan asks for none")])
     rows: list[tuple[str, Line]] = []
-    if result.dead_letters:
-        count = plural(result.dead_letters, "record")
-        rows.append(("set aside", f"{count}: see dead_letters.jsonl beside the report"))
     if result.retries:
         rows.append(("retries", f"{number(result.retries)} after transient errors"))
     if result.losses:
         rows.append(("changed", _losses_in_short(result.losses)))
     _labelled(console, rows)
     if result.report_path:
-        _whole(console, f"  {'report':<9}  {clean(result.report_path)}")
+        _whole(console, f"  {'report':<{_LABEL}}  {clean(result.report_path)}")
     if verbose:
         _ends(console, result.source, result.target)
         _fields(console, result.fields, everything=True)
@@ -230,13 +237,15 @@ def _check(console: Console, check: CheckResult, verbose: bool) -> None:
         summary.append(f"{_verdict_word(check.verdict)}  ", style=_STYLES[check.verdict])
     summary.append(clean(check.summary))
     row = _grid(expand=True)
-    row.add_column(min_width=9, no_wrap=True)
+    row.add_column(min_width=_LABEL, no_wrap=True)
     row.add_column(ratio=1, overflow="fold")
-    row.add_column(justify="right", max_width=max(24, console.width // 3), overflow="fold")
+    width = min(console.width, _WIDEST)
+    row.add_column(justify="right", max_width=max(24, width // 3), overflow="fold")
     # "all compared" beside "skipped" would be a contradiction in terms
     coverage = "" if check.verdict is Verdict.SKIPPED else clean(check.coverage)
-    row.add_row(clean(check.name), summary, Text(coverage, style="dim"))
-    console.print(Padding(row, (0, 0, 0, 2)))
+    name = _LABELS.get(check.name, check.name)
+    row.add_row(clean(name), summary, Text(coverage, style="dim"))
+    _put(console, row, width=width)
     if check.verdict is not Verdict.FAILED and not verbose:
         return
     rows: list[tuple[str, Line]] = []
@@ -280,7 +289,8 @@ def _versions(console: Console, result: RunResult) -> None:
 
 
 def _inspect(result: InspectResult, console: Console, verbose: bool) -> None:
-    console.print(Text(clean(result.name), style="bold").append(" · what is there", "not bold"))
+    title = Text(clean(result.name), style="bold").append(" · what is there", "not bold")
+    _paragraph(console, title, indent=0)
     for side in result.sides:
         console.print()
         _inspected(side, console, verbose)
@@ -289,9 +299,9 @@ def _inspect(result: InspectResult, console: Console, verbose: bool) -> None:
 def _inspected(found: InspectedSide, console: Console, verbose: bool) -> None:
     about = found.about
     title = Text(clean(found.side), style="bold")
-    console.print(title.append(f"  {clean(about.store)}  {clean(about.place)}", "not bold"))
+    _whole(console, title.append(f"  {clean(about.store)}  {clean(about.place)}", "not bold"))
     if about.records is None:
-        _indented(console, clean(about.state) or "does not exist")
+        _paragraph(console, clean(about.state) or "does not exist")
         _remarks(console, found.remarks, "remark", "yellow")
         return
     rows: list[tuple[str, Line]] = [("records", _records_line(found))]
@@ -344,7 +354,7 @@ def _schema(console: Console, found: InspectedSide, *, everything: bool) -> None
             Text(f"{distinct} distinct"),
             Text(nulls),
         )
-    console.print(Padding(table, (0, 0, 0, 2)))
+    _put(console, table)
     _more(console, len(found.fields) - len(rows))
 
 
@@ -359,7 +369,7 @@ def _status(result: StatusResult, console: Console, verbose: bool) -> None:
         title.append(", running now", "bold green")
     elif result.verdict is None and result.run_id and result.phase != "rolled back":
         title.append(", not running", "bold yellow")
-    console.print(title)
+    _paragraph(console, title, indent=0)
     if not result.run_id:
         _next(console, result.next)
         return
@@ -367,12 +377,16 @@ def _status(result: StatusResult, console: Console, verbose: bool) -> None:
     if result.verdict is not None:
         rows.append(("verdict", Text(_verdict_word(result.verdict), _STYLES[result.verdict])))
     rows.append(("copied", _copied(result)))
+    if result.rate_per_s:
+        left = f" · {clock(result.eta_s)} left" if result.eta_s is not None else ""
+        rows.append(("rate", rate(result.rate_per_s) + left))
     if result.dead_letters:
         rows.append(("set aside", plural(result.dead_letters, "record")))
     if result.retries:
         rows.append(("retries", f"{number(result.retries)} after transient errors"))
-    rows.append(("begun", f"{clean(result.started_at)} · at work for {duration(result.seconds)}"))
-    rows.append(("last sign", clean(result.updated_at)))
+    rows.append(("begun", f"{moment(result.started_at)} · at work for {duration(result.seconds)}"))
+    ago = "" if result.silent_s is None else f" · {about(result.silent_s)} ago"
+    rows.append(("last sign", moment(result.updated_at) + ago))
     rows.append(("run", clean(result.run_id)))
     older = [each for each in result.history if each != result.run_id]
     if older and verbose:
@@ -390,18 +404,13 @@ def _copied(result: StatusResult) -> str:
         text = f"{number(result.records)} of {plural(result.total, 'record')}"
         done = share(result.records, result.total)
         text += f" ({done})" if done else ""
-    text += f" · {size(result.size_bytes)}"
-    if result.rate_per_s:
-        text += f" · {rate(result.rate_per_s)}"
-        left = (result.total or 0) - result.records
-        if result.running and left > 0:
-            text += f" · {clock(left / result.rate_per_s)} left"
-    return text
+    return f"{text} · {size(result.size_bytes)}"
 
 
 def _rollback(result: RollbackResult, console: Console, verbose: bool) -> None:
     state = "rolled back" if result.done else "rollback, nothing has been removed yet"
-    console.print(Text(clean(result.name), style="bold").append(f" · {state}", "not bold"))
+    title = Text(clean(result.name), style="bold").append(f" · {state}", "not bold")
+    _paragraph(console, title, indent=0)
     rows: list[tuple[str, Line]] = [
         ("target", f"{clean(result.target.store)}  {clean(result.target.place)}"),
         ("does" if not result.done else "did", _action(result)),
@@ -437,21 +446,32 @@ def _action(result: RollbackResult) -> str:
 
 
 def _title(console: Console, name: str, state: str, description: str) -> None:
-    console.print(Text(clean(name), style="bold").append(f" · {state}", "not bold"))
+    title = Text(clean(name), style="bold").append(f" · {state}", "not bold")
+    _paragraph(console, title, indent=0)
     if description:
-        console.print(Text(clean(description), style="dim"))
+        _paragraph(console, Text(clean(description), style="dim"), indent=0)
 
 
 def _ends(console: Console, source: Side, target: Side) -> None:
-    table = _grid()
-    for style in ("dim", "", "", ""):
-        table.add_column(style=style, overflow="fold")
-    for word, side in (("from", source), ("to", target)):
-        table.add_row(
-            word, Text(clean(side.store)), Text(clean(side.place)), Text(_side_facts(side))
-        )
+    """Both ends, a line each; where a place leaves no room for it, what is there stands below."""
+    sides = (("from", source), ("to", target))
+    stores = max(cell_len(clean(side.store)) for _, side in sides)
+    places = max(cell_len(clean(side.place)) for _, side in sides)
+    facts = max(cell_len(_side_facts(side)) for _, side in sides)
+    before = 2 + 4 + 2 + stores + 2
+    fits = before + places + 2 + facts <= console.width
     console.print()
-    console.print(Padding(table, (0, 0, 0, 2)))
+    for word, side in sides:
+        line = Text(f"  {word:<4}", style="dim").append(
+            f"  {clean(side.store):<{stores}}  {clean(side.place)}", "not dim"
+        )
+        if fits:
+            blanks = " " * (before + places + 2 - line.cell_len)
+            line.append(blanks + _side_facts(side), "not dim")
+        line.rstrip()
+        _whole(console, line)
+        if not fits:
+            _paragraph(console, _side_facts(side), indent=before)
 
 
 def _side_facts(side: Side) -> str:
@@ -472,7 +492,7 @@ def _side_facts(side: Side) -> str:
 def _fields(console: Console, fields: Sequence[FieldRow], *, everything: bool) -> None:
     _heading(console, "Fields")
     if not fields:
-        _indented(console, "no metadata")
+        _paragraph(console, "no metadata")
         return
     table = _grid()
     table.add_column(max_width=_LONGEST_NAME, overflow="fold")
@@ -487,14 +507,14 @@ def _fields(console: Console, fields: Sequence[FieldRow], *, everything: bool) -
         name = _name(row.name or row.becomes)
         share_of = share(row.records, row.looked_at) if row.name else ""
         table.add_row(name, Text(kinds), Text(share_of), Text(clean(row.note)))
-    console.print(Padding(table, (0, 0, 0, 2)))
+    _put(console, table)
     _more(console, len(fields) - len(rows))
 
 
 def _losses(console: Console, losses: Sequence[LossRow]) -> None:
     _heading(console, "Loss report")
     if not losses:
-        _indented(console, "nothing is lost")
+        _paragraph(console, "nothing is lost")
         return
     table = _grid()
     table.add_column(max_width=_LONGEST_NAME, overflow="fold")
@@ -505,7 +525,7 @@ def _losses(console: Console, losses: Sequence[LossRow]) -> None:
         count = "" if row.records is None else f"{_count_of(row)} · "
         end = Text(count).append(undone).append(f" · {clean(row.policy)}")
         table.add_row(_name(row.field), Text(clean(row.what)), end)
-    console.print(Padding(table, (0, 0, 0, 2)))
+    _put(console, table)
 
 
 def _count_of(row: LossRow) -> str:
@@ -527,7 +547,7 @@ def _steps(console: Console, steps: Sequence[StepRow]) -> None:
             text.append(f" [{clean(', '.join(row.hazards))}]", style="bold yellow")
         took = "" if row.seconds is None else f" {duration(row.seconds)}"
         table.add_row(str(row.number), Text(clean(row.kind)), text, Text(took))
-    console.print(Padding(table, (0, 0, 0, 2)))
+    _put(console, table)
 
 
 def _remarks(console: Console, remarks: Sequence[Remark], word: str, style: str) -> None:
@@ -537,19 +557,26 @@ def _remarks(console: Console, remarks: Sequence[Remark], word: str, style: str)
     console.print(Text(plural(len(remarks), word), style=style))
     for each in remarks:
         place = f"{clean(each.place)}: " if each.place else ""
-        _indented(console, Text(place, style="bold").append(clean(each.what), "not bold"))
-        _hint(console, each.hint, indent=4)
+        _paragraph(console, Text(place, style="bold").append(clean(each.what), "not bold"))
+        for line in each.hint.splitlines():
+            _paragraph(console, Text(clean(line), style="cyan"), indent=4)
 
 
 def _next(console: Console, acts: Iterable[str]) -> None:
-    for place, each in enumerate(acts):
+    """What to do next, a line each; what a command does stands in a column of its own."""
+    pairs = [clean(each).partition("    ") for each in acts]
+    commands = max((cell_len(command) for command, _, does in pairs if does), default=0)
+    for place, (command, _, does) in enumerate(pairs):
         line = Text("next  " if place == 0 else "      ", style="bold")
-        _whole(console, line.append(clean(each), "not bold"))
+        line.append(command, "not bold")
+        if does:
+            line.append(" " * (commands - cell_len(command)) + f"    {does.strip()}", "not bold")
+        _whole(console, line)
 
 
-def _hint(console: Console, hint: str, indent: int = 2) -> None:
+def _hint(console: Console, hint: str) -> None:
     for line in hint.splitlines():
-        _whole(console, Text(f"{' ' * indent}{clean(line)}", style="cyan"))
+        _whole(console, Text(f"  {clean(line)}", style="cyan"))
 
 
 def _heading(console: Console, words: str) -> None:
@@ -558,25 +585,51 @@ def _heading(console: Console, words: str) -> None:
 
 
 def _labelled(
-    console: Console, rows: Sequence[tuple[str, Line]], indent: int = 2, width: int = 9
+    console: Console, rows: Sequence[tuple[str, Line]], indent: int = 2, width: int = _LABEL
 ) -> None:
-    if not rows:
-        return
-    table = _grid()
-    table.add_column(min_width=width, no_wrap=True)
-    table.add_column(overflow="fold")
+    width = max([width, *(cell_len(label) for label, _ in rows)])
     for label, text in rows:
-        value: RenderableType = Text(text) if isinstance(text, str) else text
-        table.add_row(label, value)
-    console.print(Padding(table, (0, 0, 0, indent)))
+        before = f"{' ' * indent}{label}{' ' * (width - cell_len(label))}  "
+        _paragraph(console, text, first=before, indent=len(before))
 
 
 def _grid(*, expand: bool = False) -> Table:
     return Table.grid(padding=(0, 2, 0, 0), expand=expand)
 
 
-def _indented(console: Console, text: Line) -> None:
-    console.print(Padding(Text(text) if isinstance(text, str) else text, (0, 0, 0, 2)))
+def _put(console: Console, table: Table, width: int | None = None) -> None:
+    """Print a table, two columns in, without the blanks that fill it up."""
+    options = console.options.update_width((width or console.width) - 2)
+    for segments in console.render_lines(table, options, pad=False):
+        line = Text("  ")
+        for each in segments:
+            line.append(each.text, each.style)
+        line.rstrip()
+        _whole(console, line)
+
+
+def _paragraph(console: Console, text: Line, first: str = "", indent: int = 2) -> None:
+    """Print *text* indented, broken between words only; *first* stands before its first line."""
+    lines = _wrapped(Text(text) if isinstance(text, str) else text, console.width - indent)
+    for place, line in enumerate(lines):
+        before = first if first and place == 0 else " " * indent
+        _whole(console, Text(before).append_text(line))
+
+
+def _wrapped(text: Text, width: int) -> list[Text]:
+    """*text* in lines of at most *width* columns; a word that is longer stays whole."""
+    cuts = []
+    used = 0
+    for found in re.finditer(r"\s*\S+\s*", text.plain):
+        word = found.group()
+        if used and used + cell_len(word.rstrip()) > max(width, _NARROWEST):
+            cuts.append(found.start())
+            used = 0
+        used += cell_len(word)
+    lines = list(text.divide(cuts))
+    for line in lines:
+        line.rstrip()
+    return lines
 
 
 def _whole(console: Console, text: Line) -> None:
@@ -590,7 +643,7 @@ def _name(name: str) -> Text:
 
 def _more(console: Console, count: int) -> None:
     if count > 0:
-        _indented(console, f"and {number(count)} more: --verbose shows all")
+        _paragraph(console, f"and {number(count)} more: --verbose shows all")
 
 
 def _verdict_word(verdict: Verdict) -> str:

@@ -150,6 +150,8 @@ FAILED = replace(
     checks=(
         *PASSED.checks[:2],
         CheckResult("metadata", Verdict.SKIPPED, "nothing to compare", "all compared"),
+        CheckResult("dead letters", Verdict.PASSED,
+                    "4 records: dead_letters.jsonl beside the report", "all counted"),
         replace(
             QUERIES,
             verdict=Verdict.FAILED,
@@ -159,7 +161,7 @@ FAILED = replace(
         ),
     ),
     next=("look at the failures above; the report has all of them",),
-)
+)  # fmt: skip
 INSPECT = InspectResult(
     "docs-chroma-to-pgvector",
     (
@@ -186,8 +188,21 @@ STOPPED = StatusResult(
     started_at="2026-11-23T10:15:00Z",
     updated_at="2026-11-23T10:15:43Z",
     history=("2026-11-22T09-00", "2026-11-23T10-15"),
-    next=("runner resume plans/docs.yaml", "runner rollback plans/docs.yaml"),
+    next=(
+        "runner resume plans/docs.yaml    goes on from here",
+        "runner rollback plans/docs.yaml    removes what this run created",
+    ),
 )
+RUNNING = replace(
+    STOPPED,
+    running=True,
+    eta_s=27.3,
+    silent_s=2.4,
+    next=("nothing: it goes on by itself", "runner status plans/docs.yaml    looks again"),
+)
+LONG = "db-cluster-7.prod.eu-central-1.internal.example.com:5432/consolidated/public.documents"
+FAR = replace(DRY_RUN, source=replace(SOURCE, place=f"/srv/{LONG}"),
+              target=replace(NOWHERE, place=LONG))  # fmt: skip
 ROLLBACK = RollbackResult(
     name="docs-chroma-to-pgvector",
     run_id="2026-11-23T10-15",
@@ -223,8 +238,11 @@ HOSTILE = replace(
 )
 
 
-def printed(show: Any, *args: Any, width: int = 80, **kwargs: Any) -> str:
-    """What *show* prints on something that is no terminal, without blanks at line ends."""
+def printed(show: Any, *args: Any, width: int = 80, terminal: bool = False, **kwargs: Any) -> str:
+    """What *show* prints, without colours."""
     out = io.StringIO()
-    show(*args, Console(file=out, width=width, highlight=False), **kwargs)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    console = Console(
+        file=out, width=width, highlight=False, force_terminal=terminal, color_system=None
+    )
+    show(*args, console, **kwargs)
+    return out.getvalue()

@@ -6,6 +6,7 @@ import io
 from dataclasses import replace
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from runner.errors import PausedError, PlanError, Problem, StoppedError, StoreError
@@ -14,15 +15,19 @@ from runner.results import HazardRow, Verdict
 from tests.unit.report_examples import (
     DRY_RUN,
     FAILED,
+    FAR,
     HOSTILE,
     INSPECT,
+    LONG,
     PASSED,
     ROLLBACK,
+    RUNNING,
     STOPPED,
     printed,
 )
 
 EVERY = [DRY_RUN, PASSED, FAILED, INSPECT, STOPPED, ROLLBACK, HOSTILE]
+SHOWN = [DRY_RUN, PASSED, FAILED, INSPECT, STOPPED, RUNNING, ROLLBACK, HOSTILE, FAR]
 
 
 def test_the_screen_of_a_passed_run() -> None:
@@ -42,9 +47,6 @@ next  switch your application's reads
 def test_the_screen_of_a_failed_run_with_everything_that_can_go_wrong() -> None:
     assert printed(render, FAILED) == """\
 FAILED  docs-chroma-to-pgvector · 1,512 records · 11.8 s · resumed twice
-  count      1,512 = 1,512                                           all counted
-  ids        0 missing · 0 extra                                    all compared
-  metadata   skipped  nothing to compare
   queries    FAILED  recall@10  source 0.990 · target 0.710 ·         60 queries
              overlap 0.700
     asked    recall of the target ≥ 0.99 of the source's
@@ -54,7 +56,10 @@ FAILED  docs-chroma-to-pgvector · 1,512 records · 11.8 s · resumed twice
              and 7 more in the report
     likely   the index was built with l2, the collection is cosine:
              target.index.metric
-  set aside  4 records: see dead_letters.jsonl beside the report
+  count      1,512 = 1,512                                           all counted
+  ids        0 missing · 0 extra                                    all compared
+  metadata   skipped  nothing to compare
+  set aside  4 records: dead_letters.jsonl beside the report         all counted
   retries    3 after transient errors
   changed    tags, score: some of it for good; see the report
   report     plans/.runner/docs-chroma-to-pgvector/runs/2026-11-23T10-15/report.html
@@ -113,15 +118,41 @@ This plan would not run: solve what is named above, then dry-run again
 def test_the_screen_of_the_status_of_a_stopped_run() -> None:
     assert printed(render, STOPPED) == """\
 docs-chroma-to-pgvector · copy, not running
-  copied     612,000 of 1,000,000 records (61 %) · 1.4 GB · 14,210/s
+  copied     612,000 of 1,000,000 records (61 %) · 1.4 GB
+  rate       14,210/s
   retries    3 after transient errors
-  begun      2026-11-23T10:15:00Z · at work for 43.1 s
-  last sign  2026-11-23T10:15:43Z
+  begun      2026-11-23 10:15:00 UTC · at work for 43.1 s
+  last sign  2026-11-23 10:15:43 UTC
   run        2026-11-23T10-15
   earlier    1 run
-next  runner resume plans/docs.yaml
-      runner rollback plans/docs.yaml
+next  runner resume plans/docs.yaml      goes on from here
+      runner rollback plans/docs.yaml    removes what this run created
 """  # fmt: skip
+
+
+def test_the_status_of_a_running_run_tells_whether_one_can_leave_it_alone() -> None:
+    assert printed(render, RUNNING) == """\
+docs-chroma-to-pgvector · copy, running now
+  copied     612,000 of 1,000,000 records (61 %) · 1.4 GB
+  rate       14,210/s · 0:27 left
+  retries    3 after transient errors
+  begun      2026-11-23 10:15:00 UTC · at work for 43.1 s
+  last sign  2026-11-23 10:15:43 UTC · 2.4 s ago
+  run        2026-11-23T10-15
+  earlier    1 run
+next  nothing: it goes on by itself
+      runner status plans/docs.yaml    looks again
+"""  # fmt: skip
+
+
+def test_a_place_stays_whole_and_what_is_there_stands_below_if_there_is_no_room() -> None:
+    assert f"""
+  from  chroma    /srv/{LONG}
+                  1,512 records · 384 dims · cosine
+  to    pgvector  {LONG}
+                  does not exist, will be created
+""" in printed(render, FAR)
+    assert f"  to    pgvector  {LONG}       does not exist" in printed(render, FAR, width=160)
 
 
 def test_the_screen_of_what_is_in_both_ends() -> None:
@@ -252,6 +283,22 @@ def test_no_field_name_is_cut_by_a_narrow_screen(result: Result, width: int) -> 
     ]
     for row in fields:
         assert "".join(row.name.split()) in text
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
+@pytest.mark.parametrize("verbose", [False, True], ids=["brief", "verbose"])
+@pytest.mark.parametrize("width", [80, 100, 160])
+@pytest.mark.parametrize("result", SHOWN, ids=lambda each: type(each).__name__)
+def test_no_line_ends_in_blanks_or_is_wider_than_the_screen(
+    result: Result, width: int, verbose: bool, terminal: bool
+) -> None:
+    """Only what is to be copied whole may be wider: a path, an address, a command."""
+    text = printed(render, result, width=width, verbose=verbose, terminal=terminal)
+    for line in text.splitlines():
+        assert line == line.rstrip()
+        if cell_len(line) > width:
+            longest = max(line.split(), key=len)
+            assert len(longest) > width // 2 or line.startswith(("next  ", "      "))
 
 
 def test_colours_only_repeat_words() -> None:

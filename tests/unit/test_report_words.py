@@ -12,12 +12,14 @@ from runner.words import (
     clean,
     clock,
     duration,
+    moment,
     number,
     plural,
     rate,
     share,
     shown,
     shown_list,
+    shown_value,
     size,
 )
 
@@ -104,3 +106,16 @@ def test_only_the_first_ids_are_listed() -> None:
 )
 def test_amounts_read_as_people_say_them(found: str, expected: str) -> None:
     assert found == expected
+
+
+def test_a_moment_is_shown_in_utc_without_fractions() -> None:
+    assert moment("2026-11-23T10:15:00.250+02:00") == "2026-11-23 08:15:00 UTC"
+    assert moment("2026-11-23T10:15:00Z") == "2026-11-23 10:15:00 UTC"
+    assert moment("") == ""
+
+
+def test_a_value_is_one_short_line() -> None:
+    assert shown_value('a "b"\n') == '"a \\"b\\"\\n"'
+    assert shown_value({"a": [1, None]}) == "{'a': [1, None]}"
+    assert len(shown_value(list(range(1000)))) == 60
+    assert len(shown_value("x" * 1000)) < 100
