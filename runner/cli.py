@@ -102,6 +102,8 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="show values of records where they are wrong, and keep them in reports",
     )
+    watched = argparse.ArgumentParser(add_help=False, parents=[shaped, valued])
+    watched.add_argument("--quiet", action="store_true", help="show the result, no progress")
     confirmed = argparse.ArgumentParser(add_help=False)
     confirmed.add_argument("--yes", action="store_true", help="do not ask")
 
@@ -131,16 +133,14 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(command=function)
         return made
 
-    run = command("run", "run a plan, or try it with --dry-run", _run, planned, shaped, valued)
+    run = command("run", "run a plan, or try it with --dry-run", _run, planned, watched)
     _add_run_options(run)
     lint = command("lint", "check plans offline; no store is touched", _lint, common)
     lint.add_argument("paths", nargs="+", metavar="PLAN", help="plans, or folders of plans")
     command("inspect", "show what the source holds, and the target", _inspect, planned, shaped)
     command("status", "show how far the newest run is", _status, planned, shaped)
-    command("resume", "go on with an unfinished run", _resume, planned, shaped, valued)
-    command(
-        "verify", "check the newest run again, from both ends", _verify, planned, shaped, valued
-    )
+    command("resume", "go on with an unfinished run", _resume, planned, watched)
+    command("verify", "check the newest run again, from both ends", _verify, planned, watched)
     report = command("report", "show the result of the newest run", _report, planned, valued)
     report.add_argument(
         "--format",
@@ -324,7 +324,8 @@ def _with_progress(plan: Plan, options: argparse.Namespace, act: Callable[[Any, 
     stop = Stop()
     shows_text = options.format == "text"
     try:
-        with _signals(stop), ProgressDisplay(_console(stderr=not shows_text)) as display:
+        console = _console(stderr=not shows_text, quiet=options.quiet)
+        with _signals(stop), ProgressDisplay(console) as display:
             result = act(display.tell, stop)
     except (StoppedError, PausedError) as error:
         status = plan.status()
@@ -333,7 +334,7 @@ def _with_progress(plan: Plan, options: argparse.Namespace, act: Callable[[Any, 
         why = f"{error.what}\n" if isinstance(error, PausedError) else ""
         word = "Paused" if isinstance(error, PausedError) else "Stopped"
         text = (
-            f"{why}{word} after {status.records:,}{total} records. "
+            f"{why}{word} after {status.records:,}{total} records.\n"
             "Nothing is lost; the target is incomplete.\n"
             f"  run {file}                goes on from here\n"
             f"  runner rollback {file}    removes what this run created"
@@ -374,10 +375,10 @@ def _signals(stop: Stop) -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def _console(*, stderr: bool = False) -> Any:
+def _console(*, stderr: bool = False, quiet: bool = False) -> Any:
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+    return Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=False)
 
 
 def _show(result: Any, options: argparse.Namespace) -> None:

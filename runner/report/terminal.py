@@ -127,10 +127,6 @@ def _dry_run(result: DryRunResult, console: Console, verbose: bool) -> None:
     _fields(console, result.fields, everything=verbose)
     _losses(console, result.losses)
     _steps(console, result.steps)
-    if result.thresholds:
-        _heading(console, "Judged by")
-        for each in result.thresholds:
-            _paragraph(console, clean(each))
     console.print()
     amounts, rates = _estimate(result.estimate)
     summary: list[tuple[str, Line]] = [("Estimate", amounts), ("", rates)]

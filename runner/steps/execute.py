@@ -359,6 +359,7 @@ class _Meter:
                 writers=self.step.writers,
                 retries=progress.retries,
                 verified=progress.verified,
+                dead_letters=progress.dead_letters,
                 message="",
             )
         )

@@ -126,7 +126,7 @@ def explain(step: Step) -> str:
         case Swap():
             return f"{step.staged} becomes {step.collection}; the old one is kept as {step.kept}"
         case Report():
-            return "report in JSON, Markdown and HTML"
+            return "the result as JSON, Markdown and HTML"
         case _:
             assert_never(step)
 

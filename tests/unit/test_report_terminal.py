@@ -98,10 +98,6 @@ Steps
   3 index  hnsw cosine, m 16, ef_construction 64
   4 check  count · ids · checksum · metadata 1,000 · queries 60
 
-Judged by
-  count equal
-  60 queries: recall@10 ≥ 0.99 of the source's
-
 Estimate   1,512 records · 3.4 MB · 2 batches · about 12 s
            read 8,100/s measured, write 9,000/s assumed
 Hazards    none
