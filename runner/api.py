@@ -314,7 +314,7 @@ class Plan:
                     steps,
                     command="verify",
                     report=folder.path / "verify.html",
-                    next_acts=self._next(journal, _verdict_of(checks)),
+                    next_acts=self._next(journal, _verdict_of(checks), "runner verify"),
                     checks=tuple(checks),
                     target=about,
                     show_values=show_values,
@@ -542,13 +542,13 @@ class Plan:
             show_values=show_values,
         )
 
-    def _next(self, journal: Journal, verdict: Verdict) -> tuple[str, ...]:
+    def _next(self, journal: Journal, verdict: Verdict, again: str = "run") -> tuple[str, ...]:
         file = self.document.file
         back = f"runner rollback {file}    undoes this run"
         if verdict is Verdict.FAILED:
             return (
                 "look at the failures above; the report has all of them",
-                f"run {file}    checks again once the cause is mended",
+                f"{again} {file}    checks again once the cause is mended",
                 back,
             )
         replaced = any(each["kind"] == "swap" for each in journal.fact("steps", []))

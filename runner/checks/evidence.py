@@ -317,7 +317,7 @@ def metadata_check(ends: Ends, sample: int) -> CheckResult:
     if everything:
         coverage = "all compared"
     elif wrong:
-        coverage = f"{wrong / compared:.1%} of the sample"
+        coverage = f"{100 * wrong / compared:.2g} % of the sample"
     else:
         coverage = f"at most {100 * fault_rate_bound(compared):.2g} % wrong (95 %)"
     return CheckResult(

@@ -136,6 +136,8 @@ def _throughput(samples: Sequence[Sample]) -> Chart | None:
     points = [(0.0, 0, 0), *((each.at_s, each.records, each.size_bytes) for each in samples)]
     every = max(1, -(-len(points) // _MOST_POINTS))
     points = [*points[:-1][::every], points[-1]]
+    if len(points) > 2 and 2 * (points[-1][0] - points[-2][0]) < points[-1][0] / len(points):
+        del points[-2]  # the copy's end falls just behind a point: too short for a rate
     steps = [
         (after[0], (after[1] - before[1]) / (after[0] - before[0]))
         for before, after in pairwise(points)

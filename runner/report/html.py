@@ -15,6 +15,7 @@ from runner.words import (
     brief,
     clean,
     duration,
+    moment,
     number,
     plural,
     rate,
@@ -142,6 +143,7 @@ def _template() -> Template:
     )
     filters: dict[str, Any] = {
         "clean": brief,
+        "moment": moment,
         "number": number,
         "plural": plural,
         "words": lambda text: words_of(text).capitalize(),

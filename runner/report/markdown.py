@@ -117,7 +117,7 @@ def _run(result: RunResult) -> list[str]:
         f"## {_verdict(result.verdict)}: {_text(result.name)}",
         _text(result.description),
         f"{_text(words_of(result.command)).capitalize()} {_code(result.run_id)} · "
-        + " · ".join(facts),
+        f"begun {_text(moment(result.started_at))} · " + " · ".join(facts),
         _section(
             "Checks",
             _table(
@@ -261,7 +261,7 @@ def _rollback(result: RollbackResult) -> list[str]:
 
 def _ends(source: Side, target: Side) -> str:
     return _table(
-        ("", "store", "place", "records", "dims", "metric", "state"),
+        ("", "store", "place", "records", "dims", "metric", "index", "storage", "state"),
         [
             (
                 word,
@@ -270,6 +270,8 @@ def _ends(source: Side, target: Side) -> str:
                 "" if side.records is None else number(side.records),
                 "" if side.dim is None else number(side.dim),
                 _text(side.metric),
+                _text(side.index),
+                "" if side.storage_bytes is None else size(side.storage_bytes),
                 _text(side.state),
             )
             for word, side in (("from", source), ("to", target))

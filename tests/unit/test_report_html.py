@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import sys
 from dataclasses import replace
@@ -11,7 +12,9 @@ import pytest
 
 from runner.report.charts import charts_of
 from runner.report.html import to_html
+from runner.report.markdown import to_markdown
 from runner.results import CheckResult, FieldRow, LossRow, Remark, RunResult, Sample, Verdict
+from runner.words import duration, moment, number, size
 from tests.unit.report_examples import EVIL, FAILED, HOSTILE, PASSED, QUERIES
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -171,3 +174,42 @@ def test_the_page_stays_below_a_megabyte_whatever_the_run_was_like() -> None:
     text = to_html(huge())
     assert len(text.encode()) <= 1_000_000
     assert "more in the JSON form" in text
+
+
+@pytest.mark.parametrize("result", [PASSED, FAILED], ids=["passed", "failed"])
+def test_page_and_markdown_hold_the_same_facts(result: RunResult) -> None:
+    seen = re.sub(r"<style>.*?</style>|<svg.*?</svg>|<[^>]+>", " ", to_html(result), flags=re.S)
+    forms = {
+        "page": html.unescape(seen),
+        "Markdown": re.sub(r"<[^>]+>|[\\`]|\*\*", "", to_markdown(result)),
+    }
+    facts = [
+        result.name, result.description, result.run_id, moment(result.started_at),
+        result.fingerprint, result.target_digest, result.audit_head,
+        number(result.records), size(result.size_bytes), duration(result.seconds),
+        *(fact for side in (result.source, result.target)
+          for fact in (side.store, side.place, side.index, number(side.records))),
+        *(fact for row in result.fields for fact in (row.name, row.becomes, row.note)),
+        *(row.what for row in result.losses),
+        *(fact for row in result.steps for fact in (row.text, duration(row.seconds))),
+        *(fact for row in result.hazards for fact in (row.name, row.why, row.allowed_by)),
+        *(fact for row in result.warnings for fact in (row.what, row.hint)),
+        *(fact for each in result.checks
+          for fact in (each.name, each.summary, each.advice, each.threshold, *each.failures)),
+        *(fact for each in result.checks if each.verdict is not Verdict.SKIPPED
+          for fact in (each.coverage,)),
+        *(f"{name} {version}" for name, version in result.versions.items()),
+        *result.plan_text.splitlines(),
+        *(act.split("    ")[0] for act in result.next),
+    ]  # fmt: skip
+    for form, text in forms.items():
+        flat = " ".join(text.split())
+        for fact in facts:
+            assert " ".join(fact.split()) in flat, (form, fact)
+
+
+def test_the_end_of_the_copy_is_no_rate_of_its_own() -> None:
+    samples = (*(Sample(each / 2, each * 100, each * 1000) for each in range(1, 9)),
+               Sample(4.01, 800, 8000))  # fmt: skip
+    [chart] = charts_of(replace(PASSED, throughput=samples))["copy"]
+    assert "between 196/s and 200/s" in chart.says
