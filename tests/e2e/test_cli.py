@@ -362,6 +362,27 @@ def test_a_report_holds_values_only_if_the_run_was_asked_and_the_reader_asks(
     assert "found 4711, expected 1995" in json.dumps(to_json(plan.report(show_values=True)))
 
 
+def test_the_status_of_a_run_under_way_says_so_and_that_nothing_is_to_do(places: Places) -> None:
+    plan = load_plan(small(places))
+    seen = []
+
+    def tell(event: ProgressEvent) -> None:
+        if event.phase == "copy" and event.records == 60:
+            seen.append(plan.status())
+
+    plan.run(tell)
+    status = seen[0]
+    assert (status.running, status.phase, status.records, status.total) == (True, "copy", 60, 60)
+    assert status.seconds > 0
+    assert status.silent_s is not None
+    assert status.silent_s < 60
+    assert status.next[0] == "nothing: it goes on by itself"
+    after = plan.status()
+    assert (after.running, after.phase, after.silent_s, after.eta_s) == (
+        False, "finished", None, None,
+    )  # fmt: skip
+
+
 def spoiling(places: Places) -> Callable[[ProgressEvent], None]:
     """A listener that changes a value in the target before the checks."""
 
