@@ -328,22 +328,30 @@ def _with_progress(plan: Plan, options: argparse.Namespace, act: Callable[[Any, 
         with _signals(stop), ProgressDisplay(console) as display:
             result = act(display.tell, stop)
     except (StoppedError, PausedError) as error:
-        status = plan.status()
-        total = "" if status.total is None else f" of {status.total:,}"
-        file = plan.document.file
-        why = f"{error.what}\n" if isinstance(error, PausedError) else ""
-        word = "Paused" if isinstance(error, PausedError) else "Stopped"
-        text = (
-            f"{why}{word} after {status.records:,}{total} records.\n"
-            "Nothing is lost; the target is incomplete.\n"
-            f"  run {file}                goes on from here\n"
-            f"  runner rollback {file}    removes what this run created"
-        )
+        text = _how_to_go_on(plan, isinstance(error, PausedError))
+        if isinstance(error, PausedError):
+            text = f"{error.what}\n{text}"
         if isinstance(error, PausedError):
             raise PausedError(text) from error
         raise StoppedError(text, "", error.signal_number) from error
     _show(result, options)
     return int(result.exit_code)
+
+
+def _how_to_go_on(plan: Plan, paused: bool) -> str:
+    """Where a run that was stopped or paused stands, and the commands that follow."""
+    status = plan.status()
+    file = plan.document.file
+    word = "Paused" if paused else "Stopped"
+    if not status.unfinished:
+        return f"{word} before anything was written.\n  run {file}    tries again"
+    total = "" if status.total is None else f" of {status.total:,}"
+    return (
+        f"{word} after {status.records:,}{total} records.\n"
+        "Nothing is lost; the target is incomplete.\n"
+        f"  run {file}                goes on from here\n"
+        f"  runner rollback {file}    removes what this run created"
+    )
 
 
 @contextmanager

@@ -359,6 +359,11 @@ class StatusResult:
     eta_s: float | None = None
     silent_s: float | None = None
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is a run that can be gone on with."""
+        return self.phase not in ("never run", "finished", "rolled back", "left behind")
+
 
 @dataclass(frozen=True)
 class RollbackResult:
