@@ -361,8 +361,8 @@ class StatusResult:
     silent_s: float | None = None
 
     @property
-    def resumable(self) -> bool:
-        """Whether there is a run that can go on."""
+    def unfinished(self) -> bool:
+        """Whether there is a run that can be gone on with."""
         return self.phase not in ("never run", "finished", "rolled back", "left behind")
 
 
