@@ -204,6 +204,7 @@ class Plan:
                 hazards=compiled.hazards,
                 problems=tuple(each.remark for each in compiled.faults),
                 warnings=compiled.warnings,
+                notes=compiled.notes,
                 sampled=found.before.records,
                 fingerprint=self._fingerprint(),
                 exit_code=compiled.exit_code,

@@ -182,6 +182,7 @@ class DryRunResult:
     hazards: tuple[HazardRow, ...]
     problems: tuple[Remark, ...]
     warnings: tuple[Remark, ...]
+    notes: tuple[Remark, ...]
     sampled: int
     fingerprint: str
     exit_code: int

@@ -94,6 +94,7 @@ def _dry_run(result: DryRunResult) -> list[str]:
         stands,
         _remarks(result.problems, "Problems"),
         _remarks(result.warnings, "Warnings"),
+        _remarks(result.notes, "Notes"),
         _ends(result.source, result.target),
         f"**Estimate** ({_text(words_of(result.strategy))}): {' · '.join(amounts)}",
         _steps(result.steps),

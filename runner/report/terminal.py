@@ -141,6 +141,7 @@ def _dry_run(result: DryRunResult, console: Console, verbose: bool) -> None:
         ]
         _labelled(console, rows, indent=0)
     _remarks(console, result.warnings, "warning", "yellow")
+    _remarks(console, result.notes, "note", "")
     _remarks(console, result.problems, "problem", "bold red")
     console.print()
     if result.exit_code or result.problems:

@@ -81,7 +81,8 @@ class Compiled:
     Attributes:
         steps: In order; frozen.
         faults: Why nothing may be written; empty if all is well.
-        warnings: What a person should know all the same.
+        warnings: What a person should look at before it runs.
+        notes: What happens on the side, and is nothing to worry about.
         hazards: Every hazard of the steps, with who allowed it.
         fields, losses: What happens to every field, by the sample.
         estimate: What the run would take.
@@ -93,6 +94,7 @@ class Compiled:
     steps: tuple[Step, ...]
     faults: tuple[Fault, ...]
     warnings: tuple[Remark, ...]
+    notes: tuple[Remark, ...]
     hazards: tuple[HazardRow, ...]
     fields: tuple[FieldRow, ...]
     losses: tuple[LossRow, ...]
@@ -190,6 +192,7 @@ def compile_plan(
         steps=steps,
         faults=tuple(faults),
         warnings=tuple(_warnings(document, found)),
+        notes=tuple(_remarks(document, found, Severity.NOTE)),
         hazards=hazards,
         fields=tuple(_field_rows(found, effects)),
         losses=tuple(
@@ -395,12 +398,17 @@ def _is_lossy(loss: Loss) -> bool:
     return not loss.reversible and loss.policy in ("drop", "stringify")
 
 
-def _warnings(document: PlanDocument, found: Preflight) -> list[Remark]:
-    warnings = [
+def _remarks(document: PlanDocument, found: Preflight, severity: Severity) -> list[Remark]:
+    """What the stores found of that severity; hazards are told as such."""
+    return [
         Remark(document.place(each.key or side), each.what, each.hint)
         for side, each in found.findings
-        if each.severity is not Severity.PROBLEM and each.key not in (_INSECURE, _TOUCHES_SOURCE)
+        if each.severity is severity and each.key not in (_INSECURE, _TOUCHES_SOURCE)
     ]
+
+
+def _warnings(document: PlanDocument, found: Preflight) -> list[Remark]:
+    warnings = _remarks(document, found, Severity.WARNING)
     if found.before.records:
         for path, (_, changed, failed) in found.transforms.items():
             if not changed and not failed:

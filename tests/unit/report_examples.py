@@ -72,6 +72,7 @@ DRY_RUN = DryRunResult(
         ),
     ),
     warnings=(),
+    notes=(),
     sampled=1512,
     fingerprint="f" * 64,
     exit_code=6,
