@@ -542,17 +542,20 @@ class Plan:
             finally:
                 execution.close()
         result = self._result(folder, journal, command)
-        _write_report(result, folder.path, "report")
-        journal.export(folder.path)
+        self._leave_records(folder, journal, result)
         return result
+
+    def _leave_records(self, folder: RunFolder, journal: Journal, result: RunResult) -> None:
+        """Audit, dead letters and, as the sign that all are there, the report."""
+        journal.export(folder.path)
+        _write_report(result, folder.path, "report")
 
     def _again(self, folder: RunFolder, journal: Journal) -> RunResult:
         """The result of a finished run; completes what a kill at the very end left undone."""
         folder.clear_scratch()
         result = self._result(folder, journal, "run")
         if not (folder.path / "report.html").exists():
-            _write_report(result, folder.path, "report")
-            journal.export(folder.path)
+            self._leave_records(folder, journal, result)
         return result
 
     def _result(self, folder: RunFolder, journal: Journal, command: str) -> RunResult:
