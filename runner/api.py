@@ -631,9 +631,13 @@ class Plan:
             finally:
                 execution.close()
         result = self._result(folder, journal, part.command, show_values=part.show_values)
-        _write_report(result, folder.path, "report")
-        journal.export(folder.path)
+        self._leave_records(folder, journal, result)
         return result
+
+    def _leave_records(self, folder: RunFolder, journal: Journal, result: RunResult) -> None:
+        """Audit, dead letters and, as the sign that all are there, the report."""
+        journal.export(folder.path)
+        _write_report(result, folder.path, "report")
 
     def _again(self, folder: RunFolder, journal: Journal, *, show_values: bool) -> RunResult:
         """The result of a finished run; completes what a kill at the very end left undone."""
@@ -641,8 +645,7 @@ class Plan:
         self._refuse_gone(folder, journal)
         result = self._result(folder, journal, "run", show_values=show_values)
         if not (folder.path / "report.html").exists():
-            _write_report(result, folder.path, "report")
-            journal.export(folder.path)
+            self._leave_records(folder, journal, result)
         file = self.document.file
         acts = (
             f"runner verify {file}    compares both ends as they are now",

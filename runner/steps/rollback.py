@@ -88,8 +88,7 @@ class Rollback:
         with_it = self._open(collection)
         try:
             if with_it.describe() is None:
-                claimed = self._claimed() is not None
-                return Undo("unmark" if claimed else "nothing", collection)
+                return Undo("unmark" if self._claims() else "nothing", collection)
             mark = with_it.read_mark()
             if mark is not None and run_of(mark) not in ("", self.run_id):
                 refuse_foreign_run(mark, self.run_id)
@@ -116,14 +115,14 @@ class Rollback:
         """Do what `look` found; done again after a crash it completes what is left."""
         if undo.action == "swap back":
             assert isinstance(self.target, CanSwap)
-            # the collection that this run put in place takes a name aside, the old one returns
+            # a swap that broke off is completed first, since it can only be undone as a whole;
+            # then what this run put in place takes a name aside, and the old one returns
+            self.target.swap(undo.collection, undo.kept_aside)
             self.target.swap(undo.kept_aside, undo.collection)
             self.journal.audit("swapped back", collection=undo.kept_aside)
         if undo.collection:
             self._remove_from(undo)
-        claimed = self._claimed()
-        if claimed is not None:
-            claimed.write_mark(self.journal.fact("replaced_mark"))
+        self._restore_mark()
         self.journal.keep("rolled back", {"removed": undo.removed}, rolled_back=True)
 
     def _remove_from(self, undo: Undo) -> None:
@@ -143,11 +142,20 @@ class Rollback:
         finally:
             self._close(written)
 
-    def _claimed(self) -> Target | None:
-        """The collection that this run was to replace, while it bears our word on that."""
+    def _claims(self) -> bool:
+        """Whether the collection that this run was to replace still bears its word on that."""
         mark = self.target.read_mark() if self.target.describe() is not None else None
-        ours = is_mark_of(mark, self.run_id) and is_being_replaced(mark)
-        return self.target if ours else None
+        return is_mark_of(mark, self.run_id) and is_being_replaced(mark)
+
+    def _restore_mark(self) -> None:
+        """Give a collection that was there before this run the mark that it bore."""
+        if not any(isinstance(each, Swap | Append) for each in self.steps):
+            return
+        mark = self.target.read_mark() if self.target.describe() is not None else None
+        if is_mark_of(mark, self.run_id):
+            self.target.write_mark(self.journal.fact("replaced_mark"))
+        elif mark is None and self.target.describe() is not None:
+            self.target.write_mark(None)  # a kill may have left half of ours
 
     def _delete_own(self, target: Target) -> None:
         for batch, own in self._sorted_pages(target, Counter(), {}):
@@ -182,37 +190,35 @@ class Rollback:
         return None
 
     def _look_at_swap(self, swap: Swap) -> Undo | None:
-        """What is to be swapped back; None if the former collection is in its place.
+        """What is to be swapped back; None if there is nothing, because a rollback did it all.
 
-        The marks tell: a kill may have come before the swap, in the middle of it, after it,
-        or anywhere in an earlier rollback.
+        A kill may have come before the swap, in the middle of it, after it, or anywhere in
+        an earlier rollback: what is there tells, and whose mark it bears.
         """
         there = self.target.describe() is not None
         mark = self.target.read_mark() if there else None
-        in_place = is_mark_of(mark, self.run_id) and not is_being_replaced(mark)
-        kept_there = self._is_there(swap.kept)
-        if not kept_there:
-            if not in_place:
+        kept_there, staged_there = self._is_there(swap.kept), self._is_there(swap.staged)
+        ours = is_mark_of(mark, self.run_id) and not is_being_replaced(mark)
+        if not kept_there and not staged_there:
+            if not ours:
                 return None
             raise JournalError(
                 f"{swap.kept}, the collection that this run replaced, is gone: it was finalised",
                 "what it held can only come from a backup",
             )
-        if there and not in_place:
+        # where a mark lies beside its collection, it goes ahead of it
+        ours = ours or (mark is None and bool(self.journal.fact("rolling_back")))
+        if kept_there and there and (staged_there or not ours):
             raise JournalError(
                 f"{swap.collection} is not what this run put there any more; what it replaced is "
                 f"kept as {swap.kept}",
                 "look at who replaced it; to have the kept one back, rename it by hand",
             )
-        undo = Undo("")
-        if in_place:
-            undo = self._sort(self.target)
-        elif self._is_there(swap.staged):
-            staged = self._open(swap.staged)
-            try:
-                undo = self._sort(staged)
-            finally:
-                self._close(staged)
+        written = self._open(swap.staged) if staged_there else self.target
+        try:
+            undo = self._sort(written)
+        finally:
+            self._close(written)
         undo.action = "swap back"
         undo.collection = swap.staged
         undo.kept_aside = swap.kept

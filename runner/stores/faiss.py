@@ -260,8 +260,7 @@ class FaissStore(LayeredStore):
             for each in _sidecars(self._path):
                 remove(each)
             remove_folder(self._staged)
-            remove(temporary_of(self._note_path))
-            remove(self._note_path)
+            Note.remove(self._note_path)
 
     def write_mark(self, mark: str | None) -> None:
         """See `Target.write_mark`: it stands in the note."""
@@ -356,7 +355,7 @@ class FaissStore(LayeredStore):
         if self._staged.is_dir():
             note.write(self._note_path)
         elif note.mark is None:
-            remove(self._note_path)
+            Note.remove(self._note_path)
         else:
             note.with_(spec={}, finished=True).write(self._note_path)
 

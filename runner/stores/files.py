@@ -245,8 +245,7 @@ class FilesStore(LayeredStore):
                 remove(self._path)
                 remove(temporary_of(self._path))
                 remove_folder(self._staged)
-                remove(temporary_of(self._note_path))
-                remove(self._note_path)
+                Note.remove(self._note_path)
             elif self._path.is_dir():
                 for path, _ in self._files():
                     remove(path)
@@ -254,13 +253,19 @@ class FilesStore(LayeredStore):
                 remove(self._note_path)
                 if not any(self._path.iterdir()):
                     remove_folder(self._path)
+            elif not self._path.exists():
+                remove_folder(self._path)  # what a kill left of an earlier drop
 
     def write_mark(self, mark: str | None) -> None:
         """See `Target.write_mark`: it stands in the note."""
         with self._lock:
             if not self._exists:
                 raise missing(self._path)
-            note = Note.read(self._note_path) or Note(self._spec, finished=not self._layered)
+            note = Note.read(self._note_path)
+            if note is None and mark is None:
+                Note.remove(self._note_path)
+                return
+            note = note or Note(self._spec, finished=not self._layered)
             self._put_note(note.with_(mark=mark))
 
     # Taking another's place
@@ -386,7 +391,7 @@ class FilesStore(LayeredStore):
         """Keep *note* where something in it is not said elsewhere."""
         in_parquet = self._suffix in PARQUET_SUFFIXES and self._path.exists()
         if in_parquet and note.finished and note.mark is None:
-            remove(self._note_path)
+            Note.remove(self._note_path)
         else:
             note.write(self._note_path)
 

@@ -206,6 +206,12 @@ class Note:
         with replacing(path) as temporary:
             temporary.write_bytes(jsonvalues.dumps(value) + b"\n")
 
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Remove the note at *path*, and what a kill left of one."""
+        remove(temporary_of(path))
+        remove(path)
+
     def with_(self, **changes: Any) -> Note:
         """A copy with some fields replaced."""
         return replace(self, **changes)
@@ -736,6 +742,7 @@ def write_through(path: Path, batches: Iterable[Batch], open_writer: Callable[[P
 def move(path: Path, to: Path) -> None:
     """Rename, durably; fine if *path* does not exist."""
     try:
+        temporary_of(path).unlink(missing_ok=True)  # left by a kill, it would stay for good
         if path.exists():
             path.rename(to)
             sync_folder(to.parent)
