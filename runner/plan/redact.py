@@ -15,7 +15,8 @@ _SHORT = 4
 _URL_PASSWORD = re.compile(r"(?P<keep>\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#:@]*:)[^\s/]+(?=@)")
 # libpq's key=value form and URL parameters: password=…, password = 'it\'s'.
 _ASSIGNED_PASSWORD = re.compile(
-    r"(?P<keep>\b(?:ssl)?password\s*=\s*)(?:'(?:[^'\\]|\\.)*'|[^\s&'\"]+)", re.IGNORECASE
+    r"(?P<keep>\b(?:ssl)?password\s*=\s*)(?:'(?:[^'\\]|\\.)*'|(?:[^\s&'\"\\]|\\.)+)",
+    re.IGNORECASE,
 )
 
 
@@ -63,9 +64,7 @@ def passwords_in(address: str) -> list[str]:
     found = [match.group()[len(match["keep"]) :] for match in _URL_PASSWORD.finditer(address)]
     for match in _ASSIGNED_PASSWORD.finditer(address):
         value = match.group()[len(match["keep"]) :]
-        if value.startswith("'"):
-            value = re.sub(r"\\(.)", r"\1", value[1:-1])
-        found.append(value)
+        found.append(re.sub(r"\\(.)", r"\1", value[1:-1] if value.startswith("'") else value))
     return list(dict.fromkeys(form for each in found for form in (each, unquote(each)) if form))
 
 

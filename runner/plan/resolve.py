@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.plan import yaml_text
+from runner.plan import addresses, yaml_text
+from runner.plan.addresses import REFERRED
 from runner.plan.interpolate import BadReferenceError, Kind, Part, Reference, Values, split
 from runner.plan.redact import passwords_in
 from runner.plan.schema import Fault, Keys, Shape, path_of
@@ -21,9 +22,6 @@ _SECRET_KEY = re.compile(
 _ADDRESS_KEY = re.compile(r"(?:.*_)?(?:dsn|url|uri|proxy|host)", re.IGNORECASE)
 # … and these headers are never written out.
 _SECRET_HEADER = re.compile(r".*(?:auth|key|token|secret|cookie|passw).*", re.IGNORECASE)
-# Stands for a reference where a text is searched for passwords that are written out; no plan
-# may hold it.
-_REFERRED = "\0"
 
 
 @dataclass
@@ -72,7 +70,7 @@ class _Text:
     Attributes:
         text: The result.
         whole: It is one reference and nothing else.
-        outlined: The same with ``_REFERRED`` for everything that is not written out in the plan.
+        outlined: The same with ``REFERRED`` for everything that is not written out in the plan.
         inserted: What was put in from outside the plan.
     """
 
@@ -162,8 +160,17 @@ class _Resolver:
                     self._note_unset(keys, part, problem)
         if not complete:
             return None
+        text = "".join(each for each, _, _ in made)
+        if len(parts) > 1 and keys[:1] in (("source",), ("target",), ("vars",)):
+            text = addresses.joined(
+                [
+                    (each, isinstance(part, Reference))
+                    for part, (each, _, _) in zip(parts, made, strict=True)
+                ],
+                is_dsn=str(keys[-1]).lower().endswith("dsn"),
+            )
         return _Text(
-            text="".join(each for each, _, _ in made),
+            text=text,
             whole=len(parts) == 1 and isinstance(parts[0], Reference),
             outlined="".join(outline for _, outline, _ in made),
             inserted=tuple(each for each, _, outside in made if outside and each),
@@ -180,7 +187,7 @@ class _Resolver:
         text = self._values.look_up(part)
         if part.kind is Kind.VARIABLE and part.name in self._written_out:
             return text, text, False
-        return text, _REFERRED, True
+        return text, REFERRED, True
 
     def _note_unset(self, keys: Keys, part: Part, problem: BadReferenceError) -> None:
         if problem.unset and self._allow_unset and isinstance(part, Reference):
@@ -214,7 +221,7 @@ class _Resolver:
         if passwords or (found.inserted and key.lower().endswith("dsn")):
             self._out.masked.add(keys)
             self._out.secrets.add(found.text)
-        if any(_REFERRED not in password for password in passwords_in(found.outlined)):
+        if any(REFERRED not in password for password in passwords_in(found.outlined)):
             self._refuse_literal(keys, "a password is written out here")
 
     def _refuse_literal(self, keys: Keys, what: str) -> None:

@@ -258,7 +258,8 @@ def test_keys_and_names_of_digits_stay_text(tmp_path: Path) -> None:
         tmp_path,
         """
 source: {store: qdrant, url: "http://localhost", collection: "${DIGITS}", api_key: "${DIGITS}"}
-target: {store: pgvector, dsn: "${TRUE}", table: "${NULL}", columns: {document: "${NULL}"}}
+target: {store: pgvector, dsn: "host=h", table: "${NULL}", schema: "${TRUE}",
+  columns: {document: "${NULL}"}}
 batch_size: {bytes: "${SIZE}"}
 transforms:
   - default: {year: "${DIGITS}", ok: "${TRUE}", text: "x${DIGITS}"}
@@ -268,7 +269,7 @@ transforms:
     )
     assert plan.source.options["api_key"] == "12345"
     assert plan.source.options["collection"] == "12345"
-    assert plan.target.options["dsn"] == "true"
+    assert plan.target.options["schema"] == "true"
     assert plan.target.options["table"] == "null"
     assert plan.target.options["columns"] == {"document": None}
     assert plan.batch_size.bytes == 2_000_000
