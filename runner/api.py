@@ -37,6 +37,7 @@ from runner.model import BatchSize, CollectionSpec, Id
 from runner.plan.fingerprint import fingerprint
 from runner.plan.load import load_document
 from runner.plan.model import Hazard, PlanDocument
+from runner.plan.redact import Redactor, nothing_secret_leaves
 from runner.report.html import to_html
 from runner.report.markdown import to_markdown
 from runner.report.progress import ProgressEvent
@@ -140,6 +141,7 @@ class _Part:
     show_values: bool
 
 
+@nothing_secret_leaves
 class Plan:
     """A loaded plan: compile it, try it, run it, prove it, take it back.
 
@@ -150,6 +152,7 @@ class Plan:
     def __init__(self, document: PlanDocument) -> None:
         self.document = document
         self.state = State(document)
+        self.redactor = Redactor(document.secrets)
 
     @property
     def name(self) -> str:
@@ -262,7 +265,7 @@ class Plan:
         with self.state.lock():
             newest = self.state.newest()
             if newest is not None and not restart:
-                journal = Journal.open_existing(newest.journal)
+                journal = Journal.open_existing(newest.journal, redact=self.redactor.text)
                 try:
                     ended = journal.fact("rolled_back") or journal.fact("abandoned")
                     if not ended:
@@ -366,7 +369,7 @@ class Plan:
                     target=about,
                     show_values=show_values,
                 )
-            _write_report(result, folder.path, "verify")
+            self._write_report(result, folder.path, "verify")
             return result
         finally:
             journal.close()
@@ -533,7 +536,7 @@ class Plan:
                     )
                 refuse_foreign_run(mark, folder.run_id, left_behind)
                 raise_faults((sight.compiled.strictly() if strict else sight.compiled).faults)
-                journal = Journal.create(folder.journal)
+                journal = Journal.create(folder.journal, redact=self.redactor.text)
                 stack.callback(journal.close)
                 self._keep_facts(journal, folder, sight, left_behind)
                 if newest is not None:
@@ -618,7 +621,7 @@ class Plan:
             finally:
                 execution.close()
         result = self._result(folder, journal, part.command, show_values=part.show_values)
-        _write_report(result, folder.path, "report")
+        self._write_report(result, folder.path, "report")
         journal.export(folder.path)
         return result
 
@@ -627,7 +630,7 @@ class Plan:
         folder.clear_scratch()
         result = self._result(folder, journal, "run", show_values=show_values)
         if not (folder.path / "report.html").exists():
-            _write_report(result, folder.path, "report")
+            self._write_report(result, folder.path, "report")
             journal.export(folder.path)
         return result
 
@@ -658,6 +661,9 @@ class Plan:
         if replaced:
             acts.append(f"runner finalise {file}    drops the replaced collection for good")
         return tuple(acts)
+
+    def _write_report(self, result: RunResult, folder: Path, name: str) -> None:
+        _write_report(self.redactor.result(result), folder, name)
 
     def _abandon(self, folder: RunFolder) -> None:
         try:
@@ -762,7 +768,9 @@ class Plan:
                 f"there is no run of {self.name} to {what}",
                 f"start one with `run {self.document.file}`",
             )
-        journal = Journal.open_existing(newest.journal, read_only=read_only)
+        journal = Journal.open_existing(
+            newest.journal, read_only=read_only, redact=self.redactor.text
+        )
         gone = "rolled back" if journal.fact("rolled_back") else ""
         gone = gone or ("left behind by --restart" if journal.fact("abandoned") else "")
         if gone and what != "report":
@@ -948,7 +956,7 @@ def _verdict_of(checks: Iterable[Any]) -> Verdict:
 
 
 def _write_report(result: RunResult, folder: Path, name: str) -> None:
-    """The result as JSON, Markdown and HTML, each put in place whole."""
+    """A redacted result as JSON, Markdown and HTML, each put in place whole."""
     forms: dict[str, Callable[[], bytes]] = {
         "json": lambda: jsonvalues.dumps(to_json(result)),
         "md": lambda: to_markdown(result).encode("utf-8", "replace"),

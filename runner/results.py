@@ -8,12 +8,14 @@ user asked for them.  Nothing in here is a secret.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from runner.errors import Id
+
+T = TypeVar("T")
 
 
 class Verdict(StrEnum):
@@ -387,6 +389,42 @@ class RollbackResult:
     kept: Mapping[str, tuple[int, tuple[Id, ...]]] = field(default_factory=dict)
     next: tuple[str, ...] = ()
     exit_code: int = 0
+
+
+_OURS = frozenset(
+    {
+        "action", "audit_head", "command", "exit_code", "finished_at", "fingerprint", "hash",
+        "history", "kind", "left_behind", "metric", "name", "next", "phase", "plan", "plan_text",
+        "report_path", "run", "run_id", "started_at", "step", "store", "strategy",
+        "target_digest", "updated_at", "verdict", "versions",
+    }
+)  # fmt: skip
+"""What we make ourselves, or the plan's own words: a password ``docs`` is no reason to give
+the plan ``docs.yaml`` another name."""
+
+
+def redacted(value: T, text: Callable[[str], str]) -> T:
+    """*value* with *text* applied to all that it says, in results and in JSON values alike.
+
+    Names of keys, enums, and what we make ourselves (hashes, times, commands to repeat, which
+    were made without secrets) stay.
+    """
+    return cast(T, _redacted(value, text))
+
+
+def _redacted(value: Any, text: Callable[[str], str]) -> Any:
+    if isinstance(value, Enum):
+        return value
+    if isinstance(value, str):
+        return text(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        told = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+        return dataclasses.replace(value, **_redacted(told, text))
+    if isinstance(value, Mapping):
+        return {key: each if key in _OURS else _redacted(each, text) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_redacted(each, text) for each in value)
+    return value
 
 
 def to_json(value: Any) -> Any:

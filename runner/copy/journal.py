@@ -20,7 +20,7 @@ import sqlite3
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -35,9 +35,13 @@ from runner.copy.dead_letters import DeadLetterRow, id_from_text, id_to_text, li
 from runner.copy.fit import Loss
 from runner.errors import JournalError
 from runner.model import Id, Partition
+from runner.results import redacted
 from runner.words import clean
 
 SCHEMA_VERSION = 2
+
+_TOLD = frozenset(["checks", "fields", "hazards", "losses", "source", "target", "warnings"])
+"""Facts that are only told to people; the others are acted upon, and have no free text."""
 
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -129,17 +133,21 @@ class Journal:
 
     Args:
         path: The SQLite file.  Use `create` or `open_existing`.
+        redact: Takes secrets out of what is told.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, redact: Callable[[str], str]
+    ) -> None:
         self.path = path
+        self._redact = redact
         self._db = connection
         self._lock = threading.RLock()
         self._waiting: dict[int, dict[int, str]] = {}
         self._audit_head = self._read_audit_head()
 
     @classmethod
-    def create(cls, path: Path) -> Journal:
+    def create(cls, path: Path, *, redact: Callable[[str], str] = str) -> Journal:
         """A new journal at *path*, whose folder exists.
 
         Raises:
@@ -156,10 +164,12 @@ class Journal:
                 f"{path}: the journal cannot be created: {error}",
                 "choose another folder with --state-dir",
             ) from error
-        return cls(path, connection)
+        return cls(path, connection, redact)
 
     @classmethod
-    def open_existing(cls, path: Path, *, read_only: bool = False) -> Journal:
+    def open_existing(
+        cls, path: Path, *, read_only: bool = False, redact: Callable[[str], str] = str
+    ) -> Journal:
         """The journal at *path*.
 
         Raises:
@@ -182,7 +192,7 @@ class Journal:
                 f"{path}: the journal has version {version}, this runner knows {SCHEMA_VERSION}",
                 "finish the run with the version that began it, or start over with --restart",
             )
-        return cls(path, connection)
+        return cls(path, connection, redact)
 
     @classmethod
     def has_begun(cls, path: Path) -> bool:
@@ -237,7 +247,8 @@ class Journal:
     ) -> None:
         """Keep JSON values by name; if *event* is named, with a line *about* it in the audit."""
         with self._transaction() as db:
-            for name, value in facts.items():
+            for name, given in facts.items():
+                value = redacted(given, self._redact) if name in _TOLD else given
                 db.execute(
                     "INSERT OR REPLACE INTO facts VALUES (?, ?)",
                     (name, jsonvalues.dumps(value).decode()),
@@ -358,7 +369,7 @@ class Journal:
                 [
                     (
                         row.partition, row.number, id_to_text(each.id), each.namespace,
-                        each.step, clean(each.reason), each.record,
+                        each.step, clean(self._redact(each.reason)), each.record,
                     )
                     for each in row.dead_letters
                 ],
@@ -531,7 +542,8 @@ class Journal:
     def _append_audit(self, db: sqlite3.Connection, event: str, facts: dict[str, Any]) -> None:
         (number,) = db.execute("SELECT coalesce(max(number), 0) + 1 FROM audit").fetchone()
         at = _now()
-        text = json.dumps(facts, sort_keys=True, ensure_ascii=False)
+        told = redacted(facts, self._redact)
+        text = json.dumps(told, sort_keys=True, ensure_ascii=False)
         previous = self._read_audit_head()
         self._audit_head = audit_hash(previous, number, at, event, text)
         db.execute(
