@@ -9,16 +9,18 @@ from __future__ import annotations
 import getpass
 import os
 import platform
+import re
+import shlex
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from runner import __version__, jsonvalues
 from runner.checks.evidence import Ends, audit_check
@@ -31,13 +33,14 @@ from runner.errors import (
     JournalError,
     PausedError,
     PlanError,
+    RunnerError,
     StoreError,
 )
 from runner.model import BatchSize, CollectionSpec, Id
 from runner.plan.fingerprint import fingerprint
 from runner.plan.load import load_document
 from runner.plan.model import Hazard, PlanDocument
-from runner.plan.redact import Redactor, nothing_secret_leaves
+from runner.plan.redact import MASK, Redactor, nothing_secret_leaves
 from runner.report.html import to_html
 from runner.report.markdown import to_markdown
 from runner.report.progress import ProgressEvent
@@ -89,7 +92,14 @@ from runner.words import plural
 
 __all__ = ["Plan", "load_plan"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 _RATE_WINDOW_S = 30.0
+_COMMANDS = re.compile(
+    r"`(?:runner (?P<other>resume|rollback|verify|report|status|finalise|inspect)|run)(?: …)?"
+    r"(?P<more>(?: --[^`]*)?)`"
+)
 
 
 def load_plan(
@@ -110,14 +120,40 @@ def load_plan(
     Raises:
         PlanError: With every problem of the file at once.
     """
-    return Plan(
-        load_document(
-            path,
-            variables=vars,
-            limit=limit,
-            state_dir=None if state_dir is None else Path(state_dir).absolute(),
-        )
+    document = load_document(
+        path,
+        variables=vars,
+        limit=limit,
+        state_dir=None if state_dir is None else Path(state_dir).absolute(),
     )
+    state = None if state_dir is None else str(state_dir)
+    return Plan(document, Given(dict(vars or {}), state, limit))
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a plan was loaded with besides its file, as `load_plan` has it."""
+
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    state_dir: str | None = None
+    limit: int | None = None
+
+
+def _as_begun(method: Callable[P, R]) -> Callable[P, R]:
+    """A method about the newest run, which goes by the ``--limit`` that this was begun with."""
+
+    @wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        plan, *others = args
+        assert isinstance(plan, Plan)
+        limited = plan._limited_as_begun()
+        try:
+            return method(limited, *others, **kwargs)  # type: ignore[arg-type]
+        except RunnerError as error:
+            error.hint = limited.hint(error.hint)
+            raise
+
+    return call
 
 
 @dataclass
@@ -147,10 +183,12 @@ class Plan:
 
     Args:
         document: What the file says; see `load_plan`.
+        given: What it was loaded with besides.
     """
 
-    def __init__(self, document: PlanDocument) -> None:
+    def __init__(self, document: PlanDocument, given: Given | None = None) -> None:
         self.document = document
+        self.given = given or Given()
         self.state = State(document)
         self.redactor = Redactor(document.secrets)
 
@@ -161,6 +199,46 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"Plan({self.document.file!r})"
+
+    # what to type next
+
+    def command(self, name: str, *more: str) -> str:
+        """The command *name* for this plan, with the options it was loaded with; for a shell.
+
+        Args:
+            name: ``run``, ``resume``, ``rollback`` …
+            more: Further options.
+        """
+        words = ["run"] if name == "run" else ["runner", name]
+        words.append(self.document.file)
+        for key, value in self.given.variables.items():
+            secret = value in self.document.secrets or self.redactor.text(value) != value
+            words += ["--var", f"{key}={MASK if secret else value}"]
+        if self.given.state_dir is not None:
+            words += ["--state-dir", self.given.state_dir]
+        if self.given.limit is not None and name == "run":
+            words += ["--limit", str(self.given.limit)]
+        return shlex.join([*words, *more])
+
+    def hint(self, text: str) -> str:
+        """A hint with its ```runner resume``` and the like said as `command` says them."""
+        return _COMMANDS.sub(
+            lambda found: f"`{self.command(found['other'] or 'run', *found['more'].split())}`", text
+        )
+
+    def _limited_as_begun(self) -> Plan:
+        newest = self.state.newest()
+        if self.given.limit is not None or newest is None:
+            return self
+        try:
+            journal = Journal.open_existing(newest.journal, read_only=True)
+        except JournalError:
+            return self  # who needs it will say so
+        limit = journal.fact("limit_given")
+        journal.close()
+        if limit is None:
+            return self
+        return Plan(replace(self.document, limit=limit), replace(self.given, limit=limit))
 
     # before a run
 
@@ -223,7 +301,8 @@ class Plan:
                         f"looking at the {side}", partial(self._inspected, side, store)
                     )
                     sides.append(found)
-        return InspectResult(self.name, tuple(sides), problem)
+        again = f"{self.command('run', '--dry-run')}    shows what a run would do"
+        return InspectResult(self.name, tuple(sides), problem, (again,))
 
     def _inspected(self, side: str, store: Store) -> InspectedSide:
         spec = store.describe()
@@ -284,6 +363,7 @@ class Plan:
                 listener, allow, part, strict=strict, restart=restart, leave_behind=leave_behind
             )
 
+    @_as_begun
     def resume(
         self,
         progress: Listener | None = None,
@@ -309,6 +389,7 @@ class Plan:
             finally:
                 journal.close()
 
+    @_as_begun
     def verify(self, progress: Listener | None = None, *, show_values: bool = False) -> RunResult:
         """Check the newest run again: both ends as they are now, every record re-read."""
         listener = progress or _silent
@@ -364,7 +445,7 @@ class Plan:
                     steps,
                     command="verify",
                     report=folder.path / "verify.html",
-                    next_acts=self._next(journal, _verdict_of(checks), "runner verify"),
+                    next_acts=self._next(journal, _verdict_of(checks), "verify"),
                     checks=tuple(checks),
                     target=about,
                     show_values=show_values,
@@ -374,6 +455,7 @@ class Plan:
         finally:
             journal.close()
 
+    @_as_begun
     def report(self, *, show_values: bool = False) -> RunResult:
         """The result of the newest run, out of its journal.
 
@@ -386,12 +468,13 @@ class Plan:
         finally:
             journal.close()
 
+    @_as_begun
     def status(self) -> StatusResult:
         """How the newest run stands; reads the journal only."""
         newest = self.state.newest()
         running = self.state.is_locked()
         if newest is None:
-            return _never_run(self.name, self.document.file, running)
+            return _never_run(self, running)
         journal = Journal.open_existing(newest.journal, read_only=True)
         try:
             return _status_of(self, newest, journal, running)
@@ -400,6 +483,7 @@ class Plan:
 
     # taking back
 
+    @_as_begun
     def rollback(self, *, confirmed: bool = False) -> RollbackResult:
         """Remove what the newest run created, and only that.
 
@@ -417,7 +501,7 @@ class Plan:
                     raise JournalError(
                         f"the run {folder.run_id} was finalised, or that broke off: what it "
                         "replaced is gone for good",
-                        f"`runner finalise {self.document.file} --yes` completes it",
+                        "`runner finalise --yes` completes it",
                     )
                 access = Access.WRITE if confirmed else Access.READ
                 with self._open("target", access, scratch, retrying) as target:
@@ -455,6 +539,7 @@ class Plan:
             target,
         )
 
+    @_as_begun
     def finalise(self, *, confirmed: bool = False) -> RollbackResult:
         """Drop the collection that a replacement kept aside; after that, no way back.
 
@@ -494,7 +579,9 @@ class Plan:
                     finally:
                         aside.close()
                 undo = Undo("drop" if spec is not None else "nothing", kept, count)
-                return _rollback_result(self, folder, undo, about, done=confirmed)
+                return _rollback_result(
+                    self, folder, undo, about, done=confirmed, command="finalise"
+                )
             finally:
                 journal.close()
 
@@ -558,6 +645,13 @@ class Plan:
     ) -> RunResult:
         # hazards were judged when the run began
         if journal.fact("fingerprint") != self._fingerprint():
+            begun_with = journal.fact("limit_given")
+            if begun_with != self.given.limit:
+                raise JournalError(
+                    f"the run {folder.run_id} is unfinished and was begun with "
+                    + ("no --limit" if begun_with is None else f"--limit {begun_with}"),
+                    "go on with `runner resume`, or take it back with `runner rollback`",
+                )
             raise JournalError(
                 f"the plan has changed since the run {folder.run_id} began, in what it would "
                 "write, so the run cannot go on",
@@ -648,18 +742,17 @@ class Plan:
         )
 
     def _next(self, journal: Journal, verdict: Verdict, again: str = "run") -> tuple[str, ...]:
-        file = self.document.file
-        back = f"runner rollback {file}    undoes this run"
+        back = f"{self.command('rollback')}    undoes this run"
         if verdict is Verdict.FAILED:
             return (
                 "look at the failures above; the report has all of them",
-                f"{again} {file}    checks again once the cause is mended",
+                f"{self.command(again)}    checks again once the cause is mended",
                 back,
             )
         replaced = any(each["kind"] == "swap" for each in journal.fact("steps", []))
         acts = ["switch your application's reads to the target", back]
         if replaced:
-            acts.append(f"runner finalise {file}    drops the replaced collection for good")
+            acts.append(f"{self.command('finalise')}    drops the replaced collection for good")
         return tuple(acts)
 
     def _write_report(self, result: RunResult, folder: Path, name: str) -> None:
@@ -693,6 +786,7 @@ class Plan:
             },
             left_behind=left_behind,
             run_id=folder.run_id,
+            limit_given=self.given.limit,
             name=self.name,
             strategy=self.document.strategy,
             description=self.document.description,
@@ -766,7 +860,7 @@ class Plan:
         if newest is None:
             raise JournalError(
                 f"there is no run of {self.name} to {what}",
-                f"start one with `run {self.document.file}`",
+                "start one with `run`",
             )
         journal = Journal.open_existing(
             newest.journal, read_only=read_only, redact=self.redactor.text
@@ -777,7 +871,7 @@ class Plan:
             journal.close()
             raise JournalError(
                 f"the newest run, {newest.run_id}, was {gone}; there is nothing to {what}",
-                f"start a new one with `run {self.document.file}`",
+                "start a new one with `run`",
             )
         if what not in ("report", "roll back"):
             try:
@@ -792,7 +886,7 @@ class Plan:
         if journal.fact("rolling_back"):
             raise JournalError(
                 f"a rollback of the run {folder.run_id} was begun and broke off",
-                f"complete it: `runner rollback {self.document.file} --yes`",
+                "complete it: `runner rollback --yes`",
             )
 
     def _changed_since(self, journal: Journal) -> dict[str, Any]:
@@ -1011,9 +1105,9 @@ def _inspected(side: str, store: Store, spec: CollectionSpec | None) -> Inspecte
     )
 
 
-def _never_run(name: str, file: str, running: bool) -> StatusResult:
+def _never_run(plan: Plan, running: bool) -> StatusResult:
     return StatusResult(
-        name=name,
+        name=plan.name,
         run_id="",
         phase="never run",
         running=running,
@@ -1027,13 +1121,12 @@ def _never_run(name: str, file: str, running: bool) -> StatusResult:
         verdict=None,
         started_at="",
         updated_at="",
-        next=(f"run {file} --dry-run", f"run {file}"),
+        next=(plan.command("run", "--dry-run"), plan.command("run")),
     )
 
 
 def _status_of(plan: Plan, folder: RunFolder, journal: Journal, running: bool) -> StatusResult:
     totals = journal.totals()
-    file = plan.document.file
     verdict = journal.fact("verdict")
     total = journal.fact("records_before")
     seconds = sum(journal.step_seconds().values())
@@ -1041,23 +1134,23 @@ def _status_of(plan: Plan, folder: RunFolder, journal: Journal, running: bool) -
     rate = _rate_of(journal, totals.records, running=running)
     acts: tuple[str, ...]
     if journal.fact("rolled_back"):
-        phase, acts = "rolled back", (f"run {file}",)
+        phase, acts = "rolled back", (plan.command("run"),)
     elif journal.fact("abandoned"):
-        phase, acts = "left behind", (f"run {file}",)
+        phase, acts = "left behind", (plan.command("run"),)
     elif journal.fact("rolling_back"):
         phase = "rolling back"
-        acts = () if running else (f"runner rollback {file} --yes",)
+        acts = () if running else (plan.command("rollback", "--yes"),)
     elif journal.fact("finished", False):
-        phase, acts = "finished", (f"runner report {file}", f"runner verify {file}")
+        phase, acts = "finished", (plan.command("report"), plan.command("verify"))
     elif running:
         phase = journal.step_in_progress() or "beginning"
-        acts = ("nothing: it goes on by itself", f"runner status {file}    looks again")
+        acts = ("nothing: it goes on by itself", f"{plan.command('status')}    looks again")
         seconds += _seconds_since(journal.step_began_at())
     else:
         phase = journal.step_in_progress() or "beginning"
         acts = (
-            f"runner resume {file}    goes on from here",
-            f"runner rollback {file}    removes what this run created",
+            f"{plan.command('resume')}    goes on from here",
+            f"{plan.command('rollback')}    removes what this run created",
         )
     left = (total or 0) - totals.read
     copying = running and phase == "copy"
@@ -1101,10 +1194,18 @@ def _seconds_since(at: str) -> float:
 
 
 def _rollback_result(
-    plan: Plan, folder: RunFolder, undo: Undo, about: Any, *, done: bool
+    plan: Plan,
+    folder: RunFolder,
+    undo: Undo,
+    about: Any,
+    *,
+    done: bool,
+    command: str = "rollback",
 ) -> RollbackResult:
     kept: dict[str, tuple[int, tuple[Id, ...]]] = dict(undo.kept)
-    file = plan.document.file
+    after = f"{plan.command('run')}    starts over"
+    if command == "finalise":
+        after = f"{plan.command('report')}    shows the run's result"
     return RollbackResult(
         name=plan.name,
         run_id=folder.run_id,
@@ -1113,5 +1214,6 @@ def _rollback_result(
         target=about,
         removed=undo.removed,
         kept=kept,
-        next=(f"run {file}    starts over",) if done else (f"runner rollback {file} --yes",),
+        next=(after,) if done else (plan.command(command, "--yes"),),
+        command=command,
     )

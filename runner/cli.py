@@ -360,15 +360,18 @@ def _with_progress(plan: Plan, options: argparse.Namespace, act: Callable[[Any, 
 def _how_to_go_on(plan: Plan, error: StoppedError | PausedError) -> str:
     status = plan.status()
     word = "Paused" if isinstance(error, PausedError) else "Stopped"
-    file = plan.document.file
     if not status.resumable:
         return f"{word}; nothing was written."
     total = "" if status.total is None else f" of {status.total:,}"
-    return (
-        f"{word} after {status.records:,}{total} records.\n"
-        "Nothing is lost; the target is incomplete.\n"
-        f"  run {file}                goes on from here\n"
-        f"  runner rollback {file}    removes what this run created"
+    acts = [each.partition("    ") for each in status.next]
+    width = max(len(command) for command, _, _ in acts)
+    lines = [f"  {command:<{width}}    {does}".rstrip() for command, _, does in acts]
+    return "\n".join(
+        [
+            f"{word} after {status.records:,}{total} records.",
+            "Nothing is lost; the target is incomplete.",
+            *lines,
+        ]
     )
 
 

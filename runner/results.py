@@ -325,6 +325,7 @@ class InspectResult:
     name: str
     sides: tuple[InspectedSide, ...]
     exit_code: int = 0
+    next: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -370,7 +371,7 @@ class StatusResult:
 
 @dataclass(frozen=True)
 class RollbackResult:
-    """What a rollback would do, or did.
+    """What a rollback, or a `finalise`, would do, or did.
 
     Attributes:
         done: False for the preview.
@@ -378,6 +379,7 @@ class RollbackResult:
             ``unmark`` (nothing was written but the mark) or ``nothing``.
         removed: Records of this run that are (to be) removed.
         kept: Records that stay, with the reason and the first ids of each kind.
+        command: ``rollback`` or ``finalise``.
     """
 
     name: str
@@ -389,6 +391,7 @@ class RollbackResult:
     kept: Mapping[str, tuple[int, tuple[Id, ...]]] = field(default_factory=dict)
     next: tuple[str, ...] = ()
     exit_code: int = 0
+    command: str = "rollback"
 
 
 _OURS = frozenset(

@@ -98,10 +98,10 @@ class Redactor(logging.Filter):
 def nothing_secret_leaves(cls: type[T]) -> type[T]:
     """Every public method returns, tells (`progress`) and raises without secrets.
 
-    Objects of *cls* have a `redactor`.
+    Objects of *cls* have a `redactor`, and a `hint` that says hints of errors in full.
     """
     for name, method in list(vars(cls).items()):
-        if not name.startswith("_") and callable(method):
+        if not name.startswith("_") and name != "hint" and callable(method):
             setattr(cls, name, _redacting(method))
     return cls
 
@@ -119,6 +119,8 @@ def _redacting(method: Callable[..., Any]) -> Callable[..., Any]:
             found = method(*given.args, **given.kwargs)
         except BaseException as error:
             redactor.error(error)
+            if isinstance(error, RunnerError):
+                error.hint = self.hint(error.hint)
             raise
         return redactor.result(found) if type(found).__module__ == results.__name__ else found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -86,6 +87,7 @@ class _Resolver:
         self._given = given
         self._allow_unset = allow_unset
         self._written_out: set[str] = set()  # variables whose text stands in the plan
+        self._used: set[str] = set()  # names of `${var:…}`
         self._whole: set[Keys] = set()
         self._out = Resolved()
 
@@ -94,6 +96,7 @@ class _Resolver:
         texts = self._first_pass(tree, ())
         # What a plan is read as depends on its words (`store: …`), so all texts are there
         # before the schema says which of them are numbers.
+        self._refuse_unknown(tree)
         self._out.instance = self._second_pass(texts, Shape.of(texts), ())
         return self._out
 
@@ -110,6 +113,17 @@ class _Resolver:
             if not outside.inserted:
                 self._written_out.add(key)
         self._values.variables = {**variables, **self._given}
+
+    def _refuse_unknown(self, tree: Node) -> None:
+        """A variable that is given, but that the plan has no word of, was misspelt."""
+        node = tree.entries.get("vars") if isinstance(tree, yaml_text.Mapping) else None
+        known = {*self._used, *(node.entries if isinstance(node, yaml_text.Mapping) else ())}
+        for name in sorted(self._given.keys() - known):
+            near = difflib.get_close_matches(name, sorted(known), 1)
+            hint = f"did you mean `--var {near[0]}=…`?" if near else ""
+            hint = hint or (f"it has {', '.join(sorted(known))}" if known else "leave it out")
+            what = f"--var {name}: the plan has no ${{var:{name}}}"
+            self._out.faults.append(Fault((), what, hint))
 
     def _first_pass(self, node: Node, keys: Keys) -> Any:
         """Everything replaced; what is one reference as a whole is still text."""
@@ -184,6 +198,8 @@ class _Resolver:
             raise BadReferenceError(
                 f"{part}: a variable cannot refer to another", "write `${NAME}` or `${file:path}`"
             )
+        if part.kind is Kind.VARIABLE:
+            self._used.add(part.name)
         text = self._values.look_up(part)
         if part.kind is Kind.VARIABLE and part.name in self._written_out:
             return text, text, False

@@ -184,8 +184,15 @@ def test_finalise_drops_what_a_replacement_kept(served: Places, cli: Cli) -> Non
     served.fill(served.options("files", "source"), records(30))
     served.plan(served.options("files", "source"), to, allow=["replace-target"])
     assert cli("run", "plan.yaml").returncode == 0
+    asked = cli("finalise", "plan.yaml")
+    assert asked.returncode == 4
+    assert "plan · finalise, nothing has been dropped yet" in asked.stdout
+    assert "drop the replaced collection for good, with its 5 records" in asked.stdout
+    assert "runner finalise plan.yaml --yes" in asked.stdout
+    assert "rollback" not in asked.stdout
     done = cli("finalise", "plan.yaml", "--yes")
     assert done.returncode == 0, done.stderr
+    assert "plan · finalised" in done.stdout
     gone = cli("rollback", "plan.yaml", "--yes")
     assert gone.returncode == 8
     assert "finalised" in gone.stderr

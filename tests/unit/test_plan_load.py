@@ -455,6 +455,15 @@ def test_a_password_by_reference_is_fine(tmp_path: Path, dsn: str) -> None:
     assert "hunter2" not in Redactor(plan.secrets).text(str(plan.source.options))
 
 
+def test_a_variable_that_the_plan_has_no_word_of_is_refused(tmp_path: Path) -> None:
+    text = SHORTEST + "\nvars: {declared: x}\nname: a-${var:used}\n"
+    given = {"used": "u", "declared": "y"}
+    assert _load(tmp_path, text, variables=given).name == "a-u"
+    message = _refused(tmp_path, text, variables={**given, "uesd": "x"})
+    assert "--var uesd: the plan has no ${var:uesd}" in message
+    assert "did you mean `--var used=…`?" in message
+
+
 def test_a_secret_from_the_command_line_is_one(tmp_path: Path) -> None:
     text = WITH_SECRETS.replace("${KEY}", "${var:key}")
     plan = _load(tmp_path, text, environ=SECRETS, variables={"key": "hunter2-var"})
