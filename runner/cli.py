@@ -366,13 +366,8 @@ def _how_to_go_on(plan: Plan, error: StoppedError | PausedError) -> str:
     acts = [each.partition("    ") for each in status.next]
     width = max(len(command) for command, _, _ in acts)
     lines = [f"  {command:<{width}}    {does}".rstrip() for command, _, does in acts]
-    return "\n".join(
-        [
-            f"{word} after {status.records:,}{total} records.",
-            "Nothing is lost; the target is incomplete.",
-            *lines,
-        ]
-    )
+    first = f"{word} after {status.records:,}{total} records. "
+    return "\n".join([f"{first}Nothing is lost; the target is incomplete.", *lines])
 
 
 @contextmanager
