@@ -96,6 +96,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _RATE_WINDOW_S = 30.0
+_ENDED = ("finished", "rolled back", "left behind")
 _COMMANDS = re.compile(
     r"`(?:runner (?P<other>resume|rollback|verify|report|status|finalise|inspect)|run)(?: …)?"
     r"(?P<more>(?: --[^`]*)?)`"
@@ -1148,6 +1149,7 @@ def _status_of(plan: Plan, folder: RunFolder, journal: Journal, running: bool) -
         seconds += _seconds_since(journal.step_began_at())
     else:
         phase = journal.step_in_progress() or "beginning"
+        seconds += journal.uncounted_seconds()
         acts = (
             f"{plan.command('resume')}    goes on from here",
             f"{plan.command('rollback')}    removes what this run created",
@@ -1172,7 +1174,7 @@ def _status_of(plan: Plan, folder: RunFolder, journal: Journal, running: bool) -
         history=tuple(each.run_id for each in plan.state.run_folders()),
         next=acts,
         eta_s=left / rate if copying and rate and left > 0 else None,
-        silent_s=_seconds_since(updated_at) if running else None,
+        silent_s=None if phase in _ENDED else _seconds_since(updated_at),
     )
 
 

@@ -340,7 +340,7 @@ class StatusResult:
         rate_per_s: Records a second: of late if it is running, else on average.
         eta_s: How long the copy will take yet, if it is running.
         started_at, updated_at: When it began, and when it last gave a sign; ISO 8601.
-        silent_s: Seconds since that sign; None if it is not running.
+        silent_s: Seconds since that sign; None if the run has ended.
     """
 
     name: str

@@ -144,7 +144,6 @@ class Journal:
         self._db = connection
         self._lock = threading.RLock()
         self._waiting: dict[int, dict[int, str]] = {}
-        self._audit_head = self._read_audit_head()
 
     @classmethod
     def create(cls, path: Path, *, redact: Callable[[str], str] = str) -> Journal:
@@ -278,16 +277,33 @@ class Journal:
         return "" if row is None else str(row[0])
 
     def step_began_at(self) -> str:
-        """When the step in progress was last begun, ISO 8601; empty if there is none."""
+        """When the step in progress was begun whose time is not added up yet, ISO 8601.
+
+        Empty if there is none: a run that stops adds it, one that is killed cannot.
+        """
         with self._lock:
             row = self._db.execute(
                 "SELECT started_at FROM steps WHERE state = 'intent' ORDER BY number LIMIT 1"
             ).fetchone()
-        return "" if row is None else str(row[0])
+        return "" if row is None else str(row[0] or "")
+
+    def uncounted_seconds(self) -> float:
+        """How long a run that was killed had been at its last step, up to its last sign."""
+        began = self.step_began_at()
+        if not began:
+            return 0.0
+        last = datetime.fromisoformat(self.last_audit_time())
+        return max(0.0, (last - datetime.fromisoformat(began)).total_seconds())
 
     def begin_step(self, number: int, kind: str) -> None:
         """Note the intent before the act."""
+        uncounted = self.uncounted_seconds()
         with self._transaction() as db:
+            db.execute(
+                "UPDATE steps SET seconds = seconds + ?, started_at = NULL "
+                "WHERE state = 'intent' AND started_at IS NOT NULL",
+                (uncounted,),
+            )
             db.execute(
                 "INSERT INTO steps (number, kind, state, started_at) VALUES (?, ?, 'intent', ?) "
                 "ON CONFLICT (number) DO UPDATE SET state = 'intent', started_at = "
@@ -299,7 +315,10 @@ class Journal:
     def add_step_time(self, number: int, seconds: float) -> None:
         """Add to a step's time when a run stops inside it."""
         with self._transaction() as db:
-            db.execute("UPDATE steps SET seconds = seconds + ? WHERE number = ?", (seconds, number))
+            db.execute(
+                "UPDATE steps SET seconds = seconds + ?, started_at = NULL WHERE number = ?",
+                (seconds, number),
+            )
 
     def end_step(self, number: int, kind: str, seconds: float, **facts: Any) -> None:
         """Note that the act was seen to be done."""
@@ -349,6 +368,11 @@ class Journal:
 
     def commit(self, row: BatchRow) -> None:
         """Record one finished batch: everything in one transaction."""
+        with self._lock:
+            # memory follows the file: what was not committed waits for nothing
+            self._waiting[row.partition] = self._commit(row)
+
+    def _commit(self, row: BatchRow) -> dict[int, str]:
         ids = zlib.compress(jsonvalues.dumps(list(row.ids)), 1)
         losses = [
             [each.field, each.what, each.policy, each.reversible, count]
@@ -374,17 +398,21 @@ class Journal:
                     for each in row.dead_letters
                 ],
             )  # fmt: skip
-            self._advance(db, row)
+            waiting = self._advance(db, row)
             self._append_audit(
                 db,
                 "batch",
                 {"partition": row.partition, "batch": row.number, "records": len(row.ids)},
             )
+        return waiting
 
-    def _advance(self, db: sqlite3.Connection, row: BatchRow) -> None:
-        """Move the partition's cursor over every batch that no gap precedes any more."""
-        waiting = self._waiting.setdefault(row.partition, {})
-        waiting[row.number] = row.cursor
+    def _advance(self, db: sqlite3.Connection, row: BatchRow) -> dict[int, str]:
+        """Move the partition's cursor over every batch that no gap precedes any more.
+
+        Returns:
+            The batches of the partition that wait for one before them: number → cursor.
+        """
+        waiting = {**self._waiting.get(row.partition, {}), row.number: row.cursor}
         (expected,) = db.execute(
             "SELECT next_batch FROM partitions WHERE number = ?", (row.partition,)
         ).fetchone()
@@ -397,6 +425,7 @@ class Journal:
                 "UPDATE partitions SET cursor = ?, next_batch = ? WHERE number = ?",
                 (cursor, expected, row.partition),
             )
+        return waiting
 
     def finish_partition(self, number: int) -> None:
         """Note that a partition was read and written to its end."""
@@ -545,10 +574,8 @@ class Journal:
         told = redacted(facts, self._redact)
         text = json.dumps(told, sort_keys=True, ensure_ascii=False)
         previous = self._read_audit_head()
-        self._audit_head = audit_hash(previous, number, at, event, text)
-        db.execute(
-            "INSERT INTO audit VALUES (?, ?, ?, ?, ?)", (number, at, event, text, self._audit_head)
-        )
+        head = audit_hash(previous, number, at, event, text)
+        db.execute("INSERT INTO audit VALUES (?, ?, ?, ?, ?)", (number, at, event, text, head))
 
     def _read_audit_head(self) -> str:
         row = self._db.execute("SELECT hash FROM audit ORDER BY number DESC LIMIT 1").fetchone()
