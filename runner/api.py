@@ -9,16 +9,18 @@ from __future__ import annotations
 import getpass
 import os
 import platform
+import re
+import shlex
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from runner import __version__, jsonvalues
 from runner.checks.evidence import Ends, audit_check
@@ -31,12 +33,14 @@ from runner.errors import (
     JournalError,
     PausedError,
     PlanError,
+    RunnerError,
     StoreError,
 )
 from runner.model import BatchSize, CollectionSpec, Id
 from runner.plan.fingerprint import fingerprint
 from runner.plan.load import load_document
 from runner.plan.model import Hazard, PlanDocument
+from runner.plan.redact import MASK, Redactor, nothing_secret_leaves
 from runner.report.html import to_html
 from runner.report.markdown import to_markdown
 from runner.report.progress import ProgressEvent
@@ -89,7 +93,15 @@ from runner.words import plural
 
 __all__ = ["Plan", "load_plan"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 _RATE_WINDOW_S = 30.0
+_ENDED = ("finished", "rolled back", "left behind")
+_COMMANDS = re.compile(
+    r"`(?:runner (?P<other>resume|rollback|verify|report|status|finalise|inspect)|run)(?: …)?"
+    r"(?P<more>(?: --[^`]*)?)`"
+)
 
 
 def load_plan(
@@ -110,14 +122,40 @@ def load_plan(
     Raises:
         PlanError: With every problem of the file at once.
     """
-    return Plan(
-        load_document(
-            path,
-            variables=vars,
-            limit=limit,
-            state_dir=None if state_dir is None else Path(state_dir).absolute(),
-        )
+    document = load_document(
+        path,
+        variables=vars,
+        limit=limit,
+        state_dir=None if state_dir is None else Path(state_dir).absolute(),
     )
+    state = None if state_dir is None else str(state_dir)
+    return Plan(document, Given(dict(vars or {}), state, limit))
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a plan was loaded with besides its file, as `load_plan` has it."""
+
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    state_dir: str | None = None
+    limit: int | None = None
+
+
+def _as_begun(method: Callable[P, R]) -> Callable[P, R]:
+    """A method about the newest run, which goes by the ``--limit`` that this was begun with."""
+
+    @wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        plan, *others = args
+        assert isinstance(plan, Plan)
+        limited = plan._limited_as_begun()
+        try:
+            return method(limited, *others, **kwargs)  # type: ignore[arg-type]
+        except RunnerError as error:
+            error.hint = limited.hint(error.hint)
+            raise
+
+    return call
 
 
 @dataclass
@@ -141,16 +179,20 @@ class _Part:
     show_values: bool
 
 
+@nothing_secret_leaves
 class Plan:
     """A loaded plan: compile it, try it, run it, prove it, take it back.
 
     Args:
         document: What the file says; see `load_plan`.
+        given: What it was loaded with besides.
     """
 
-    def __init__(self, document: PlanDocument) -> None:
+    def __init__(self, document: PlanDocument, given: Given | None = None) -> None:
         self.document = document
+        self.given = given or Given()
         self.state = State(document)
+        self.redactor = Redactor(document.secrets)
 
     @property
     def name(self) -> str:
@@ -159,6 +201,46 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"Plan({self.document.file!r})"
+
+    # what to type next
+
+    def command(self, name: str, *more: str) -> str:
+        """The command *name* for this plan, with the options it was loaded with; for a shell.
+
+        Args:
+            name: ``run``, ``resume``, ``rollback`` …
+            more: Further options.
+        """
+        words = ["run"] if name == "run" else ["runner", name]
+        words.append(self.document.file)
+        for key, value in self.given.variables.items():
+            secret = value in self.document.secrets or self.redactor.text(value) != value
+            words += ["--var", f"{key}={MASK if secret else value}"]
+        if self.given.state_dir is not None:
+            words += ["--state-dir", self.given.state_dir]
+        if self.given.limit is not None and name == "run":
+            words += ["--limit", str(self.given.limit)]
+        return shlex.join([*words, *more])
+
+    def hint(self, text: str) -> str:
+        """A hint with its ```runner resume``` and the like said as `command` says them."""
+        return _COMMANDS.sub(
+            lambda found: f"`{self.command(found['other'] or 'run', *found['more'].split())}`", text
+        )
+
+    def _limited_as_begun(self) -> Plan:
+        newest = self.state.newest()
+        if self.given.limit is not None or newest is None:
+            return self
+        try:
+            journal = Journal.open_existing(newest.journal, read_only=True)
+        except JournalError:
+            return self  # who needs it will say so
+        limit = journal.fact("limit_given")
+        journal.close()
+        if limit is None:
+            return self
+        return Plan(replace(self.document, limit=limit), replace(self.given, limit=limit))
 
     # before a run
 
@@ -222,7 +304,8 @@ class Plan:
                         f"looking at the {side}", partial(self._inspected, side, store)
                     )
                     sides.append(found)
-        return InspectResult(self.name, tuple(sides), problem)
+        again = f"{self.command('run', '--dry-run')}    shows what a run would do"
+        return InspectResult(self.name, tuple(sides), problem, (again,))
 
     def _inspected(self, side: str, store: Store) -> InspectedSide:
         spec = store.describe()
@@ -264,7 +347,7 @@ class Plan:
         with self.state.lock():
             newest = self.state.newest()
             if newest is not None and not restart:
-                journal = Journal.open_existing(newest.journal)
+                journal = Journal.open_existing(newest.journal, redact=self.redactor.text)
                 try:
                     ended = journal.fact("rolled_back") or journal.fact("abandoned")
                     if not ended:
@@ -286,6 +369,7 @@ class Plan:
                 listener, allow, part, strict=strict, restart=restart, leave_behind=leave_behind
             )
 
+    @_as_begun
     def resume(
         self,
         progress: Listener | None = None,
@@ -311,6 +395,7 @@ class Plan:
             finally:
                 journal.close()
 
+    @_as_begun
     def verify(self, progress: Listener | None = None, *, show_values: bool = False) -> RunResult:
         """Check the newest run again: both ends as they are now, every record re-read."""
         listener = progress or _silent
@@ -372,16 +457,17 @@ class Plan:
                     steps,
                     command="verify",
                     report=folder.path / "verify.html",
-                    next_acts=self._next(journal, _verdict_of(checks), "runner verify"),
+                    next_acts=self._next(journal, _verdict_of(checks), "verify"),
                     checks=tuple(checks),
                     target=about,
                     show_values=show_values,
                 )
-            _write_report(result, folder.path, "verify")
+            self._write_report(result, folder.path, "verify")
             return result
         finally:
             journal.close()
 
+    @_as_begun
     def report(self, *, show_values: bool = False) -> RunResult:
         """The result of the newest run, out of its journal.
 
@@ -394,12 +480,13 @@ class Plan:
         finally:
             journal.close()
 
+    @_as_begun
     def status(self) -> StatusResult:
         """How the newest run stands; reads the journal only."""
         newest = self.state.newest()
         running = self.state.is_locked()
         if newest is None:
-            return _never_run(self.name, self.document.file, running)
+            return _never_run(self, running)
         journal = Journal.open_existing(newest.journal, read_only=True)
         try:
             return _status_of(self, newest, journal, running)
@@ -408,6 +495,7 @@ class Plan:
 
     # taking back
 
+    @_as_begun
     def rollback(self, *, confirmed: bool = False) -> RollbackResult:
         """Remove what the newest run created, and only that.
 
@@ -425,7 +513,7 @@ class Plan:
                     raise JournalError(
                         f"the run {folder.run_id} was finalised, or that broke off: what it "
                         "replaced is gone for good",
-                        f"`runner finalise {self.document.file} --yes` completes it",
+                        "`runner finalise --yes` completes it",
                     )
                 access = Access.WRITE if confirmed else Access.READ
                 with self._open("target", access, scratch, retrying) as target:
@@ -454,6 +542,7 @@ class Plan:
             finally:
                 journal.close()
 
+    @_as_begun
     def finalise(self, *, confirmed: bool = False) -> RollbackResult:
         """Drop the collection that a replacement kept aside; after that, no way back.
 
@@ -496,7 +585,9 @@ class Plan:
                     finally:
                         aside.close()
                 undo = Undo("drop" if spec is not None else "nothing", kept, count)
-                return _rollback_result(self, folder, undo, about, done=confirmed)
+                return _rollback_result(
+                    self, folder, undo, about, done=confirmed, command="finalise"
+                )
             finally:
                 journal.close()
 
@@ -538,7 +629,7 @@ class Plan:
                     )
                 refuse_foreign_run(mark, folder.run_id, left_behind)
                 raise_faults((sight.compiled.strictly() if strict else sight.compiled).faults)
-                journal = Journal.create(folder.journal)
+                journal = Journal.create(folder.journal, redact=self.redactor.text)
                 stack.callback(journal.close)
                 self._keep_facts(journal, folder, sight, left_behind)
                 if newest is not None:
@@ -560,6 +651,13 @@ class Plan:
     ) -> RunResult:
         # hazards were judged when the run began
         if journal.fact("fingerprint") != self._fingerprint():
+            begun_with = journal.fact("limit_given")
+            if begun_with != self.given.limit:
+                raise JournalError(
+                    f"the run {folder.run_id} is unfinished and was begun with "
+                    + ("no --limit" if begun_with is None else f"--limit {begun_with}"),
+                    "go on with `runner resume`, or take it back with `runner rollback`",
+                )
             raise JournalError(
                 f"the plan has changed since the run {folder.run_id} began, in what it would "
                 "write, so the run cannot go on",
@@ -637,7 +735,7 @@ class Plan:
     def _leave_records(self, folder: RunFolder, journal: Journal, result: RunResult) -> None:
         """Audit, dead letters and, as the sign that all are there, the report."""
         journal.export(folder.path)
-        _write_report(result, folder.path, "report")
+        self._write_report(result, folder.path, "report")
 
     def _again(self, folder: RunFolder, journal: Journal, *, show_values: bool) -> RunResult:
         """The result of a finished run; completes what a kill at the very end left undone."""
@@ -646,10 +744,9 @@ class Plan:
         result = self._result(folder, journal, "run", show_values=show_values)
         if not (folder.path / "report.html").exists():
             self._leave_records(folder, journal, result)
-        file = self.document.file
         acts = (
-            f"runner verify {file}    compares both ends as they are now",
-            f"runner rollback {file}    undoes this run",
+            f"{self.command('verify')}    compares both ends as they are now",
+            f"{self.command('rollback')}    undoes this run",
         )
         return replace(result, repeated=True, next=acts)
 
@@ -681,19 +778,21 @@ class Plan:
         )
 
     def _next(self, journal: Journal, verdict: Verdict, again: str = "run") -> tuple[str, ...]:
-        file = self.document.file
-        back = f"runner rollback {file}    undoes this run"
+        back = f"{self.command('rollback')}    undoes this run"
         if verdict is Verdict.FAILED:
             return (
                 "look at the failures above; the report has all of them",
-                f"{again} {file}    checks again once the cause is mended",
+                f"{self.command(again)}    checks again once the cause is mended",
                 back,
             )
         replaced = any(each["kind"] == "swap" for each in journal.fact("steps", []))
         acts = ["switch your application's reads to the target", back]
         if replaced:
-            acts.append(f"runner finalise {file}    drops the replaced collection for good")
+            acts.append(f"{self.command('finalise')}    drops the replaced collection for good")
         return tuple(acts)
+
+    def _write_report(self, result: RunResult, folder: Path, name: str) -> None:
+        _write_report(self.redactor.result(result), folder, name)
 
     def _abandon(self, folder: RunFolder) -> None:
         try:
@@ -723,6 +822,7 @@ class Plan:
             },
             left_behind=left_behind,
             run_id=folder.run_id,
+            limit_given=self.given.limit,
             name=self.name,
             strategy=self.document.strategy,
             description=self.document.description,
@@ -797,16 +897,18 @@ class Plan:
         if newest is None:
             raise JournalError(
                 f"there is no run of {self.name} to {what}",
-                f"start one with `run {self.document.file}`",
+                "start one with `run`",
             )
-        journal = Journal.open_existing(newest.journal, read_only=read_only)
+        journal = Journal.open_existing(
+            newest.journal, read_only=read_only, redact=self.redactor.text
+        )
         gone = "rolled back" if journal.fact("rolled_back") else ""
         gone = gone or ("left behind by --restart" if journal.fact("abandoned") else "")
         if gone and what != "report":
             journal.close()
             raise JournalError(
                 f"the newest run, {newest.run_id}, was {gone}; there is nothing to {what}",
-                f"start a new one with `run {self.document.file}`",
+                "start a new one with `run`",
             )
         if what not in ("report", "roll back"):
             try:
@@ -821,7 +923,7 @@ class Plan:
         if journal.fact("rolling_back"):
             raise JournalError(
                 f"a rollback of the run {folder.run_id} was begun and broke off",
-                f"complete it: `runner rollback {self.document.file} --yes`",
+                "complete it: `runner rollback --yes`",
             )
 
     def _changed_since(self, journal: Journal) -> dict[str, Any]:
@@ -1037,7 +1139,7 @@ def _verdict_of(checks: Iterable[Any]) -> Verdict:
 
 
 def _write_report(result: RunResult, folder: Path, name: str) -> None:
-    """The result as JSON, Markdown and HTML, each put in place whole."""
+    """A redacted result as JSON, Markdown and HTML, each put in place whole."""
     forms: dict[str, Callable[[], bytes]] = {
         "json": lambda: jsonvalues.dumps(to_json(result)),
         "md": lambda: to_markdown(result).encode("utf-8", "replace"),
@@ -1092,9 +1194,9 @@ def _inspected(side: str, store: Store, spec: CollectionSpec | None) -> Inspecte
     )
 
 
-def _never_run(name: str, file: str, running: bool) -> StatusResult:
+def _never_run(plan: Plan, running: bool) -> StatusResult:
     return StatusResult(
-        name=name,
+        name=plan.name,
         run_id="",
         phase="never run",
         running=running,
@@ -1108,13 +1210,12 @@ def _never_run(name: str, file: str, running: bool) -> StatusResult:
         verdict=None,
         started_at="",
         updated_at="",
-        next=(f"run {file} --dry-run", f"run {file}"),
+        next=(plan.command("run", "--dry-run"), plan.command("run")),
     )
 
 
 def _status_of(plan: Plan, folder: RunFolder, journal: Journal, running: bool) -> StatusResult:
     totals = journal.totals()
-    file = plan.document.file
     verdict = journal.fact("verdict")
     total = journal.fact("records_before")
     seconds = sum(journal.step_seconds().values())
@@ -1122,23 +1223,24 @@ def _status_of(plan: Plan, folder: RunFolder, journal: Journal, running: bool) -
     rate = _rate_of(journal, totals.records, running=running)
     acts: tuple[str, ...]
     if journal.fact("rolled_back"):
-        phase, acts = "rolled back", (f"run {file}",)
+        phase, acts = "rolled back", (plan.command("run"),)
     elif journal.fact("abandoned"):
-        phase, acts = "left behind", (f"run {file}",)
+        phase, acts = "left behind", (plan.command("run"),)
     elif journal.fact("rolling_back"):
         phase = "rolling back"
-        acts = () if running else (f"runner rollback {file} --yes",)
+        acts = () if running else (plan.command("rollback", "--yes"),)
     elif journal.fact("finished", False):
-        phase, acts = "finished", (f"runner report {file}", f"runner verify {file}")
+        phase, acts = "finished", (plan.command("report"), plan.command("verify"))
     elif running:
         phase = journal.step_in_progress() or "beginning"
-        acts = ("nothing: it goes on by itself", f"runner status {file}    looks again")
+        acts = ("nothing: it goes on by itself", f"{plan.command('status')}    looks again")
         seconds += _seconds_since(journal.step_began_at())
     else:
         phase = journal.step_in_progress() or "beginning"
+        seconds += journal.uncounted_seconds()
         acts = (
-            f"runner resume {file}    goes on from here",
-            f"runner rollback {file}    removes what this run created",
+            f"{plan.command('resume')}    goes on from here",
+            f"{plan.command('rollback')}    removes what this run created",
         )
     left = (total or 0) - totals.read
     copying = running and phase == "copy"
@@ -1160,7 +1262,7 @@ def _status_of(plan: Plan, folder: RunFolder, journal: Journal, running: bool) -
         history=tuple(each.run_id for each in plan.state.run_folders()),
         next=acts,
         eta_s=left / rate if copying and rate and left > 0 else None,
-        silent_s=_seconds_since(updated_at) if running else None,
+        silent_s=None if phase in _ENDED else _seconds_since(updated_at),
     )
 
 
@@ -1182,10 +1284,18 @@ def _seconds_since(at: str) -> float:
 
 
 def _rollback_result(
-    plan: Plan, folder: RunFolder, undo: Undo, about: Any, *, done: bool
+    plan: Plan,
+    folder: RunFolder,
+    undo: Undo,
+    about: Any,
+    *,
+    done: bool,
+    command: str = "rollback",
 ) -> RollbackResult:
     kept: dict[str, tuple[int, tuple[Id, ...]]] = dict(undo.kept)
-    file = plan.document.file
+    after = f"{plan.command('run')}    starts over"
+    if command == "finalise":
+        after = f"{plan.command('report')}    shows the run's result"
     return RollbackResult(
         name=plan.name,
         run_id=folder.run_id,
@@ -1194,5 +1304,6 @@ def _rollback_result(
         target=about,
         removed=undo.removed,
         kept=kept,
-        next=(f"run {file}    starts over",) if done else (f"runner rollback {file} --yes",),
+        next=(after,) if done else (plan.command(command, "--yes"),),
+        command=command,
     )

@@ -59,7 +59,7 @@ def _main(arguments: list[str]) -> int:
             import traceback
 
             print(redact(traceback.format_exc()), file=sys.stderr)
-        _print_error(error, options, redact)
+        _print_error(error, options)
         if isinstance(error, StoppedError):
             return 128 + (error.signal_number or signal.SIGINT)
         return error.exit_code
@@ -302,7 +302,10 @@ def _confirmed(what: str, options: argparse.Namespace, act: Callable[..., Any]) 
 
 
 class _Known:
-    """Secrets that no output may show; filled in once a plan is loaded."""
+    """Secrets that no traceback may show; filled in once a plan is loaded.
+
+    Results and errors leave a plan without secrets.
+    """
 
     def __init__(self) -> None:
         self._redactor: Any = None
@@ -357,17 +360,15 @@ def _with_progress(plan: Plan, options: argparse.Namespace, act: Callable[[Any, 
 def _how_to_go_on(plan: Plan, paused: bool) -> str:
     """Where a run that was stopped or paused stands, and the commands that follow."""
     status = plan.status()
-    file = plan.document.file
     word = "Paused" if paused else "Stopped"
     if not status.unfinished:
-        return f"{word} before anything was written.\n  run {file}    tries again"
+        return f"{word} before anything was written.\n  {plan.command('run')}    tries again"
     total = "" if status.total is None else f" of {status.total:,}"
-    return (
-        f"{word} after {status.records:,}{total} records.\n"
-        "Nothing is lost; the target is incomplete.\n"
-        f"  run {file}                goes on from here\n"
-        f"  runner rollback {file}    removes what this run created"
-    )
+    acts = [each.partition("    ") for each in status.next]
+    width = max(len(command) for command, _, _ in acts)
+    lines = [f"  {command:<{width}}    {does}".rstrip() for command, _, does in acts]
+    first = f"{word} after {status.records:,}{total} records."
+    return "\n".join([first, "Nothing is lost; the target is incomplete.", *lines])
 
 
 @contextmanager
@@ -431,18 +432,9 @@ def _show(result: Any, options: argparse.Namespace) -> None:
             render(result, _console(), verbose=options.verbose)
 
 
-def _print_error(
-    error: RunnerError, options: argparse.Namespace, redact: Callable[[str], str]
-) -> None:
-    from dataclasses import replace
-
+def _print_error(error: RunnerError, options: argparse.Namespace) -> None:
     from runner.report.terminal import failure
 
-    error.what, error.hint = redact(error.what), redact(error.hint)
-    if isinstance(error, PlanError):
-        error.problems = tuple(
-            replace(each, what=redact(each.what), hint=redact(each.hint)) for each in error.problems
-        )
     if getattr(options, "format", "text") == "json":
         import json
 

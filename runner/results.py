@@ -8,12 +8,14 @@ user asked for them.  Nothing in here is a secret.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from runner.errors import Id
+
+T = TypeVar("T")
 
 
 class Verdict(StrEnum):
@@ -328,6 +330,7 @@ class InspectResult:
     name: str
     sides: tuple[InspectedSide, ...]
     exit_code: int = 0
+    next: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -342,7 +345,7 @@ class StatusResult:
         rate_per_s: Records a second: of late if it is running, else on average.
         eta_s: How long the copy will take yet, if it is running.
         started_at, updated_at: When it began, and when it last gave a sign; ISO 8601.
-        silent_s: Seconds since that sign; None if it is not running.
+        silent_s: Seconds since that sign; None if the run has ended.
     """
 
     name: str
@@ -373,7 +376,7 @@ class StatusResult:
 
 @dataclass(frozen=True)
 class RollbackResult:
-    """What a rollback would do, or did.
+    """What a rollback, or a `finalise`, would do, or did.
 
     Attributes:
         done: False for the preview.
@@ -381,6 +384,7 @@ class RollbackResult:
             ``unmark`` (nothing was written but the mark) or ``nothing``.
         removed: Records of this run that are (to be) removed.
         kept: Records that stay, with the reason and the first ids of each kind.
+        command: ``rollback`` or ``finalise``.
     """
 
     name: str
@@ -392,6 +396,43 @@ class RollbackResult:
     kept: Mapping[str, tuple[int, tuple[Id, ...]]] = field(default_factory=dict)
     next: tuple[str, ...] = ()
     exit_code: int = 0
+    command: str = "rollback"
+
+
+_OURS = frozenset(
+    {
+        "action", "audit_head", "command", "exit_code", "finished_at", "fingerprint", "hash",
+        "history", "kind", "left_behind", "metric", "name", "next", "phase", "plan", "plan_text",
+        "report_path", "run", "run_id", "started_at", "step", "store", "strategy",
+        "target_digest", "updated_at", "verdict", "versions",
+    }
+)  # fmt: skip
+"""What we make ourselves, or the plan's own words: a password ``docs`` is no reason to give
+the plan ``docs.yaml`` another name."""
+
+
+def redacted(value: T, text: Callable[[str], str]) -> T:
+    """*value* with *text* applied to all that it says, in results and in JSON values alike.
+
+    Names of keys, enums, and what we make ourselves (hashes, times, commands to repeat, which
+    were made without secrets) stay.
+    """
+    return cast(T, _redacted(value, text))
+
+
+def _redacted(value: Any, text: Callable[[str], str]) -> Any:
+    if isinstance(value, Enum):
+        return value
+    if isinstance(value, str):
+        return text(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        told = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+        return dataclasses.replace(value, **_redacted(told, text))
+    if isinstance(value, Mapping):
+        return {key: each if key in _OURS else _redacted(each, text) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_redacted(each, text) for each in value)
+    return value
 
 
 def to_json(value: Any) -> Any:

@@ -20,7 +20,7 @@ import sqlite3
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -35,9 +35,13 @@ from runner.copy.dead_letters import DeadLetterRow, id_from_text, id_to_text, li
 from runner.copy.fit import Loss
 from runner.errors import JournalError
 from runner.model import Id, Partition
+from runner.results import redacted
 from runner.words import clean
 
 SCHEMA_VERSION = 2
+
+_TOLD = frozenset(["checks", "fields", "hazards", "losses", "source", "target", "warnings"])
+"""Facts that are only told to people; the others are acted upon, and have no free text."""
 
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -129,17 +133,20 @@ class Journal:
 
     Args:
         path: The SQLite file.  Use `create` or `open_existing`.
+        redact: Takes secrets out of what is told.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, redact: Callable[[str], str]
+    ) -> None:
         self.path = path
+        self._redact = redact
         self._db = connection
         self._lock = threading.RLock()
         self._waiting: dict[int, dict[int, str]] = {}
-        self._audit_head = self._read_audit_head()
 
     @classmethod
-    def create(cls, path: Path) -> Journal:
+    def create(cls, path: Path, *, redact: Callable[[str], str] = str) -> Journal:
         """A new journal at *path*, whose folder exists.
 
         Raises:
@@ -156,10 +163,12 @@ class Journal:
                 f"{path}: the journal cannot be created: {error}",
                 "choose another folder with --state-dir",
             ) from error
-        return cls(path, connection)
+        return cls(path, connection, redact)
 
     @classmethod
-    def open_existing(cls, path: Path, *, read_only: bool = False) -> Journal:
+    def open_existing(
+        cls, path: Path, *, read_only: bool = False, redact: Callable[[str], str] = str
+    ) -> Journal:
         """The journal at *path*.
 
         Raises:
@@ -182,7 +191,7 @@ class Journal:
                 f"{path}: the journal has version {version}, this runner knows {SCHEMA_VERSION}",
                 "finish the run with the version that began it, or start over with --restart",
             )
-        return cls(path, connection)
+        return cls(path, connection, redact)
 
     @classmethod
     def has_begun(cls, path: Path) -> bool:
@@ -237,7 +246,8 @@ class Journal:
     ) -> None:
         """Keep JSON values by name; if *event* is named, with a line *about* it in the audit."""
         with self._transaction() as db:
-            for name, value in facts.items():
+            for name, given in facts.items():
+                value = redacted(given, self._redact) if name in _TOLD else given
                 db.execute(
                     "INSERT OR REPLACE INTO facts VALUES (?, ?)",
                     (name, jsonvalues.dumps(value).decode()),
@@ -267,16 +277,33 @@ class Journal:
         return "" if row is None else str(row[0])
 
     def step_began_at(self) -> str:
-        """When the step in progress was last begun, ISO 8601; empty if there is none."""
+        """When the step in progress was begun whose time is not added up yet, ISO 8601.
+
+        Empty if there is none: a run that stops adds it, one that is killed cannot.
+        """
         with self._lock:
             row = self._db.execute(
                 "SELECT started_at FROM steps WHERE state = 'intent' ORDER BY number LIMIT 1"
             ).fetchone()
-        return "" if row is None else str(row[0])
+        return "" if row is None else str(row[0] or "")
+
+    def uncounted_seconds(self) -> float:
+        """How long a run that was killed had been at its last step, up to its last sign."""
+        began = self.step_began_at()
+        if not began:
+            return 0.0
+        last = datetime.fromisoformat(self.last_audit_time())
+        return max(0.0, (last - datetime.fromisoformat(began)).total_seconds())
 
     def begin_step(self, number: int, kind: str) -> None:
         """Note the intent before the act."""
+        uncounted = self.uncounted_seconds()
         with self._transaction() as db:
+            db.execute(
+                "UPDATE steps SET seconds = seconds + ?, started_at = NULL "
+                "WHERE state = 'intent' AND started_at IS NOT NULL",
+                (uncounted,),
+            )
             db.execute(
                 "INSERT INTO steps (number, kind, state, started_at) VALUES (?, ?, 'intent', ?) "
                 "ON CONFLICT (number) DO UPDATE SET state = 'intent', started_at = "
@@ -288,7 +315,10 @@ class Journal:
     def add_step_time(self, number: int, seconds: float) -> None:
         """Add to a step's time when a run stops inside it."""
         with self._transaction() as db:
-            db.execute("UPDATE steps SET seconds = seconds + ? WHERE number = ?", (seconds, number))
+            db.execute(
+                "UPDATE steps SET seconds = seconds + ?, started_at = NULL WHERE number = ?",
+                (seconds, number),
+            )
 
     def end_step(self, number: int, kind: str, seconds: float, **facts: Any) -> None:
         """Note that the act was seen to be done."""
@@ -338,6 +368,11 @@ class Journal:
 
     def commit(self, row: BatchRow) -> None:
         """Record one finished batch: everything in one transaction."""
+        with self._lock:
+            # memory follows the file: what was not committed waits for nothing
+            self._waiting[row.partition] = self._commit(row)
+
+    def _commit(self, row: BatchRow) -> dict[int, str]:
         ids = zlib.compress(jsonvalues.dumps(list(row.ids)), 1)
         losses = [
             [each.field, each.what, each.policy, each.reversible, count]
@@ -358,22 +393,26 @@ class Journal:
                 [
                     (
                         row.partition, row.number, id_to_text(each.id), each.namespace,
-                        each.step, clean(each.reason), each.record,
+                        each.step, clean(self._redact(each.reason)), each.record,
                     )
                     for each in row.dead_letters
                 ],
             )  # fmt: skip
-            self._advance(db, row)
+            waiting = self._advance(db, row)
             self._append_audit(
                 db,
                 "batch",
                 {"partition": row.partition, "batch": row.number, "records": len(row.ids)},
             )
+        return waiting
 
-    def _advance(self, db: sqlite3.Connection, row: BatchRow) -> None:
-        """Move the partition's cursor over every batch that no gap precedes any more."""
-        waiting = self._waiting.setdefault(row.partition, {})
-        waiting[row.number] = row.cursor
+    def _advance(self, db: sqlite3.Connection, row: BatchRow) -> dict[int, str]:
+        """Move the partition's cursor over every batch that no gap precedes any more.
+
+        Returns:
+            The batches of the partition that wait for one before them: number → cursor.
+        """
+        waiting = {**self._waiting.get(row.partition, {}), row.number: row.cursor}
         (expected,) = db.execute(
             "SELECT next_batch FROM partitions WHERE number = ?", (row.partition,)
         ).fetchone()
@@ -386,6 +425,7 @@ class Journal:
                 "UPDATE partitions SET cursor = ?, next_batch = ? WHERE number = ?",
                 (cursor, expected, row.partition),
             )
+        return waiting
 
     def finish_partition(self, number: int) -> None:
         """Note that a partition was read and written to its end."""
@@ -531,12 +571,11 @@ class Journal:
     def _append_audit(self, db: sqlite3.Connection, event: str, facts: dict[str, Any]) -> None:
         (number,) = db.execute("SELECT coalesce(max(number), 0) + 1 FROM audit").fetchone()
         at = _now()
-        text = json.dumps(facts, sort_keys=True, ensure_ascii=False)
+        told = redacted(facts, self._redact)
+        text = json.dumps(told, sort_keys=True, ensure_ascii=False)
         previous = self._read_audit_head()
-        self._audit_head = audit_hash(previous, number, at, event, text)
-        db.execute(
-            "INSERT INTO audit VALUES (?, ?, ?, ?, ?)", (number, at, event, text, self._audit_head)
-        )
+        head = audit_hash(previous, number, at, event, text)
+        db.execute("INSERT INTO audit VALUES (?, ?, ?, ?, ?)", (number, at, event, text, head))
 
     def _read_audit_head(self) -> str:
         row = self._db.execute("SELECT hash FROM audit ORDER BY number DESC LIMIT 1").fetchone()

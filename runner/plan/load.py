@@ -16,7 +16,7 @@ from typing import Any
 
 from runner.errors import PlanError, Problem
 from runner.model import BatchSize
-from runner.plan import schema, yaml_text
+from runner.plan import addresses, schema, yaml_text
 from runner.plan.interpolate import Values, read_file
 from runner.plan.model import (
     FieldPolicy,
@@ -52,6 +52,16 @@ _LEVELS: Mapping[str, Mapping[str, Any]] = {
     "standard": {},
     "full": {"metadata": {"sample": 10_000}, "queries": {"sample": 500}},
 }
+_NO_ADDRESS = {
+    "dsn": "is not a PostgreSQL connection string: ",
+    "url": "is not the URL of a server: ",
+    "proxy": "is not the URL of a proxy: ",
+    "grpc_host": "is not a host: ",
+}
+_HOW_WRITTEN = (
+    "write `{}`; in a whole address by reference, what a name or password has of "
+    "`@ / : ? # %` is percent-encoded"
+)
 _NOT_OPTIONS = {"store", "connection", "if_exists", "limit"}
 
 
@@ -228,7 +238,23 @@ class _Plan:
             if fault.of_value and self._may_be_right_elsewhere(fault.keys):
                 continue
             found.append(fault)
+        found += self._wrong_addresses({fault.keys for fault in found})
         return tuple(sorted({self._problem(fault) for fault in found}))
+
+    def _wrong_addresses(self, known_bad: set[Keys]) -> Iterator[Fault]:
+        """What no client could connect to: it would try, and show pieces of passwords."""
+        for keys, value in _addresses(self.resolved.instance):
+            unset = keys in self.resolved.unknown
+            if unset or keys in known_bad or not isinstance(value, str) or not value:
+                continue
+            if not self._shape_at(keys).parts:
+                continue  # of a store that the schema does not know
+            what, example = {
+                "dsn": (addresses.wrong_with_dsn, "postgresql://user:${PASSWORD}@host:5432/name"),
+                "grpc_host": (addresses.wrong_with_host, "host:6334"),
+            }.get(str(keys[-1]), (_wrong_with_http, "https://host:port"))
+            if wrong := what(value):
+                yield Fault(keys, _NO_ADDRESS[str(keys[-1])] + wrong, _HOW_WRITTEN.format(example))
 
     def unset(self) -> tuple[Problem, ...]:
         return tuple(
@@ -352,6 +378,23 @@ class _Plan:
         if isinstance(value, str) and (shape.is_path or _is_path_of_another(shape, keys)):
             return _absolute_path(value, self.path.parent, is_glob=shape.is_glob)
         return value
+
+
+def _addresses(instance: Any) -> Iterator[tuple[Keys, Any]]:
+    for side in ("source", "target"):
+        location = instance.get(side)
+        if not isinstance(location, dict):
+            continue
+        for key in ("dsn", "url"):
+            yield (side, key), location.get(key)
+        connection = location.get("connection")
+        if isinstance(connection, dict):
+            for key in ("proxy", "grpc_host"):
+                yield (side, "connection", key), connection.get(key)
+
+
+def _wrong_with_http(url: str) -> str:
+    return addresses.wrong_with_url(url, ("http", "https"))
 
 
 def _printable(text: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.plan import yaml_text
+from runner.plan import addresses, yaml_text
+from runner.plan.addresses import REFERRED
 from runner.plan.interpolate import BadReferenceError, Kind, Part, Reference, Values, split
 from runner.plan.redact import passwords_in
 from runner.plan.schema import Fault, Keys, Shape, path_of
@@ -21,9 +23,6 @@ _SECRET_KEY = re.compile(
 _ADDRESS_KEY = re.compile(r"(?:.*_)?(?:dsn|url|uri|proxy|host)", re.IGNORECASE)
 # … and these headers are never written out.
 _SECRET_HEADER = re.compile(r".*(?:auth|key|token|secret|cookie|passw).*", re.IGNORECASE)
-# Stands for a reference where a text is searched for passwords that are written out; no plan
-# may hold it.
-_REFERRED = "\0"
 
 
 @dataclass
@@ -72,7 +71,7 @@ class _Text:
     Attributes:
         text: The result.
         whole: It is one reference and nothing else.
-        outlined: The same with ``_REFERRED`` for everything that is not written out in the plan.
+        outlined: The same with ``REFERRED`` for everything that is not written out in the plan.
         inserted: What was put in from outside the plan.
     """
 
@@ -88,6 +87,7 @@ class _Resolver:
         self._given = given
         self._allow_unset = allow_unset
         self._written_out: set[str] = set()  # variables whose text stands in the plan
+        self._used: set[str] = set()  # names of `${var:…}`
         self._whole: set[Keys] = set()
         self._out = Resolved()
 
@@ -96,6 +96,7 @@ class _Resolver:
         texts = self._first_pass(tree, ())
         # What a plan is read as depends on its words (`store: …`), so all texts are there
         # before the schema says which of them are numbers.
+        self._refuse_unknown(tree)
         self._out.instance = self._second_pass(texts, Shape.of(texts), ())
         return self._out
 
@@ -112,6 +113,17 @@ class _Resolver:
             if not outside.inserted:
                 self._written_out.add(key)
         self._values.variables = {**variables, **self._given}
+
+    def _refuse_unknown(self, tree: Node) -> None:
+        """A variable that is given, but that the plan has no word of, was misspelt."""
+        node = tree.entries.get("vars") if isinstance(tree, yaml_text.Mapping) else None
+        known = {*self._used, *(node.entries if isinstance(node, yaml_text.Mapping) else ())}
+        for name in sorted(self._given.keys() - known):
+            near = difflib.get_close_matches(name, sorted(known), 1)
+            hint = f"did you mean `--var {near[0]}=…`?" if near else ""
+            hint = hint or (f"it has {', '.join(sorted(known))}" if known else "leave it out")
+            what = f"--var {name}: the plan has no ${{var:{name}}}"
+            self._out.faults.append(Fault((), what, hint))
 
     def _first_pass(self, node: Node, keys: Keys) -> Any:
         """Everything replaced; what is one reference as a whole is still text."""
@@ -162,8 +174,17 @@ class _Resolver:
                     self._note_unset(keys, part, problem)
         if not complete:
             return None
+        text = "".join(each for each, _, _ in made)
+        if len(parts) > 1 and keys[:1] in (("source",), ("target",), ("vars",)):
+            text = addresses.joined(
+                [
+                    (each, isinstance(part, Reference))
+                    for part, (each, _, _) in zip(parts, made, strict=True)
+                ],
+                is_dsn=str(keys[-1]).lower().endswith("dsn"),
+            )
         return _Text(
-            text="".join(each for each, _, _ in made),
+            text=text,
             whole=len(parts) == 1 and isinstance(parts[0], Reference),
             outlined="".join(outline for _, outline, _ in made),
             inserted=tuple(each for each, _, outside in made if outside and each),
@@ -177,10 +198,12 @@ class _Resolver:
             raise BadReferenceError(
                 f"{part}: a variable cannot refer to another", "write `${NAME}` or `${file:path}`"
             )
+        if part.kind is Kind.VARIABLE:
+            self._used.add(part.name)
         text = self._values.look_up(part)
         if part.kind is Kind.VARIABLE and part.name in self._written_out:
             return text, text, False
-        return text, _REFERRED, True
+        return text, REFERRED, True
 
     def _note_unset(self, keys: Keys, part: Part, problem: BadReferenceError) -> None:
         if problem.unset and self._allow_unset and isinstance(part, Reference):
@@ -214,7 +237,7 @@ class _Resolver:
         if passwords or (found.inserted and key.lower().endswith("dsn")):
             self._out.masked.add(keys)
             self._out.secrets.add(found.text)
-        if any(_REFERRED not in password for password in passwords_in(found.outlined)):
+        if any(REFERRED not in password for password in passwords_in(found.outlined)):
             self._refuse_literal(keys, "a password is written out here")
 
     def _refuse_literal(self, keys: Keys, what: str) -> None:

@@ -179,6 +179,8 @@ def _inspect(result: InspectResult) -> list[str]:
     parts = [f"## {_text(result.name)}: what is there"]
     for side in result.sides:
         parts += _inspected(side)
+    if result.next:
+        parts.append(_section("Next", _bullets(_text(each) for each in result.next)))
     return parts
 
 
@@ -245,10 +247,14 @@ def _status(result: StatusResult) -> list[str]:
 
 def _rollback(result: RollbackResult) -> list[str]:
     state = "rolled back" if result.done else "rollback, nothing has been removed yet"
+    of_this_run = " of this run"
+    if result.command == "finalise":
+        state = "finalised" if result.done else "finalise, nothing has been dropped yet"
+        of_this_run = " that were replaced"
     facts = [
         f"target: {_text(result.target.store)} {_code(result.target.place)}",
         f"{'did' if result.done else 'does'}: {_text(result.action)}, "
-        f"{plural(result.removed, 'record')} of this run",
+        f"{plural(result.removed, 'record')}{of_this_run}",
     ]
     for reason, (count, ids) in result.kept.items():
         examples = f": {_text(shown_list(ids, most=10))}" if ids else ""

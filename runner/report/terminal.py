@@ -295,6 +295,9 @@ def _inspect(result: InspectResult, console: Console, verbose: bool) -> None:
     for side in result.sides:
         console.print()
         _inspected(side, console, verbose)
+    if result.next:
+        console.print()
+        _next(console, result.next)
 
 
 def _inspected(found: InspectedSide, console: Console, verbose: bool) -> None:
@@ -410,6 +413,8 @@ def _copied(result: StatusResult) -> str:
 
 def _rollback(result: RollbackResult, console: Console, verbose: bool) -> None:
     state = "rolled back" if result.done else "rollback, nothing has been removed yet"
+    if result.command == "finalise":
+        state = "finalised" if result.done else "finalise, nothing has been dropped yet"
     title = Text(clean(result.name), style="bold").append(f" · {state}", "not bold")
     _paragraph(console, title, indent=0)
     rows: list[tuple[str, Line]] = [
@@ -437,6 +442,8 @@ def _action(result: RollbackResult) -> str:
         "nothing": ("nothing: there is nothing of this run to remove", "nothing", ""),
     }
     found = words.get(result.action)
+    if result.command == "finalise" and result.action == "drop":
+        found = ("drop the replaced collection for good, with its ", "dropped for good", count)
     if found is None:
         return f"{clean(result.action)}: {count}"
     if not result.done:

@@ -15,7 +15,7 @@ from email.utils import parsedate_to_datetime
 from functools import cached_property
 from time import time
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import certifi
 import httpx
@@ -25,6 +25,7 @@ from runner.errors import (
     AuthError,
     CollectionMismatchError,
     CollectionNotFoundError,
+    PlanError,
     StoreError,
     TransientStoreError,
 )
@@ -205,8 +206,8 @@ def _client(location: Location) -> httpx.Client:
     url, connection = str(location.options["url"]), location.connection
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise StoreError(f"{bare_url(url)!r} is not a URL", "write `url: http://host:8000`")
-    auth = (parts.username, parts.password or "") if parts.username else None
+        raise PlanError(f"{location.side}.url is not a URL", "write `url: http://host:8000`")
+    auth = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
     most = _READERS + _WRITERS
     return httpx.Client(
         base_url=bare_url(url) + _API,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 import threading
 import time
@@ -221,11 +222,12 @@ def dsn_parts(location: Location) -> dict[str, Any]:
     """
     try:
         return dict(parse_dsn(str(location.options["dsn"])))
-    except psycopg2.ProgrammingError as error:
+    except (psycopg2.ProgrammingError, UnicodeError):
+        # what libpq could not read may be a piece of a password: nothing of it goes on
         raise PlanError(
             f"{location.side}.dsn is not a PostgreSQL connection string",
             "write `postgresql://user@host:5432/database` or `host=… dbname=…`",
-        ) from error
+        ) from None
 
 
 def _connect_arguments(location: Location) -> dict[str, Any]:
@@ -260,6 +262,11 @@ def _connect(location: Location, access: Access, watch: _Watch) -> _WatchedSessi
             **_connect_arguments(location),
         )
     except psycopg2.OperationalError as error:
+        if refused := _REFUSED_SETTING.search(str(error)):
+            raise PlanError(
+                f"{location.side}.dsn: {_ITS_VALUE.sub('', refused.group())}",
+                "look at its settings in PostgreSQL's manual, under connection strings",
+            ) from None
         raise _connect_error(error, location) from error
     session.watch = watch
     limits = [
@@ -356,6 +363,11 @@ def mapped_error(error: psycopg2.Error, location: Location) -> StoreError:
 # libpq gives no SQLSTATE for a refused login, only this text of the server's, in its language.
 _REFUSED_LOGIN = ("password authentication failed", "no password supplied", "pg_hba.conf")
 _REFUSED_FOR_GOOD = ("does not exist", "certificate", "SSL")
+# … nor for a setting that it does not take, before it connects …
+_REFUSED_SETTING = re.compile(
+    r"(?:^|(?<= failed: ))(?:invalid (?:\w+ )?(?:value|port)|could not match)\b.*"
+)
+_ITS_VALUE = re.compile(r'(?<=value) ".*"(?= for )|(?<=value:) ".*"')
 # … and of a connection that broke while it was made, which TLS words in its own way.
 _BROKEN = ("SSL SYSCALL error", "SSL connection has been closed unexpectedly")
 

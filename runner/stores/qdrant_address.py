@@ -160,7 +160,8 @@ class Address:
             parts = urlsplit(url)
             port = parts.port or _REST_PORT
         except ValueError as error:
-            raise _bad_url(location, str(error)) from error
+            # its text may hold a piece of a password
+            raise _bad_url(location, "its host or port cannot be read") from error
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise _bad_url(location, "expected http://host:6333 or https://host:6333")
         if parts.username or parts.password:

@@ -426,7 +426,8 @@ class RowReader:
                     f"{self.place}: the vectors from row {first} on differ in length: "
                     f"{lengths[0]} and {lengths[wrong[0]]}"
                 )
-        values = np.asarray(flat, dtype=np.float32).reshape(valid, dim)
+        with np.errstate(over="ignore"):  # infinity is refused by name, as NaN is
+            values = np.asarray(flat, dtype=np.float32).reshape(valid, dim)
         if mask is None:
             return values, None
         full = np.zeros((n, dim), dtype=np.float32)
@@ -841,7 +842,8 @@ class LinesSegment:
                     positions[row], f"{self._columns.vector!r} is not a list of {dim} numbers"
                 )
         try:
-            values = np.array([rows[row] for row in given], dtype=np.float32)
+            with np.errstate(over="ignore"):  # infinity is refused by name, as NaN is
+                values = np.array([rows[row] for row in given], dtype=np.float32)
         except (TypeError, ValueError):
             for row in given:
                 if not all(isinstance(each, int | float) for each in rows[row]):

@@ -34,11 +34,26 @@ sys.exit(cli.main(["run", *sys.argv[1:]]))
 """
 
 
-def held_back(places: Places, *, deaf: bool = False, **more: Any) -> subprocess.Popen[str]:
-    """A run that goes on to its end only once there is a file `gate`."""
+def held_back(
+    places: Places, *given: str, deaf: bool = False, **more: Any
+) -> subprocess.Popen[str]:
+    """A run that goes on to its end only once there is a file `gate`.
+
+    Args:
+        places: Where it runs.
+        given: Its arguments; ``plan.yaml`` where left out.
+        deaf: Whether it heeds no stop.
+        more: For `subprocess.Popen`.
+    """
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, **more}
     return subprocess.Popen(
-        [sys.executable, "-c", _HELD_BACK, "deaf" if deaf else "listening", "plan.yaml"],
+        [
+            sys.executable,
+            "-c",
+            _HELD_BACK,
+            "deaf" if deaf else "listening",
+            *(given or ["plan.yaml"]),
+        ],
         cwd=places.folder,
         env=places.process_environment(),
         **options,
@@ -49,7 +64,7 @@ def wait_for_a_batch(places: Places, process: subprocess.Popen[str]) -> None:
     """Return when a batch is journalled."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
-        for path in places.folder.glob(".runner/plan/runs/*/journal.sqlite"):
+        for path in places.folder.glob("**/runs/*/journal.sqlite"):
             try:
                 with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
                     if db.execute("SELECT count(*) FROM batches").fetchone()[0]:

@@ -184,8 +184,15 @@ def test_finalise_drops_what_a_replacement_kept(served: Places, cli: Cli) -> Non
     served.fill(served.options("files", "source"), records(30))
     served.plan(served.options("files", "source"), to, allow=["replace-target"])
     assert cli("run", "plan.yaml").returncode == 0
+    asked = cli("finalise", "plan.yaml")
+    assert asked.returncode == 4
+    assert "plan · finalise, nothing has been dropped yet" in asked.stdout
+    assert "drop the replaced collection for good, with its 5 records" in asked.stdout
+    assert "runner finalise plan.yaml --yes" in asked.stdout
+    assert "rollback" not in asked.stdout
     done = cli("finalise", "plan.yaml", "--yes")
     assert done.returncode == 0, done.stderr
+    assert "plan · finalised" in done.stdout
     gone = cli("rollback", "plan.yaml", "--yes")
     assert gone.returncode == 8
     assert "finalised" in gone.stderr
@@ -550,6 +557,52 @@ def test_secrets_are_shown_nowhere(served: Places, cli: Cli) -> None:
     for path in served.folder.rglob("*"):
         if path.is_file():
             assert password.encode() not in path.read_bytes(), path
+
+
+AWKWARD = "abc@d/e:f#g?h%de i'j\\\\k&lü"
+
+
+def test_a_password_of_awkward_signs_works_and_no_piece_of_it_is_shown(
+    served: Places, cli: Cli
+) -> None:
+    served.environment = {**served.environment, "PW": AWKWARD}
+    from_ = served.options("files", "source")
+    served.fill(from_, records(20))
+    served.plan(from_, {"store": "pgvector", "dsn": "${TEST_DSN} password=${PW}", "table": "awk"})
+    ran = cli("run", "plan.yaml", "--verbose")
+    assert ran.returncode == 0, ran.stderr
+    dead = "postgresql://u:${PW}@127.0.0.1:1/x"
+    served.plan(from_, {"store": "pgvector", "dsn": dead, "table": "awk"}, name="dead")
+    failed = cli("inspect", "dead.yaml", "--verbose")
+    assert failed.returncode == 75
+    assert "127.0.0.1" in failed.stderr
+    shown = ran.stdout + ran.stderr + failed.stdout + failed.stderr
+    assert not any(each in shown for each in ("abc@", "abc%", "d/e", "f#g", "f%23"))
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://u:abc@defsecret@127.0.0.1:1/x",
+        "postgresql://u:abc/defsecret@127.0.0.1:1/x",
+        "host=127.0.0.1 port=1 password=abc defsecret",
+        "host=127.0.0.1 port=1 sslmode=defsecret",
+        "host=127.0.0.1 port=1 connect_timeout=defsecret",
+        "host=127.0.0.1 port=1 password=abc defsecret=1",
+    ],
+)
+def test_a_dsn_that_cannot_be_read_is_the_plans_fault_and_not_tried_again(
+    places: Places, cli: Cli, dsn: str
+) -> None:
+    places.environment = {"BAD": dsn}
+    from_ = places.options("files", "source")
+    places.fill(from_, records(1))
+    places.plan(from_, {"store": "pgvector", "dsn": "${BAD}", "table": "t"})
+    found = cli("run", "plan.yaml", "--verbose")
+    assert found.returncode == 2, found.stderr
+    assert "target.dsn" in found.stderr
+    assert "defsecret" not in found.stdout + found.stderr
+    assert "Traceback" not in found.stderr.split("target.dsn")[-1]
 
 
 def test_an_empty_source_passes_with_nothing_to_compare(places: Places, cli: Cli) -> None:

@@ -246,3 +246,30 @@ def test_a_source_that_was_written_again_is_not_gone_on_with(places: Places) -> 
     write_records(file, list(one_pass())[:100])
     with pytest.raises(StoreError, match="changed"):
         load_plan(path).resume()
+
+
+def test_a_secret_leaves_in_no_result_report_audit_event_or_error(
+    served: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here it is the table's name as well, so that it would be told everywhere."""
+    monkeypatch.setenv("PW", "hunter2")
+    served.fill(served.options("files", "source"), records(30))
+    dsn = "${TEST_DSN} password=${PW}"
+    path = served.plan(
+        served.options("files", "source"), {"store": "pgvector", "dsn": dsn, "table": "${PW}"}
+    )
+    plan = load_plan(path)
+    told: list[Any] = [plan.dry_run(), plan.inspect()]
+    told += [plan.run(told.append), plan.status(), plan.verify(), plan.report(), plan.rollback()]
+    (folder,) = plan.state.run_folders()
+    told += [
+        each.read_text() for each in folder.path.iterdir() if each.suffix in (".json", ".jsonl")
+    ]
+    told += [(folder.path / f"report.{each}").read_text() for each in ("html", "md")]
+    assert plan.rollback(confirmed=True).action == "drop"
+    to = served.options("files", "target")
+    gone = served.plan({"store": "pgvector", "dsn": dsn, "table": "${PW}"}, to, name="gone")
+    with pytest.raises(StoreError) as caught:
+        load_plan(gone).run()
+    assert all("***" in str(each) for each in (told[0], caught.value))
+    assert "hunter2" not in "".join(map(str, told)) + str(caught.value) + repr(caught.value)

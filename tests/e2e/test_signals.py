@@ -101,7 +101,7 @@ def test_ctrl_c_elsewhere_is_no_bug(places: Places, cli: Cli) -> None:
     assert cli("run", "plan.yaml").returncode == 0
     code = (
         "import signal, sys; from runner import api, cli\n"
-        "api.Plan.verify = lambda *_: signal.raise_signal(signal.SIGINT)\n"
+        "api.Plan.verify = lambda *_, **__: signal.raise_signal(signal.SIGINT)\n"
         "sys.exit(cli.main(['verify', 'plan.yaml']))"
     )
     found = subprocess.run(

@@ -25,6 +25,7 @@ from runner.errors import (
     AuthError,
     CollectionMismatchError,
     CollectionNotFoundError,
+    PlanError,
     StoreError,
     TransientStoreError,
 )
@@ -799,5 +800,5 @@ def test_an_insecure_connection_beyond_loopback_is_a_finding(
 
 
 def test_a_url_that_is_none_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="is not a URL"):
+    with pytest.raises(PlanError, match="is not a URL"):
         describe(tmp_path, url="localhost:8000")

@@ -38,6 +38,36 @@ def reopened(journal):
     return Journal.open_existing(path)
 
 
+def test_a_batch_that_could_not_be_committed_counts_for_nothing(journal):
+    """Else the cursor would move over it once the batch after it is there."""
+    journal.cut([Partition(0)])
+    full = "CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'full'); END"
+    with sqlite3.connect(journal.path) as other:
+        other.execute(full)
+    with pytest.raises(JournalError, match="full"):
+        journal.commit(row(0))
+    with sqlite3.connect(journal.path) as other:
+        other.execute("DROP TRIGGER full")
+    journal.commit(row(1))
+    assert journal.partitions()[0].next_batch == 0
+    journal.commit(row(0))
+    assert journal.partitions()[0].next_batch == 2
+
+
+def test_the_time_of_a_step_that_was_killed_is_counted_up_to_its_last_sign(journal):
+    journal.begin_step(1, "copy")
+    with sqlite3.connect(journal.path) as other:
+        other.execute("UPDATE steps SET started_at = '2026-01-01T00:00:00+00:00'")
+        other.execute("UPDATE audit SET at = '2026-01-01T00:00:07+00:00'")
+    again = reopened(journal)
+    assert again.uncounted_seconds() == 7
+    again.begin_step(1, "copy")
+    assert again.step_seconds() == {1: 7}
+    again.add_step_time(1, 2.0)  # it stops
+    assert again.uncounted_seconds() == 0
+    assert again.step_seconds() == {1: 9}
+
+
 def test_facts_are_kept_as_json_values(journal):
     journal.keep(one=1, two=[None, "x"], three={"a": 1.5})
     again = reopened(journal)

@@ -258,7 +258,8 @@ def test_keys_and_names_of_digits_stay_text(tmp_path: Path) -> None:
         tmp_path,
         """
 source: {store: qdrant, url: "http://localhost", collection: "${DIGITS}", api_key: "${DIGITS}"}
-target: {store: pgvector, dsn: "${TRUE}", table: "${NULL}", columns: {document: "${NULL}"}}
+target: {store: pgvector, dsn: "host=h", table: "${NULL}", schema: "${TRUE}",
+  columns: {document: "${NULL}"}}
 batch_size: {bytes: "${SIZE}"}
 transforms:
   - default: {year: "${DIGITS}", ok: "${TRUE}", text: "x${DIGITS}"}
@@ -268,7 +269,7 @@ transforms:
     )
     assert plan.source.options["api_key"] == "12345"
     assert plan.source.options["collection"] == "12345"
-    assert plan.target.options["dsn"] == "true"
+    assert plan.target.options["schema"] == "true"
     assert plan.target.options["table"] == "null"
     assert plan.target.options["columns"] == {"document": None}
     assert plan.batch_size.bytes == 2_000_000
@@ -452,6 +453,15 @@ def test_a_password_by_reference_is_fine(tmp_path: Path, dsn: str) -> None:
     text = f'source: {{store: pgvector, dsn: "{dsn}", table: a}}\n' + SHORTEST.splitlines()[1]
     plan = _load(tmp_path, text, environ={"P": "hunter2"})
     assert "hunter2" not in Redactor(plan.secrets).text(str(plan.source.options))
+
+
+def test_a_variable_that_the_plan_has_no_word_of_is_refused(tmp_path: Path) -> None:
+    text = SHORTEST + "\nvars: {declared: x}\nname: a-${var:used}\n"
+    given = {"used": "u", "declared": "y"}
+    assert _load(tmp_path, text, variables=given).name == "a-u"
+    message = _refused(tmp_path, text, variables={**given, "uesd": "x"})
+    assert "--var uesd: the plan has no ${var:uesd}" in message
+    assert "did you mean `--var used=…`?" in message
 
 
 def test_a_secret_from_the_command_line_is_one(tmp_path: Path) -> None:

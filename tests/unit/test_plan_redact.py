@@ -6,13 +6,16 @@ import io
 import json
 import logging
 import sys
+from collections.abc import Callable
 from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.plan.redact import Redactor, passwords_in
+from runner.errors import PlanError, Problem
+from runner.plan.redact import Redactor, nothing_secret_leaves, passwords_in
+from runner.results import Remark
 
 AWKWARD = "p@ss/w'rd\\ \"ü+%"
 
@@ -39,8 +42,51 @@ def test_no_secret_of_four_characters_survives(secret: str, before: str, after: 
     assert secret not in redacted.replace("***", "\0") or set(secret) <= {"*"}
 
 
-def test_a_short_secret_is_replaced_only_where_it_stands_alone() -> None:
-    assert Redactor(["1"]).text("1 of 1512, a1") == "*** of 1512, a1"
+def test_a_short_secret_is_replaced_only_where_values_stand() -> None:
+    text = "1 of 1512, a1, password=1 key: '1', Bearer 1, http://u:1@h, :12"
+    redacted = "1 of 1512, a1, password=*** key: '***', Bearer ***, http://u:***@h, :12"
+    assert Redactor(["1"]).text(text) == redacted
+
+
+@nothing_secret_leaves
+class _Plan:
+    redactor = Redactor(["hunter2"])
+
+    def hint(self, text: str) -> str:
+        return text
+
+    def act(self, progress: Callable[[Remark], None] | None = None) -> Remark:
+        if progress:
+            progress(Remark("hunter2", "told", "hunter2"))
+        return Remark("at hunter2", "done", "")
+
+    def fail(self) -> None:
+        try:
+            raise ValueError("hunter2 inside")
+        except ValueError as error:
+            problem = Problem("f", 1, 1, "", "hunter2", "hunter2")
+            raise PlanError("hunter2", "no hunter2", [problem]) from error
+
+
+def test_nothing_secret_is_returned_or_told() -> None:
+    told: list[Remark] = []
+    assert _Plan().act(told.append) == Remark("at ***", "done", "")
+    assert told == [Remark("***", "told", "***")]
+    assert _Plan().act() == Remark("at ***", "done", "")
+
+
+def test_errors_leave_without_secrets_and_so_does_what_led_to_them() -> None:
+    with pytest.raises(PlanError) as caught:
+        _Plan().fail()
+    assert str(caught.value.__cause__) == "*** inside"
+    (problem,) = caught.value.problems
+    assert (problem.what, problem.hint) == ("***", "***")
+    assert str(caught.value) == "***\n  hint: no ***"
+
+
+def test_what_is_acted_upon_stays_when_a_result_is_redacted() -> None:
+    found = Redactor(["docs"]).result({"run": "docs", "place": "db/docs", "of": [1, "docs", None]})
+    assert found == {"run": "docs", "place": "db/***", "of": [1, "***", None]}
 
 
 def test_the_longest_secret_goes_first() -> None:
