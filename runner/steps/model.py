@@ -10,7 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, assert_never
 
-from runner.model import CollectionSpec, Fidelity, IndexSpec, Metric, VectorKind, VectorSpec
+from runner.model import (
+    CollectionSpec,
+    Fidelity,
+    IdRule,
+    IndexSpec,
+    Metric,
+    Outcome,
+    Room,
+    VectorKind,
+    VectorSpec,
+)
 from runner.plan.model import Hazard, Validation
 
 
@@ -188,7 +198,17 @@ def spec_from_json(found: Mapping[str, Any]) -> CollectionSpec:
         id_kind=found["id_kind"],
         fields=found["fields"],
         extra=found["extra"],
+        room=_room_from_json(found["room"]),
     )
+
+
+def _room_from_json(found: Mapping[str, Any]) -> Room:
+    ids = found["ids"]
+    if ids is not None:
+        integers = ids["integers"]
+        ids = IdRule(**{**ids, "integers": tuple(integers) if integers else None})
+    outcomes = {name: Outcome(found[name]) for name in ("documents", "metadata")}
+    return Room(**{**found, "ids": ids, **outcomes})
 
 
 def steps_to_json(steps: Sequence[Step]) -> list[dict[str, Any]]:

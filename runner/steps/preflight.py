@@ -25,6 +25,7 @@ from runner.model import (
     CollectionSpec,
     Finding,
     Id,
+    IdRule,
     IndexSpec,
     Metric,
     Proposal,
@@ -113,13 +114,15 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
     census = take_census(lambda: _source_id_pages(source, carries_originals))
     sample = first if carries_originals else _spread_sample(source, census, first)
     kind = document.ids.kind
-    rule = target.id_rule(census.kind if kind in ("auto", "keep") else _kind_after(kind))
+    rule = _id_rule(
+        target, kept_spec, census.kind if kind in ("auto", "keep") else _kind_after(kind)
+    )
     id_map, id_problems = choose(document.ids, census, rule, target.name)
     names = _vector_names(source_spec, kept_spec)
     wanted = _wanted(document, source, source_spec, target, id_map, census, names)
     average = take_inventory(sample).average_record_bytes
     proposal = (
-        Proposal(kept_spec, "append to what is there")
+        Proposal(kept_spec, "append to what is there", tuple(target.append_findings()))
         if kept_spec is not None
         else target.propose(wanted, count, count * average)
     )
@@ -184,6 +187,7 @@ def preparation_for(
         document.fields,
         document.unsupported,
         target.id_rule(collection.id_kind),
+        collection.room,
     )
     return Preparation(chain, id_map, fitting, vector_names)
 
@@ -197,6 +201,12 @@ def chain_of(document: PlanDocument, steps: Sequence[TransformStep] | None = Non
         file=document.file,
         positions=document.positions,
     )
+
+
+def _id_rule(target: Target, collection: CollectionSpec | None, id_kind: str) -> IdRule:
+    """Which ids *collection* can hold; None for one that is still to be made."""
+    known = collection.room.ids if collection is not None else None
+    return known or target.id_rule(id_kind)
 
 
 def _kind_after(kind: str) -> str:
@@ -349,7 +359,7 @@ def _judge_mapped_ids(
                 f"{without:,} of {found.census.count:,} records have no text or whole number in "
                 f"metadata.{found.id_map.field}"
             )
-        rule = target.id_rule(census.kind)
+        rule = _id_rule(target, found.collection, census.kind)
         found.id_problems += choose(IdPolicy("keep"), census, rule, target.name)[1]
     if census.duplicates:
         named = shown_list(census.duplicates)

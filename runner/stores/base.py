@@ -197,7 +197,8 @@ class Store(ABC):
         return frozenset()
 
     def id_rule(self, id_kind: str) -> IdRule:
-        """Which ids the collection can hold: as it exists, else as it would be made.
+        """Which ids a collection can hold that is made; `CollectionSpec.room` says it of one
+        that exists.
 
         Args:
             id_kind: What the ids to come are: ``string``, ``integer``, ``uuid``, ``mixed``.
@@ -245,6 +246,12 @@ class Target(Store):
         fail: dimensions, names, permissions, extensions, free disk for *records* records
         of *size_bytes* bytes in all.
         """
+
+    def append_findings(self) -> list[Finding]:
+        """What stands against adding records to the collection as it exists, beside what its
+        `CollectionSpec.room` says; found without writing.
+        """
+        return []
 
     @abstractmethod
     def create(self, spec: CollectionSpec) -> None:
