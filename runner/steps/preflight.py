@@ -17,7 +17,7 @@ from runner.copy.dead_letters import DeadLetterRow
 from runner.copy.fit import Fitting, Loss
 from runner.copy.ids import IdCensus, IdMap, choose, take_census
 from runner.copy.prepare import Preparation, originals
-from runner.errors import CollectionNotFoundError
+from runner.errors import CollectionNotFoundError, PlanError
 from runner.model import (
     DEFAULT_VECTOR,
     Batch,
@@ -35,7 +35,8 @@ from runner.model import (
 )
 from runner.plan.model import IdPolicy, IfExists, OnError, PlanDocument, TransformStep
 from runner.steps.inventory import Inventory, take_inventory
-from runner.stores.base import CanSwap, Source, Target
+from runner.stores.base import CanSwap, Source, Store, Target
+from runner.stores.whereabouts import overlap
 from runner.transform_loader import Chain, load_chain
 from runner.words import shown_list
 
@@ -99,6 +100,7 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         CollectionNotFoundError: The source does not exist.
         StoreError: A store cannot be reached.
     """
+    refuse_one_place(document, type(source), type(target))
     source_spec = source.describe()
     if source_spec is None:
         raise CollectionNotFoundError(
@@ -106,6 +108,8 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
             "`runner inspect` shows what is there",
         )
     target_spec = target.describe()
+    if target_spec is not None and None is not source.known_as() == target.known_as():
+        raise _one_place(document, "is the same collection")
     appends = target_spec is not None and document.if_exists is IfExists.APPEND
     kept_spec = target_spec if appends else None
     count = source.count()
@@ -157,6 +161,24 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         found.collisions = _collisions(source, preparation, target)
     found.query_problem = _query_problem(document, source_spec)
     return found
+
+
+def refuse_one_place(document: PlanDocument, source: type[Store], target: type[Store]) -> None:
+    """Leave if the target is the source, or if one lies where the other would see it.
+
+    Raises:
+        PlanError: They are, or it does.
+    """
+    way = overlap(source.whereabouts(document.source), target.whereabouts(document.target))
+    if way:
+        raise _one_place(document, way)
+
+
+def _one_place(document: PlanDocument, way: str) -> PlanError:
+    return PlanError(
+        f"{document.place('target')}: the source {way}: a run would read what it writes",
+        "name another place for the target",
+    )
 
 
 def preparation_for(

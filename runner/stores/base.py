@@ -39,6 +39,7 @@ from runner.model import (
     Proposal,
     Select,
 )
+from runner.stores.whereabouts import Whereabouts
 
 __all__ = ["Access", "CanSwap", "Connection", "Location", "Searchable", "Source", "Store", "Target"]
 
@@ -148,6 +149,12 @@ class Store(ABC):
     def endpoint(cls, location: Location) -> Endpoint:
         """Who *location* is, without secrets; connects to nothing."""
 
+    @classmethod
+    def whereabouts(cls, location: Location) -> Whereabouts:
+        """Where *location* really is; looks at the file system at most."""
+        endpoint = cls.endpoint(location)
+        return Whereabouts((cls.name, endpoint.address, endpoint.collection))
+
     @abstractmethod
     def describe(self) -> CollectionSpec | None:
         """The collection as it is; None if it does not exist.
@@ -205,6 +212,12 @@ class Store(ABC):
         """
         del id_kind  # most stores hold the same ids in every collection
         return self.capabilities.ids
+
+    def known_as(self) -> str | None:
+        """What the server calls the collection that exists, the same however a plan reaches
+        it; None where it does not say.
+        """
+        return None
 
     def findings(self) -> list[Finding]:
         """What preflight should know of this endpoint, found without writing."""

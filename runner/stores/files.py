@@ -84,6 +84,7 @@ from runner.stores.segments import (
     joined_kind,
     open_segment,
 )
+from runner.stores.whereabouts import Whereabouts
 
 SUFFIXES = (*sorted(LINES_SUFFIXES, key=len, reverse=True), *PARQUET_SUFFIXES)
 _NOTE_IN_FOLDER = "_runner.json"
@@ -121,6 +122,13 @@ class FilesStore(LayeredStore):
         """The folder and the file's name."""
         path = path_of(location)
         return Endpoint("files", str(path.parent), path.name, {"path": str(path)})
+
+    @classmethod
+    def whereabouts(cls, location: Location) -> Whereabouts:
+        """The file, the folder or the pattern, and where links in it lead."""
+        store = cls(location, Access.READ, Path())
+        links = [] if store._suffix else [path for path, _ in store._files() if path.is_symlink()]
+        return Whereabouts.of_files(store._path, *links)
 
     def describe(self) -> CollectionSpec | None:
         """What the files say of themselves; metric ``cosine`` where they say nothing."""

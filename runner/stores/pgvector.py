@@ -187,6 +187,20 @@ class PgvectorStore(Target):
             },
         )
 
+    @_mapped
+    def known_as(self) -> str | None:
+        """The table's number in its database, and when its server was started."""
+        with self._sessions.transaction() as session:
+            relation = find_relation(session, self._table_name, self._options.get("schema"))
+            if relation is None:
+                return None
+            started, database = one_row(
+                session,
+                "SELECT pg_postmaster_start_time()::text, oid FROM pg_database "
+                "WHERE datname = current_database()",
+            )
+        return f"{started} {database} {relation.oid}"
+
     # ---- reading
 
     @_mapped

@@ -61,6 +61,7 @@ from runner.stores.qdrant_points import (
     vector_spec,
 )
 from runner.stores.snapshot import snapshot_folder
+from runner.stores.whereabouts import Whereabouts
 
 __all__ = ["MAX_DIM", "QdrantStore", "joined", "name_problem", "only_dense", "private_copy"]
 
@@ -116,6 +117,11 @@ class QdrantStore(Target):
         """Who *location* is; looks at the file system at most."""
         kind = _class_for(location)
         return kind.endpoint(location)
+
+    @classmethod
+    def whereabouts(cls, location: Location) -> Whereabouts:
+        """Where *location* really is."""
+        return _class_for(location).whereabouts(location)
 
     # Reading
 
