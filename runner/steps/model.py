@@ -144,6 +144,8 @@ def explain(step: Step) -> str:
 def _explain_index(spec: CollectionSpec) -> str:
     if spec.index is None or spec.index.type == "none":
         return "no search index"
+    if not any(each.dim for each in spec.vectors.values()):
+        return "no search index: there are no vectors"
     metrics = sorted({each.metric.value for each in spec.vectors.values()})
     settings = ", ".join(f"{name} {value}" for name, value in spec.index.params.items())
     return " ".join([spec.index.type, *metrics]) + (f", {settings}" if settings else "")

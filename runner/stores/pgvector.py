@@ -392,6 +392,8 @@ class PgvectorStore(Target):
         vector = dense[0]
         index, index_findings = index_for(wanted.index, vector.dim, self.location)
         findings += index_findings
+        if not vector.dim:  # pgvector indexes no column whose dimension it does not know
+            index = IndexSpec("none")
         if vector.dim > MAX_DIM:
             findings.append(
                 Finding(

@@ -228,10 +228,19 @@ class QdrantStore(Target):
         del records  # only their bytes matter
         findings = []
         _, spec = only_dense(wanted)
-        if not 1 <= spec.dim <= MAX_DIM:
+        if not spec.dim:
             findings.append(
                 Finding(
-                    f"vectors of {spec.dim:,} components; Qdrant holds 1 to {MAX_DIM:,}",
+                    "the source holds no vectors, so that their dimension is not known; Qdrant "
+                    "makes no collection without it",
+                    "copy once it holds some",
+                    key=f"{self.location.side}.collection",
+                )
+            )
+        elif spec.dim > MAX_DIM:
+            findings.append(
+                Finding(
+                    f"vectors of {spec.dim:,} components; Qdrant holds at most {MAX_DIM:,}",
                     key=f"{self.location.side}.collection",
                 )
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -582,7 +583,7 @@ def test_a_table_made_before_its_dimension_was_known_gets_its_index(
     open_store: Open, dim: int
 ) -> None:
     target = open_store("target")
-    wanted = created(target, spec(0, index=IndexSpec("hnsw")))
+    wanted = replace(created(target, spec(0)), index=IndexSpec("hnsw"))
     target.finish(wanted)
     batch = make_batch(12, dim)
     target.write(batch)
