@@ -45,6 +45,45 @@ def loads_many(texts: Sequence[bytes]) -> list[Any]:
     return values
 
 
+def repeated_key(text: bytes, value: Any) -> str | None:
+    """A key that one object of the JSON *text* has twice; the parser keeps its last value.
+
+    Args:
+        text: One JSON text.
+        value: What it was parsed to.
+    """
+    if _keys_written(text) == _keys_in(value):
+        return None
+    repeated: list[str] = []
+
+    def note(pairs: list[tuple[str, Any]]) -> None:
+        seen = set()
+        for key, _ in pairs:
+            if key in seen:
+                repeated.append(key)
+            seen.add(key)
+
+    json.loads(text, object_pairs_hook=note)
+    return repeated[0] if repeated else None
+
+
+def _keys_written(text: bytes) -> int:
+    """How many keys a JSON text has, or more; -1 where a quick look cannot tell."""
+    if b"\\" in text:  # then only quotes that begin or end something are left
+        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if any(b'"' + blank in text for blank in (b" ", b"\t", b"\r", b"\n")):
+        return -1
+    return text.count(b'":')
+
+
+def _keys_in(value: Any) -> int:
+    if isinstance(value, dict):
+        return len(value) + sum(map(_keys_in, value.values()))
+    if isinstance(value, list) and value and not isinstance(value[0], float):  # as vectors do
+        return sum(_keys_in(each) for each in value if isinstance(each, dict | list))
+    return 0
+
+
 def dumps(value: Any, *, sort_keys: bool = False) -> bytes:
     """The shortest JSON text of *value*, without spaces, in UTF-8.
 

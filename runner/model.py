@@ -22,7 +22,7 @@ __all__ = [
     "DEFAULT_VECTOR", "Batch", "BatchSize", "BoolArray", "Capabilities", "CollectionSpec",
     "Cursor", "Endpoint", "Fidelity", "Finding", "FloatArray", "Hits", "Id", "IdRule",
     "IndexSpec", "KeyRule", "Metadata", "Metric", "Outcome", "Page", "Partition", "Proposal",
-    "Select", "Severity", "SparseVector", "VectorKind", "VectorSpec",
+    "Room", "Select", "Severity", "SparseVector", "VectorKind", "VectorSpec",
 ]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float32]
@@ -361,6 +361,7 @@ class CollectionSpec:
         id_kind: ``string``, ``integer``, ``uuid``, ``mixed`` or ``unknown``: what its key holds.
         fields: Declared metadata fields → the store's own type name; empty where schemaless.
         extra: Settings of the store's own to carry to the same kind of store; JSON values.
+        room: What it has room for, where that is less than its store could hold.
     """
 
     name: str
@@ -369,6 +370,7 @@ class CollectionSpec:
     id_kind: str = "unknown"
     fields: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    room: Room = field(default_factory=lambda: Room())
 
     @property
     def vector(self) -> VectorSpec:
@@ -474,6 +476,7 @@ class IdRule:
         integers: Lowest and highest integer id; None if it holds none.
         strings: ``any`` text, only ``uuid`` (canonical: lower case, hyphens), or ``none``.
         max_bytes: Longest string id in UTF-8 bytes; None for no limit.
+        max_chars: Longest string id in characters; None for no limit.
         empty: Whether ``""`` is an id.
         nul: Whether an id may hold U+0000.
     """
@@ -483,6 +486,27 @@ class IdRule:
     max_bytes: int | None = None
     empty: bool = True
     nul: bool = True
+    max_chars: int | None = None
+
+
+@dataclass(frozen=True)
+class Room:
+    """What one collection has room for, where that is less than its store could hold.
+
+    Attributes:
+        ids: Which ids; None for those that the store can hold.
+        documents, metadata: ``kept``; ``altered``: there is no place for them, and the plan
+            says so, so that they are left out; ``refused``: there is no place for them.
+        max_document_chars: Longest document in characters; None for no limit.
+        needs_document, needs_vector: Whether every record must have one.
+    """
+
+    ids: IdRule | None = None
+    documents: Outcome = Outcome.KEPT
+    metadata: Outcome = Outcome.KEPT
+    max_document_chars: int | None = None
+    needs_document: bool = False
+    needs_vector: bool = False
 
 
 @dataclass(frozen=True)

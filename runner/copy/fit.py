@@ -28,6 +28,7 @@ from runner.model import (
     Metadata,
     Metric,
     Outcome,
+    Room,
     VectorSpec,
 )
 from runner.plan.model import FieldPolicy, Unsupported
@@ -37,6 +38,7 @@ JSON_FIELDS = "runner_json"
 
 _OWN = frozenset({JSON_FIELDS, ORIGINAL_ID})
 _SURE = frozenset({str, bool})
+_NAME_OR_LEAVE_OUT = " (`target.columns` names one; null there leaves it out)"
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Fitting:
         policies: The plan's ``fields``.
         default: The plan's ``unsupported``; None means ``json``.
         id_rule: Which ids the very collection can hold; None for what the store can.
+        room: What else the very collection has room for.
     """
 
     def __init__(
@@ -101,9 +104,11 @@ class Fitting:
         policies: Mapping[str, FieldPolicy] | None = None,
         default: Unsupported | None = None,
         id_rule: IdRule | None = None,
+        room: Room | None = None,
     ) -> None:
         self.capabilities = capabilities
-        self.id_rule = id_rule or capabilities.ids
+        self.room = room or Room()
+        self.id_rule = self.room.ids or id_rule or capabilities.ids
         self.vectors = vectors
         self.reserved = reserved
         self.policies = policies or {}
@@ -123,9 +128,11 @@ class Fitting:
         """*batch* as the target can hold it; the batch itself where it fits already."""
         misfits: dict[int, str] = {}
         losses: Counter[Loss] = Counter()
+        batch = self._leave_out(batch, losses)
         self._judge_ids(batch, misfits)
         self._judge_vectors(batch, misfits)
         self._judge_documents(batch, misfits)
+        self._judge_place_of_metadata(batch, misfits)
         metadata = batch.metadata
         if not self._plainly_fits(metadata):
             metadata = self._fit_metadata(metadata, misfits, losses)
@@ -141,6 +148,20 @@ class Fitting:
             [Misfit(row, batch.ids[row], reason) for row, reason in sorted(misfits.items())],
             losses,
         )
+
+    def _leave_out(self, batch: Batch, losses: Counter[Loss]) -> Batch:
+        """*batch* without the columns that the plan gives no place in the target."""
+        if self.room.documents is Outcome.ALTERED:
+            held = sum(each is not None for each in batch.documents)
+            if held:
+                batch = batch.with_(documents=[None] * len(batch))
+                losses[Loss("document", "documents are left out", "drop", False)] += held
+        if self.room.metadata is Outcome.ALTERED:
+            held = sum(map(bool, batch.metadata.objects()))
+            if held:
+                batch = batch.with_(metadata=Metadata.of([None] * len(batch)))
+                losses[Loss("metadata", "metadata is left out", "drop", False)] += held
+        return batch
 
     def _judge_ids(self, batch: Batch, misfits: dict[int, str]) -> None:
         rule = self.id_rule
@@ -165,7 +186,8 @@ class Fitting:
                     for row in np.flatnonzero(finite & ~np.isfinite(squared)).tolist():
                         misfits[row] = f"{label} is too long for the target to normalise"
             absent = batch.present.get(name)
-            if absent is not None and not self.capabilities.missing_vector:
+            needed = self.room.needs_vector or not self.capabilities.missing_vector
+            if absent is not None and needed:
                 for row in np.flatnonzero(~absent).tolist():
                     misfits[row] = f"{label} is missing, which the target refuses"
             if (
@@ -180,11 +202,28 @@ class Fitting:
         return self.capabilities.metrics.get(metric) is Fidelity.NORMALISED
 
     def _judge_documents(self, batch: Batch, misfits: dict[int, str]) -> None:
-        if self.capabilities.nul_text:
-            return
         for row, document in enumerate(batch.documents):
-            if document and "\0" in document:
-                misfits[row] = "the document holds U+0000, which the target refuses"
+            if document is None:
+                if self.room.needs_document:
+                    misfits[row] = "the document is missing, and the target must have one"
+            elif wrong := self._against_document(document):
+                misfits[row] = wrong
+
+    def _against_document(self, document: str) -> str:
+        longest = self.room.max_document_chars
+        if self.room.documents is Outcome.REFUSED:
+            return "the target has no place for the document" + _NAME_OR_LEAVE_OUT
+        if longest is not None and len(document) > longest:
+            return f"the document has {len(document):,} characters, the target holds {longest:,}"
+        if not self.capabilities.nul_text and "\0" in document:
+            return "the document holds U+0000, which the target refuses"
+        return ""
+
+    def _judge_place_of_metadata(self, batch: Batch, misfits: dict[int, str]) -> None:
+        if self.room.metadata is Outcome.REFUSED:
+            for row, found in enumerate(batch.metadata.objects()):
+                if found:
+                    misfits[row] = "the target has no place for metadata" + _NAME_OR_LEAVE_OUT
 
     def _telltales(self) -> list[bytes] | None:
         can, keys = self.capabilities, self.capabilities.keys

@@ -53,7 +53,7 @@ class IdCensus:
         uuids: How many of the text ids are canonical UUIDs.
         numbers: How many of the text ids are whole numbers in canonical decimal form;
             *lowest_number* and *highest_number* of them.
-        longest_bytes: Of the text ids in UTF-8.
+        longest_bytes, longest_chars: Of the text ids, in UTF-8 and in characters.
         empty, nul: How many are ``""``, how many hold U+0000.
         duplicates: Ids that occur more than once, the first ten.
         sample: Some ids, spread evenly by hash; the same for the same set.
@@ -69,6 +69,7 @@ class IdCensus:
     lowest_number: int = 0
     highest_number: int = 0
     longest_bytes: int = 0
+    longest_chars: int = 0
     empty: int = 0
     nul: int = 0
     duplicates: list[Id] = field(default_factory=list)
@@ -103,6 +104,7 @@ class IdCensus:
         self.longest_bytes = max(
             self.longest_bytes, max(len(each.encode("utf-8", "surrogatepass")) for each in strings)
         )
+        self.longest_chars = max(self.longest_chars, max(map(len, strings)))
         self.empty += strings.count("")
         self.nul += sum("\0" in each for each in strings)
         numbers = [int(each) for each in strings if len(each) < 40 and _NUMBER.fullmatch(each)]
@@ -307,6 +309,11 @@ def _against_strings(census: IdCensus, rule: IdRule, store: str, *, every: bool)
         problems.append(
             f"the longest id has {census.longest_bytes:,} bytes, {store} holds {rule.max_bytes:,}"
         )
+    if rule.max_chars is not None and census.longest_chars > rule.max_chars:
+        problems.append(
+            f"the longest id has {census.longest_chars:,} characters, {store} holds "
+            f"{rule.max_chars:,}"
+        )
     if census.empty and not rule.empty:
         problems.append(f"an id is empty, which {store} refuses")
     if census.nul and not rule.nul:
@@ -325,5 +332,7 @@ def can_hold(record_id: Id, rule: IdRule) -> bool:
     if not record_id:
         return rule.empty
     if "\0" in record_id and not rule.nul:
+        return False
+    if rule.max_chars is not None and len(record_id) > rule.max_chars:
         return False
     return rule.max_bytes is None or len(record_id.encode("utf-8", "replace")) <= rule.max_bytes

@@ -409,6 +409,12 @@ def _remarks(document: PlanDocument, found: Preflight, severity: Severity) -> li
 
 def _warnings(document: PlanDocument, found: Preflight) -> list[Remark]:
     warnings = _remarks(document, found, Severity.WARNING)
+    makes = found.target_spec is None or document.if_exists is IfExists.REPLACE
+    if makes and not any(each.dim for each in found.collection.vectors.values()):
+        name = found.collection.name
+        what = "the source holds no vectors, so that their dimension is not known: "
+        what += f"{name} can have none, and no search index"
+        warnings.append(Remark(document.place("source"), what, "copy once it holds some"))
     if found.before.records:
         for path, (_, changed, failed) in found.transforms.items():
             if not changed and not failed:

@@ -10,7 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, assert_never
 
-from runner.model import CollectionSpec, Fidelity, IndexSpec, Metric, VectorKind, VectorSpec
+from runner.model import (
+    CollectionSpec,
+    Fidelity,
+    IdRule,
+    IndexSpec,
+    Metric,
+    Outcome,
+    Room,
+    VectorKind,
+    VectorSpec,
+)
 from runner.plan.model import Hazard, Validation
 
 
@@ -134,6 +144,8 @@ def explain(step: Step) -> str:
 def _explain_index(spec: CollectionSpec) -> str:
     if spec.index is None or spec.index.type == "none":
         return "no search index"
+    if not any(each.dim for each in spec.vectors.values()):
+        return "no search index: there are no vectors"
     metrics = sorted({each.metric.value for each in spec.vectors.values()})
     settings = ", ".join(f"{name} {value}" for name, value in spec.index.params.items())
     return " ".join([spec.index.type, *metrics]) + (f", {settings}" if settings else "")
@@ -188,7 +200,17 @@ def spec_from_json(found: Mapping[str, Any]) -> CollectionSpec:
         id_kind=found["id_kind"],
         fields=found["fields"],
         extra=found["extra"],
+        room=_room_from_json(found["room"]),
     )
+
+
+def _room_from_json(found: Mapping[str, Any]) -> Room:
+    ids = found["ids"]
+    if ids is not None:
+        integers = ids["integers"]
+        ids = IdRule(**{**ids, "integers": tuple(integers) if integers else None})
+    outcomes = {name: Outcome(found[name]) for name in ("documents", "metadata")}
+    return Room(**{**found, "ids": ids, **outcomes})
 
 
 def steps_to_json(steps: Sequence[Step]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from runner.copy.dead_letters import DeadLetterRow
 from runner.copy.fit import Fitting, Loss
 from runner.copy.ids import IdCensus, IdMap, choose, take_census
 from runner.copy.prepare import Preparation, originals
-from runner.errors import CollectionNotFoundError
+from runner.errors import CollectionNotFoundError, PlanError
 from runner.model import (
     DEFAULT_VECTOR,
     Batch,
@@ -25,6 +25,7 @@ from runner.model import (
     CollectionSpec,
     Finding,
     Id,
+    IdRule,
     IndexSpec,
     Metric,
     Proposal,
@@ -34,7 +35,8 @@ from runner.model import (
 )
 from runner.plan.model import IdPolicy, IfExists, OnError, PlanDocument, TransformStep
 from runner.steps.inventory import Inventory, take_inventory
-from runner.stores.base import CanSwap, Source, Target
+from runner.stores.base import CanSwap, Source, Store, Target
+from runner.stores.whereabouts import overlap
 from runner.transform_loader import Chain, load_chain
 from runner.words import shown_list
 
@@ -98,6 +100,7 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         CollectionNotFoundError: The source does not exist.
         StoreError: A store cannot be reached.
     """
+    refuse_one_place(document, type(source), type(target))
     source_spec = source.describe()
     if source_spec is None:
         raise CollectionNotFoundError(
@@ -105,6 +108,8 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
             "`runner inspect` shows what is there",
         )
     target_spec = target.describe()
+    if target_spec is not None and None is not source.known_as() == target.known_as():
+        raise _one_place(document, "is the same collection")
     appends = target_spec is not None and document.if_exists is IfExists.APPEND
     kept_spec = target_spec if appends else None
     count = source.count()
@@ -113,13 +118,15 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
     census = take_census(lambda: _source_id_pages(source, carries_originals))
     sample = first if carries_originals else _spread_sample(source, census, first)
     kind = document.ids.kind
-    rule = target.id_rule(census.kind if kind in ("auto", "keep") else _kind_after(kind))
+    rule = _id_rule(
+        target, kept_spec, census.kind if kind in ("auto", "keep") else _kind_after(kind)
+    )
     id_map, id_problems = choose(document.ids, census, rule, target.name)
     names = _vector_names(source_spec, kept_spec)
     wanted = _wanted(document, source, source_spec, target, id_map, census, names)
     average = take_inventory(sample).average_record_bytes
     proposal = (
-        Proposal(kept_spec, "append to what is there")
+        Proposal(kept_spec, "append to what is there", tuple(target.append_findings()))
         if kept_spec is not None
         else target.propose(wanted, count, count * average)
     )
@@ -156,6 +163,24 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
     return found
 
 
+def refuse_one_place(document: PlanDocument, source: type[Store], target: type[Store]) -> None:
+    """Leave if the target is the source, or if one lies where the other would see it.
+
+    Raises:
+        PlanError: They are, or it does.
+    """
+    way = overlap(source.whereabouts(document.source), target.whereabouts(document.target))
+    if way:
+        raise _one_place(document, way)
+
+
+def _one_place(document: PlanDocument, way: str) -> PlanError:
+    return PlanError(
+        f"{document.place('target')}: the source {way}: a run would read what it writes",
+        "name another place for the target",
+    )
+
+
 def preparation_for(
     document: PlanDocument,
     target: Target,
@@ -184,6 +209,7 @@ def preparation_for(
         document.fields,
         document.unsupported,
         target.id_rule(collection.id_kind),
+        collection.room,
     )
     return Preparation(chain, id_map, fitting, vector_names)
 
@@ -197,6 +223,12 @@ def chain_of(document: PlanDocument, steps: Sequence[TransformStep] | None = Non
         file=document.file,
         positions=document.positions,
     )
+
+
+def _id_rule(target: Target, collection: CollectionSpec | None, id_kind: str) -> IdRule:
+    """Which ids *collection* can hold; None for one that is still to be made."""
+    known = collection.room.ids if collection is not None else None
+    return known or target.id_rule(id_kind)
 
 
 def _kind_after(kind: str) -> str:
@@ -349,7 +381,7 @@ def _judge_mapped_ids(
                 f"{without:,} of {found.census.count:,} records have no text or whole number in "
                 f"metadata.{found.id_map.field}"
             )
-        rule = target.id_rule(census.kind)
+        rule = _id_rule(target, found.collection, census.kind)
         found.id_problems += choose(IdPolicy("keep"), census, rule, target.name)[1]
     if census.duplicates:
         named = shown_list(census.duplicates)

@@ -39,6 +39,7 @@ from runner.model import (
     Proposal,
     Select,
 )
+from runner.stores.whereabouts import Whereabouts
 
 __all__ = ["Access", "CanSwap", "Connection", "Location", "Searchable", "Source", "Store", "Target"]
 
@@ -148,6 +149,12 @@ class Store(ABC):
     def endpoint(cls, location: Location) -> Endpoint:
         """Who *location* is, without secrets; connects to nothing."""
 
+    @classmethod
+    def whereabouts(cls, location: Location) -> Whereabouts:
+        """Where *location* really is; looks at the file system at most."""
+        endpoint = cls.endpoint(location)
+        return Whereabouts((cls.name, endpoint.address, endpoint.collection))
+
     @abstractmethod
     def describe(self) -> CollectionSpec | None:
         """The collection as it is; None if it does not exist.
@@ -197,13 +204,20 @@ class Store(ABC):
         return frozenset()
 
     def id_rule(self, id_kind: str) -> IdRule:
-        """Which ids the collection can hold: as it exists, else as it would be made.
+        """Which ids a collection can hold that is made; `CollectionSpec.room` says it of one
+        that exists.
 
         Args:
             id_kind: What the ids to come are: ``string``, ``integer``, ``uuid``, ``mixed``.
         """
         del id_kind  # most stores hold the same ids in every collection
         return self.capabilities.ids
+
+    def known_as(self) -> str | None:
+        """What the server calls the collection that exists, the same however a plan reaches
+        it; None where it does not say.
+        """
+        return None
 
     def findings(self) -> list[Finding]:
         """What preflight should know of this endpoint, found without writing."""
@@ -245,6 +259,12 @@ class Target(Store):
         fail: dimensions, names, permissions, extensions, free disk for *records* records
         of *size_bytes* bytes in all.
         """
+
+    def append_findings(self) -> list[Finding]:
+        """What stands against adding records to the collection as it exists, beside what its
+        `CollectionSpec.room` says; found without writing.
+        """
+        return []
 
     @abstractmethod
     def create(self, spec: CollectionSpec) -> None:

@@ -61,6 +61,7 @@ from runner.stores.chroma_engine import EmbeddedEngine, Engine, Held, Rows
 from runner.stores.chroma_http import HttpEngine, bare_url
 from runner.stores.snapshot import folder_bytes, snapshot_folder
 from runner.stores.sorted_ids import SortedIds, list_ids
+from runner.stores.whereabouts import Whereabouts, server_of
 
 __all__ = ["URI_KEY", "ChromaStore"]
 
@@ -69,6 +70,7 @@ URI_KEY = "chroma_uri"
 
 _MARK_KEY = "runner"
 _TENANT, _DATABASE = "default_tenant", "default_database"
+_NAMED = ("tenant", "database", "collection")
 _DATABASE_FILE = "chroma.sqlite3"
 _FORMER_FILE = "chroma-collections.parquet"  # before Chroma 0.4
 _SPACES = {Metric.COSINE: "cosine", Metric.DOT: "ip", Metric.L2: "l2"}
@@ -151,6 +153,15 @@ class ChromaStore(Target):
             identity["collection"],
             identity,
         )
+
+    @classmethod
+    def whereabouts(cls, location: Location) -> Whereabouts:
+        """Folder or server, tenant, database, collection."""
+        within = tuple(cls.endpoint(location).identity[key] for key in _NAMED)
+        url = location.options.get("url")
+        if url:
+            return Whereabouts((server_of(str(url)), *within))
+        return Whereabouts.of_files(Path(str(location.options.get("path", ""))), within=within)
 
     # Looking
 

@@ -82,6 +82,7 @@ from runner.stores.segments import (
     joined_kind,
     open_segment,
 )
+from runner.stores.whereabouts import Whereabouts
 
 _SIDECAR = re.compile(r"\.[0-9a-f]{8}\.parquet")
 _SHA_KEY = "index_sha256"
@@ -126,6 +127,13 @@ class FaissStore(LayeredStore):
         """The folder and the index file's name."""
         path = path_of(location)
         return Endpoint("faiss", str(path.parent), path.name, {"path": str(path)})
+
+    @classmethod
+    def whereabouts(cls, location: Location) -> Whereabouts:
+        """The index, and the sidecar that the plan names."""
+        sidecar = location.options.get("sidecar")
+        paths = [path_of(location), *([Path(sidecar)] if sidecar else [])]
+        return Whereabouts.of_files(*paths)
 
     def describe(self) -> CollectionSpec | None:
         """The index as it is; before `finish` as it was wanted.

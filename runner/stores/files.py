@@ -31,11 +31,12 @@ import glob
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from runner.errors import CollectionMismatchError, PlanError, StoreError
+from runner.errors import CapabilityError, CollectionMismatchError, PlanError, StoreError
 from runner.jsonvalues import ValueKind
 from runner.model import (
     DEFAULT_VECTOR,
@@ -77,6 +78,7 @@ from runner.stores.segments import (
     LINES_SUFFIXES,
     PARQUET_SUFFIXES,
     Columns,
+    LinesSegment,
     LinesWriter,
     ParquetSegment,
     Segment,
@@ -84,6 +86,7 @@ from runner.stores.segments import (
     joined_kind,
     open_segment,
 )
+from runner.stores.whereabouts import Whereabouts
 
 SUFFIXES = (*sorted(LINES_SUFFIXES, key=len, reverse=True), *PARQUET_SUFFIXES)
 _NOTE_IN_FOLDER = "_runner.json"
@@ -122,10 +125,19 @@ class FilesStore(LayeredStore):
         path = path_of(location)
         return Endpoint("files", str(path.parent), path.name, {"path": str(path)})
 
+    @classmethod
+    def whereabouts(cls, location: Location) -> Whereabouts:
+        """The file, the folder or the pattern, and where links in it lead."""
+        store = cls(location, Access.READ, Path())
+        links = [] if store._suffix else [path for path, _ in store._files() if path.is_symlink()]
+        return Whereabouts.of_files(store._path, *links)
+
     def describe(self) -> CollectionSpec | None:
         """What the files say of themselves; metric ``cosine`` where they say nothing."""
         if not self._exists:
             return None
+        if self.location.side == "source" and self.location.options.get("columns"):
+            self._refuse_absent_columns()
         note = Note.read(self._note_path)
         if note is not None and note.spec:
             return spec_from_json(self._path.name, note.spec)
@@ -142,6 +154,42 @@ class FilesStore(LayeredStore):
         return CollectionSpec(
             self._path.name, {DEFAULT_VECTOR: VectorSpec(dim, metric)}, id_kind=kind
         )
+
+    def _refuse_absent_columns(self) -> None:
+        """Leave if the plan names columns that nothing has.
+
+        Raises:
+            CapabilityError: Records would come without what stands under another name.
+        """
+        given = dict(self.location.options["columns"])
+        segments = [
+            each
+            for each in self._layers().segments
+            if isinstance(each, ParquetSegment | LinesSegment)
+        ]
+        theirs = [each for each in segments if not is_ours(each)]
+        if segments and not theirs:
+            own = columns_of(self.location) == Columns()
+            wrong = {} if own else given
+            why = "the runner wrote these files, and reads them by its own names"
+            hint = "leave `source.columns` out"
+        else:
+            wrong = {
+                role: name
+                for role, name in given.items()
+                if theirs and not any(each.has_column(name) for each in theirs)
+            }
+            why, hint = "no record has that", "correct `source.columns`"
+        names = list(dict.fromkeys(name for each in segments for name in each.column_names()))
+        if wrong and names:
+            named = ", ".join(f"{role}: {name}" for role, name in wrong.items())
+            near = [get_close_matches(each, names, 1) for each in wrong.values()]
+            hint = f"did you mean `{near[0][0]}`?" if near[0] and theirs else hint
+            raise CapabilityError(
+                f"files: source.columns: {self._path} has no column for {{{named}}}: {why}; "
+                f"it has {', '.join(names)}",
+                hint,
+            )
 
     def close(self) -> None:
         """Forget what was read."""
@@ -191,6 +239,12 @@ class FilesStore(LayeredStore):
             # a single file is merged from its parts: both are there for a moment
             needed = size_bytes * 2 if self._suffix else size_bytes
             findings += place_findings(self._path, needed)
+        if self._suffix not in LINES_SUFFIXES and columns_of(self.location) != Columns():
+            findings.append(Finding(
+                "the runner writes Parquet with columns of its own: id, document, metadata, vector",
+                "leave `target.columns` out",
+                key="target.columns",
+            ))  # fmt: skip
         shape = "folder of Parquet files" if not self._suffix else f"{self._suffix[1:]} file"
         return Proposal(spec, f"{shape} {self._path.name}", tuple(findings))
 
@@ -441,6 +495,11 @@ class FilesStore(LayeredStore):
             return wanted if wanted in ("integer", "mixed") else "string"
         kinds = {each.id_kind for each in segments}
         return joined_kind({"mixed" if each == "unknown" else each for each in kinds})
+
+
+def is_ours(segment: Segment) -> bool:
+    """Whether it is Parquet that the runner wrote."""
+    return isinstance(segment, ParquetSegment) and bool(segment.about)
 
 
 def columns_of(location: Location) -> Columns:

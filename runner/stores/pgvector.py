@@ -51,6 +51,7 @@ from runner.model import (
     Page,
     Partition,
     Proposal,
+    Room,
     Select,
     VectorKind,
     VectorSpec,
@@ -62,9 +63,11 @@ from runner.stores.pgvector_findings import (
     MAX_INDEXED_DIM,
     MAX_INDEXED_HALF_DIM,
     MAX_NAME_BYTES,
+    append_findings,
     index_for,
     name_findings,
     place_findings,
+    refuse_hidden_rows,
     server_findings,
     table_findings,
 )
@@ -85,6 +88,7 @@ from runner.stores.pgvector_session import (
 from runner.stores.pgvector_table import (
     BUILD_PARAMS,
     DEFAULT_NAMES,
+    MAX_ID_BYTES,
     OPCLASSES,
     Relation,
     Table,
@@ -100,7 +104,6 @@ from runner.stores.pgvector_table import (
 
 __all__ = ["PgvectorStore"]
 
-_MAX_ID_BYTES = 2_690  # a third of an index page, less what an entry needs besides
 _ONLY_IDS = Select(0)
 
 _OPERATORS = {Metric.COSINE: "<=>", Metric.L2: "<->", Metric.DOT: "<#>"}
@@ -145,7 +148,7 @@ class PgvectorStore(Target):
 
     name: ClassVar[str] = "pgvector"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        ids=IdRule(integers=(-(2**63), 2**63 - 1), max_bytes=_MAX_ID_BYTES, nul=False),
+        ids=IdRule(integers=(-(2**63), 2**63 - 1), max_bytes=MAX_ID_BYTES, nul=False),
         metrics={
             Metric.COSINE: Fidelity.EXACT, Metric.DOT: Fidelity.EXACT, Metric.L2: Fidelity.EXACT,
         },
@@ -184,6 +187,20 @@ class PgvectorStore(Target):
             },
         )
 
+    @_mapped
+    def known_as(self) -> str | None:
+        """The table's number in its database, and when its server was started."""
+        with self._sessions.transaction() as session:
+            relation = find_relation(session, self._table_name, self._options.get("schema"))
+            if relation is None:
+                return None
+            started, database = one_row(
+                session,
+                "SELECT pg_postmaster_start_time()::text, oid FROM pg_database "
+                "WHERE datname = current_database()",
+            )
+        return f"{started} {database} {relation.oid}"
+
     # ---- reading
 
     @_mapped
@@ -193,6 +210,8 @@ class PgvectorStore(Target):
             table = self._find(session)
             if table is None:
                 return None
+            if self.location.side == "source":
+                refuse_hidden_rows(session, table)
             indexes = vector_indexes(session, table)
             metric = self._metric_of(session, table, indexes)
             dim = self._dim(session, table)
@@ -213,6 +232,7 @@ class PgvectorStore(Target):
             ),
             fields={each.name: each.type for each in table.extras},
             extra={"columns": table.mapping()},
+            room=table.room,
         )
 
     @_mapped
@@ -372,6 +392,8 @@ class PgvectorStore(Target):
         vector = dense[0]
         index, index_findings = index_for(wanted.index, vector.dim, self.location)
         findings += index_findings
+        if not vector.dim:  # pgvector indexes no column whose dimension it does not know
+            index = IndexSpec("none")
         if vector.dim > MAX_DIM:
             findings.append(
                 Finding(
@@ -386,6 +408,10 @@ class PgvectorStore(Target):
             index=index,
             id_kind="integer" if wanted.id_kind == "integer" else "string",
             extra={"columns": names},
+            room=Room(
+                documents=Outcome.KEPT if names["document"] else Outcome.ALTERED,
+                metadata=Outcome.KEPT if names["metadata"] else Outcome.ALTERED,
+            ),
         )
         if wanted.id_kind == "mixed":
             findings.append(
@@ -396,6 +422,12 @@ class PgvectorStore(Target):
                 )
             )
         return Proposal(spec, self._summary(spec), tuple(findings))
+
+    @_mapped
+    def append_findings(self) -> list[Finding]:
+        """Columns that nobody fills or that fill themselves, triggers, row level security."""
+        with self._sessions.transaction() as session:
+            return append_findings(session, self._table(session), self.location)
 
     @_mapped
     def create(self, spec: CollectionSpec) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from psycopg2.extensions import connection as Session  # noqa: N812 - SQL's own word for one
 
+from runner.errors import CapabilityError
 from runner.model import Finding, IndexSpec, Severity
 from runner.stores.base import Location
 from runner.stores.pgvector_session import all_rows, literal, one_row, row_or_none
@@ -143,6 +144,12 @@ def _target_findings(session: Session, table: Table, location: Location) -> list
                 key=_key(location, "table"),
             )
         )
+    return found
+
+
+def append_findings(session: Session, table: Table, location: Location) -> list[Finding]:
+    """What else a table that is there does to rows that come to it, or refuses them for."""
+    found = []
     if table.required:
         found.append(
             Finding(
@@ -152,7 +159,62 @@ def _target_findings(session: Session, table: Table, location: Location) -> list
                 key=_key(location, "columns"),
             )
         )
+    if table.computed:
+        found.append(
+            Finding(
+                f"table {table.name} makes the values of {', '.join(table.computed)} itself "
+                "(GENERATED ALWAYS), so records cannot bring theirs",
+                "name other columns with `columns`, or alter these",
+                key=_key(location, "columns"),
+            )
+        )
+    insert_or_update = 4 | 16
+    triggers = all_rows(
+        session,
+        f"SELECT tgname FROM pg_trigger WHERE tgrelid = {table.oid} AND NOT tgisinternal "
+        f"AND tgenabled NOT IN ('D', 'R') AND tgtype & {insert_or_update} <> 0 ORDER BY tgname",
+    )
+    if triggers:
+        found.append(
+            Finding(
+                f"table {table.name} has triggers that see every record written and may change "
+                f"or refuse it: {', '.join(name for (name,) in triggers)}",
+                "the read-back finds what they change; disable them meanwhile if they should not",
+                Severity.WARNING,
+                _key(location, "table"),
+            )
+        )
+    if rows_are_hidden(session, table):
+        found.append(
+            Finding(
+                f"row level security of table {table.name} applies to the user: records that its "
+                "policies hide are neither counted nor seen as taken, others are refused",
+                "write as the table's owner or as a role with BYPASSRLS",
+                Severity.WARNING,
+                _key(location, "table"),
+            )
+        )
     return found
+
+
+def rows_are_hidden(session: Session, table: Table) -> bool:
+    """Whether row level security may hide rows of the table from the user."""
+    return bool(one_row(session, f"SELECT row_security_active({table.oid})")[0])
+
+
+def refuse_hidden_rows(session: Session, table: Table) -> None:
+    """Leave if a copy of the table would silently be one of some of its rows.
+
+    Raises:
+        CapabilityError: Row level security applies to the user.
+    """
+    if rows_are_hidden(session, table):
+        user = one_row(session, "SELECT current_user")[0]
+        raise CapabilityError(
+            f"pgvector: source: row level security of table {table.name} applies to {user}: "
+            "only the rows that its policies show could be copied",
+            "read as the table's owner or as a role with BYPASSRLS; of a part, make a table",
+        )
 
 
 def place_findings(session: Session, schema: str, location: Location) -> list[Finding]:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 from psycopg2.extensions import connection as Session  # noqa: N812 - SQL's own word for one
 from psycopg2.extensions import quote_ident
 
 from runner.errors import CollectionMismatchError, Id
-from runner.model import Batch, IndexSpec, Metric, Partition
+from runner.model import Batch, IdRule, IndexSpec, Metric, Outcome, Partition, Room
 from runner.stores.base import Location
 from runner.stores.pgvector_copy import INTEGER_KEYS, VECTOR_TYPES, ChunkColumns, Rows
 from runner.stores.pgvector_session import all_rows, literal, one_row, row_or_none, run
@@ -24,6 +25,8 @@ BUILD_PARAMS = {"hnsw": ("m", "ef_construction"), "ivfflat": ("lists",)}
 DEFAULT_NAMES = {
     "id": "id", "vector": "embedding", "document": "document", "metadata": "metadata",
 }  # fmt: skip
+
+MAX_ID_BYTES = 2_690  # a third of an index page, less what an entry needs besides
 
 _TEXT_TYPES = ("text", "varchar")
 _KEY_TYPES = (*INTEGER_KEYS, *_TEXT_TYPES, "uuid")
@@ -46,14 +49,25 @@ class Relation:
 
 @dataclass(frozen=True)
 class Column:
-    """One column; `dim` is that of a vector column, 0 where it fixes none."""
+    """One column.
+
+    Attributes:
+        dim: Of a vector column; 0 where it fixes none.
+        max_chars: Of a ``varchar``; None where it fixes none.
+        nullable: Whether it may be null.
+        fills_itself: Whether a default, an identity or an expression fills it.
+        computed: Whether an expression or an identity makes its value, whatever is inserted.
+    """
 
     name: str
     quoted: str
     number: int
     type: str
     dim: int
-    required: bool
+    max_chars: int | None
+    nullable: bool
+    fills_itself: bool
+    computed: bool
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,7 @@ class Table:
         extras: Columns that are copied as metadata fields.
         other_vectors: Names of vector columns that are not copied.
         required: Names of columns that an insert of ours would leave empty but must not.
+        left_out: Which of ``document`` and ``metadata`` the plan wants no column for.
         extension: Quoted schema of the extension.
         extension_version: As ``(0, 8, 5)``.
     """
@@ -78,6 +93,7 @@ class Table:
     extras: tuple[Column, ...]
     other_vectors: tuple[str, ...]
     required: tuple[str, ...]
+    left_out: frozenset[str]
     extension: str
     extension_version: tuple[int, ...]
 
@@ -134,6 +150,30 @@ class Table:
             self.document is not None,
             self.metadata.type if self.metadata else None,
         )
+
+    @property
+    def computed(self) -> tuple[str, ...]:
+        """Names of columns that we would write and whose values the server makes itself."""
+        columns = (self.vector, self.key, self.document, self.metadata)
+        return tuple(each.name for each in columns if each is not None and each.computed)
+
+    @property
+    def room(self) -> Room:
+        """What its columns can hold."""
+        document, metadata = self.document, self.metadata
+        return Room(
+            ids=_key_rule(self.key),
+            documents=self._place_for("document", document),
+            metadata=self._place_for("metadata", metadata),
+            max_document_chars=document.max_chars if document else None,
+            needs_document=document is not None and not document.nullable,
+            needs_vector=not self.vector.nullable,
+        )
+
+    def _place_for(self, role: str, column: Column | None) -> Outcome:
+        if column is not None:
+            return Outcome.KEPT
+        return Outcome.ALTERED if role in self.left_out else Outcome.REFUSED
 
     def mapping(self) -> dict[str, Any]:
         """Which column is what, for people: plan key ``columns``."""
@@ -259,8 +299,11 @@ def find_relation(session: Session, name: str, schema: str | None) -> Relation |
 def _columns(session: Session, relation: Relation) -> list[Column]:
     rows = all_rows(
         session,
-        "SELECT a.attname, a.attnum, b.typname, a.atttypmod, a.attnotnull AND NOT a.atthasdef "
-        "AND a.attidentity = '' FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid "
+        "SELECT a.attname, a.attnum, b.typname, "
+        "CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END, "
+        "NOT (a.attnotnull OR t.typnotnull), a.atthasdef OR a.attidentity <> '', "
+        "a.attgenerated <> '' OR a.attidentity = 'a' "
+        "FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid "
         "JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END "
         f"WHERE a.attrelid = {relation.oid} AND a.attnum > 0 AND NOT a.attisdropped "
         "ORDER BY a.attnum",
@@ -272,9 +315,11 @@ def _columns(session: Session, relation: Relation) -> list[Column]:
             number,
             kind,
             max(typmod, 0) if kind in VECTOR_TYPES else 0,
-            required,
+            # the type's modifier counts four bytes of its own
+            typmod - 4 if kind == "varchar" and typmod > 4 else None,
+            *more,
         )
-        for name, number, kind, typmod, required in rows
+        for name, number, kind, typmod, *more in rows
     ]
 
 
@@ -333,10 +378,23 @@ def map_columns(session: Session, relation: Relation, location: Location) -> Tab
         metadata=metadata,
         extras=tuple(extras),
         other_vectors=tuple(each.name for each in rest if each.type in VECTOR_TYPES),
-        required=tuple(each.name for each in rest if each.required),
+        required=tuple(each.name for each in rest if not each.nullable and not each.fills_itself),
+        left_out=frozenset(
+            role for role in ("document", "metadata") if role in given and given[role] is None
+        ),
         extension=quote_ident(row[0], session),
         extension_version=tuple(int(each) for each in str(row[1]).split(".") if each.isdigit()),
     )
+
+
+def _key_rule(key: Column) -> IdRule:
+    """Which ids a key column holds."""
+    if key.type in INTEGER_KEYS:
+        limits = np.iinfo(INTEGER_KEYS[key.type])
+        return IdRule(integers=(int(limits.min), int(limits.max)), strings="none")
+    if key.type == "uuid":
+        return IdRule(strings="uuid")
+    return IdRule(max_bytes=MAX_ID_BYTES, nul=False, max_chars=key.max_chars)
 
 
 def _unique_columns(session: Session, relation: Relation) -> dict[int, bool]:

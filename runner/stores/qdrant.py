@@ -61,6 +61,7 @@ from runner.stores.qdrant_points import (
     vector_spec,
 )
 from runner.stores.snapshot import snapshot_folder
+from runner.stores.whereabouts import Whereabouts
 
 __all__ = ["MAX_DIM", "QdrantStore", "joined", "name_problem", "only_dense", "private_copy"]
 
@@ -116,6 +117,11 @@ class QdrantStore(Target):
         """Who *location* is; looks at the file system at most."""
         kind = _class_for(location)
         return kind.endpoint(location)
+
+    @classmethod
+    def whereabouts(cls, location: Location) -> Whereabouts:
+        """Where *location* really is."""
+        return _class_for(location).whereabouts(location)
 
     # Reading
 
@@ -222,10 +228,19 @@ class QdrantStore(Target):
         del records  # only their bytes matter
         findings = []
         _, spec = only_dense(wanted)
-        if not 1 <= spec.dim <= MAX_DIM:
+        if not spec.dim:
             findings.append(
                 Finding(
-                    f"vectors of {spec.dim:,} components; Qdrant holds 1 to {MAX_DIM:,}",
+                    "the source holds no vectors, so that their dimension is not known; Qdrant "
+                    "makes no collection without it",
+                    "copy once it holds some",
+                    key=f"{self.location.side}.collection",
+                )
+            )
+        elif spec.dim > MAX_DIM:
+            findings.append(
+                Finding(
+                    f"vectors of {spec.dim:,} components; Qdrant holds at most {MAX_DIM:,}",
                     key=f"{self.location.side}.collection",
                 )
             )

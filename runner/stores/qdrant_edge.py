@@ -40,6 +40,7 @@ from runner.model import (
 from runner.stores.base import Access, Location
 from runner.stores.qdrant import QdrantStore, name_problem, only_dense, private_copy
 from runner.stores.qdrant_points import METRICS, bad_values, is_id
+from runner.stores.whereabouts import Whereabouts
 
 __all__ = ["QdrantEdge"]
 
@@ -68,6 +69,11 @@ class QdrantEdge(QdrantStore):
         """The folder, as place and name."""
         folder = _folder_of(location)
         return Endpoint("qdrant", str(folder.parent), folder.name, {"collection": folder.name})
+
+    @classmethod
+    def whereabouts(cls, location: Location) -> Whereabouts:
+        """The shard's folder."""
+        return Whereabouts.of_files(_folder_of(location))
 
     def count(self) -> int:
         """Exact number of points."""

@@ -41,6 +41,7 @@ from runner.model import (
 from runner.stores.base import Access, Location
 from runner.stores.qdrant import QdrantStore, private_copy
 from runner.stores.qdrant_points import is_id, order_of
+from runner.stores.whereabouts import Whereabouts
 
 __all__ = ["QdrantFolder"]
 
@@ -68,6 +69,12 @@ class QdrantFolder(QdrantStore):
         folder = Path(str(location.options["path"]))
         name = _collection_of(location, _meta(folder))
         return Endpoint("qdrant", str(folder), name, {"collection": name})
+
+    @classmethod
+    def whereabouts(cls, location: Location) -> Whereabouts:
+        """Folder and collection."""
+        within = (cls.endpoint(location).collection,)
+        return Whereabouts.of_files(Path(str(location.options["path"])), within=within)
 
     def count(self) -> int:
         """Number of points, each counted once however often it was stored."""

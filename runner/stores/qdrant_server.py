@@ -29,6 +29,7 @@ from runner.stores.qdrant_grpc import GrpcTransport
 from runner.stores.qdrant_points import METRICS, is_id
 from runner.stores.qdrant_rest import RestTransport
 from runner.stores.qdrant_wire import Rows
+from runner.stores.whereabouts import Whereabouts, host_of
 
 __all__ = ["QdrantServer"]
 
@@ -75,6 +76,14 @@ class QdrantServer(QdrantStore):
         identity |= {key: str(options[key]) for key in ("vectors",) if options.get(key)}
         address = str(Address.of(location))
         return Endpoint("qdrant", address, identity["collection"], identity)
+
+    @classmethod
+    def whereabouts(cls, location: Location) -> Whereabouts:
+        """Host, port and collection, whatever the transport."""
+        address = Address.of(location)
+        collection = cls.endpoint(location).collection
+        server = f"{host_of(address.host)}:{address.port}{address.prefix}"
+        return Whereabouts((server, collection))
 
     def count(self) -> int:
         """Exact number of points."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cached_property, lru_cache
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import IO, Any, NoReturn, Protocol
 
@@ -43,6 +43,8 @@ _DEAD_LETTER_KEYS = {"namespace", "step", "reason", "spelled"}
 _INT64 = range(-(2**63), 2**63)
 _GROUP_BYTES = 16 * 2**20
 _TAKEN_AT_ONCE = 2_000
+_LOOKED_AT = 100
+_NUMBERS = frozenset({int, float})
 
 Positions = npt.NDArray[np.int64]
 
@@ -525,6 +527,14 @@ class ParquetSegment:
             starts = [0, *np.cumsum(rows, dtype=np.int64).tolist()]
             return starts, _shared_schema(file.schema_arrow.serialize().to_pybytes())
 
+    def column_names(self) -> list[str]:
+        """Its columns."""
+        return list(self.schema.names)
+
+    def has_column(self, name: str) -> bool:
+        """Whether it has that column."""
+        return name in self.schema.names
+
     def footer_metadata(self) -> dict[bytes, bytes]:
         """What the file says of itself, schema included, read anew."""
         with self._reading() as file:
@@ -734,6 +744,25 @@ class LinesSegment:
             return int(chunk.batch.vector.shape[1]) if chunk.batch.vectors else 0
         return 0
 
+    def column_names(self) -> list[str]:
+        """The keys of the first records, in order of first sight."""
+        names: dict[str, None] = {}
+        with self._reading(0) as stream:
+            for line in islice((each for each in stream if not each.isspace()), _LOOKED_AT):
+                found = self._parsed(line, 0)
+                names.update(dict.fromkeys(found if isinstance(found, dict) else ()))
+        return list(names)
+
+    def has_column(self, name: str) -> bool:
+        """Whether a record has that key; reads on until one does."""
+        with self._reading(0) as stream:
+            for line in stream:
+                # a name may be spelt with escapes, so no line is left out by its looks
+                found = None if line.isspace() else self._parsed(line, 0)
+                if isinstance(found, dict) and name in found:
+                    return True
+        return False
+
     def count(self) -> int:
         """How many lines are not blank."""
         with self._reading(0) as stream:
@@ -795,6 +824,7 @@ class LinesSegment:
             objects = [
                 self._parsed(line, offset) for line, offset in zip(lines, positions, strict=True)
             ]
+        self._refuse_repeated_keys(objects, lines, positions)
         ids: list[Id] = []
         for row, each in enumerate(objects):
             found: Id | None = each.get(self._columns.id) if isinstance(each, dict) else None
@@ -822,6 +852,14 @@ class LinesSegment:
         batch = Batch(ids, vectors, documents, metadata, present=present)
         return Chunk(batch, np.array(positions, dtype=np.int64), end)
 
+    def _refuse_repeated_keys(
+        self, objects: list[Any], lines: list[bytes], positions: list[int]
+    ) -> None:
+        for each, line, offset in zip(objects, lines, positions, strict=True):
+            key = jsonvalues.repeated_key(line, each)
+            if key is not None:
+                self._fail(offset, f"has the key {key!r} twice")
+
     def _parsed(self, line: bytes, offset: int) -> Any:
         try:
             return jsonvalues.loads(line)
@@ -841,14 +879,14 @@ class LinesSegment:
                 self._fail(
                     positions[row], f"{self._columns.vector!r} is not a list of {dim} numbers"
                 )
+            if not _NUMBERS.issuperset(map(type, rows[row])):
+                self._fail(positions[row], f"{self._columns.vector!r} holds what is no number")
         try:
-            with np.errstate(over="ignore"):  # infinity is refused by name, as NaN is
+            with np.errstate(over="ignore"):  # what becomes infinite is judged as such
                 values = np.array([rows[row] for row in given], dtype=np.float32)
-        except (TypeError, ValueError):
-            for row in given:
-                if not all(isinstance(each, int | float) for each in rows[row]):
-                    self._fail(positions[row], f"{self._columns.vector!r} holds what is no number")
-            raise
+        except OverflowError as error:  # an integer beyond every float
+            self._fail(positions[given[0]], f"{self._columns.vector!r}, or one of the next, "
+                       "holds an integer that is too large", error)  # fmt: skip
         if len(given) == len(rows):
             return {DEFAULT_VECTOR: values}, {}
         mask = np.zeros(len(rows), dtype=np.bool_)

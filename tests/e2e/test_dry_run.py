@@ -57,6 +57,32 @@ def test_a_dry_run_onto_a_target_that_does_not_exist_does_not_make_it(
         assert target.describe() is None
 
 
+@pytest.mark.parametrize("store", ["pgvector", "chroma", "faiss"])
+def test_an_empty_source_promises_no_index(served: Places, store: str) -> None:
+    """Its vectors have no dimension yet, without which there is none."""
+    (served.folder / "nothing.jsonl").write_text("")
+    from_ = {"store": "files", "path": "nothing.jsonl", "metric": "cosine"}
+    path = served.plan(from_, served.options(store, f"from_nothing_{store}"))
+    tried = load_plan(path).dry_run()
+    assert tried.exit_code == 0
+    assert ["dimension is not known" in each.what for each in tried.warnings] == [True]
+    steps = {each.kind: each.text for each in tried.steps}
+    assert steps["index"].startswith("no search index")
+    if store == "pgvector":
+        assert "index" not in steps["create"]
+    assert load_plan(path).run().verdict.value == "passed"
+
+
+@pytest.mark.parametrize("store", ["qdrant-edge", "qdrant-double"])
+def test_a_store_that_needs_a_dimension_refuses_an_empty_source(served: Places, store: str) -> None:
+    (served.folder / "nothing.jsonl").write_text("")
+    from_ = {"store": "files", "path": "nothing.jsonl", "metric": "cosine"}
+    to = served.options(store, f"from_nothing_{store.replace('-', '_')}")
+    tried = load_plan(served.plan(from_, to)).dry_run()
+    assert tried.exit_code == 3
+    assert ["holds no vectors" in each.what for each in tried.problems] == [True]
+
+
 def test_the_run_does_the_steps_that_the_dry_run_showed(places: Places) -> None:
     places.fill(places.options("files", "source"), records(60))
     path = places.plan(

@@ -16,7 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runner.errors import CollectionMismatchError, CollectionNotFoundError, PlanError, StoreError
+from runner.errors import (
+    CapabilityError,
+    CollectionMismatchError,
+    CollectionNotFoundError,
+    PlanError,
+    StoreError,
+)
 from runner.model import (
     DEFAULT_VECTOR,
     BatchSize,
@@ -137,6 +143,109 @@ def test_a_file_without_an_id_column_names_what_it_has(tmp_path: Path) -> None:
     ):
         read_all(source)
     assert "columns: {id" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.jsonl"])
+@pytest.mark.parametrize(
+    ("columns", "told", "hint"),
+    [
+        ({"metadata": "metadatas"}, "metadata: metadatas", "did you mean `metadata`"),
+        ({"id": "key", "document": "document"}, "id: key", "source.columns"),
+        ({"vector": "embeding"}, "vector: embeding", "did you mean `embedding`"),
+    ],
+)
+def test_a_column_that_no_record_has_is_named_beside_those_there_are(
+    tmp_path: Path, name: str, columns: dict[str, str], told: str, hint: str
+) -> None:
+    rows = [
+        {"id": f"a{n}", "document": "x", "metadata": "{}", "embedding": [1.0, n]} for n in range(9)
+    ]
+    if name == "x.parquet":
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / name)
+    else:
+        lines = [json.dumps({**each, "metadata": {}}) + "\n" for each in rows]
+        (tmp_path / name).write_text("".join(lines))
+    with opened(tmp_path / name, Access.READ, columns=columns) as source:
+        with pytest.raises(
+            CapabilityError, match=f"{told}}}.* id, document, metadata, emb"
+        ) as found:
+            source.describe()
+        assert hint in found.value.hint
+
+
+def test_a_key_that_only_the_last_record_has_is_there(tmp_path: Path) -> None:
+    lines = [{"id": n} for n in range(500)] + [{"id": 500, "body": "late"}]
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    with opened(path, Access.READ, columns={"document": "body"}) as source:
+        assert source.describe() is not None
+        assert read_all(source).documents[-1] == "late"
+
+
+def test_columns_of_files_that_the_runner_wrote_are_not_renamed_in_silence(tmp_path: Path) -> None:
+    path = exported(tmp_path / "x.parquet")
+    for columns in ({"id": "key"}, {"id": "document"}):
+        with (
+            opened(path, Access.READ, columns=columns) as source,
+            pytest.raises(CapabilityError, match=r"the runner wrote .* id, document, metadata"),
+        ):
+            source.describe()
+    with opened(path, Access.READ, columns={"id": "id"}) as source:
+        assert source.describe() is not None
+
+
+@pytest.mark.parametrize(("name", "takes"), [("x.parquet", 0), ("x", 0), ("x.jsonl", 1)])
+def test_names_of_columns_that_would_not_be_written_are_a_problem(
+    tmp_path: Path, name: str, takes: int
+) -> None:
+    with opened(tmp_path / name, columns={"id": "key"}) as target:
+        found = [each for each in target.propose(SPEC, 1, 1).findings if "columns" in each.key]
+    assert [each.severity for each in found] == [Severity.PROBLEM] * (1 - takes)
+
+
+@pytest.mark.parametrize("component", ['"1"', "true", "null", "[1]", "{}"])
+def test_a_vector_of_json_lines_holds_numbers_only(tmp_path: Path, component: str) -> None:
+    path = tmp_path / "x.jsonl"
+    good = '{"id": "a", "vector": [1, 2.5, 16777217]}\n'
+    path.write_text(f'{good}{{"id": "b", "vector": [{component}, 1, 2]}}\n')
+    with opened(path, Access.READ) as source, pytest.raises(StoreError) as caught:
+        read_all(source)
+    assert f"{path}:2: 'vector' holds what is no number" in caught.value.what
+    path.write_text(good)
+    with opened(path, Access.READ) as source:
+        assert read_all(source).vector.tolist() == [[1.0, 2.5, 16777216.0]]
+
+
+@pytest.mark.parametrize(
+    ("record", "key"),
+    [
+        ('{"id": "b", "n": 1, "id": "c"}', "id"),
+        ('{"id": "b", "metadata": {"k": 1, "k": 2}}', "k"),
+        ('{"id": "b", "metadata": {"k" : 1,\t"in": [1.5, {"k" :2, "k":\t3}]}}', "k"),
+        (r'{"id": "b", "metadata": {"a\\": 1, "a\u005c": 2}}', "a\\"),
+        (r'{"id": "b", "metadata": {"\"": 1, "x": ":\":", "\"": 2}}', '"'),
+    ],
+)
+def test_a_key_that_stands_twice_in_json_lines_is_refused_by_line(
+    tmp_path: Path, record: str, key: str
+) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"id": "a"}\n\n' + record + "\n")
+    with opened(path, Access.READ) as source, pytest.raises(StoreError) as caught:
+        next(source.scan_ids())
+    assert caught.value.what == f"{path}:3: has the key {key!r} twice"
+
+
+def test_what_only_looks_like_a_key_that_stands_twice_is_read(tmp_path: Path) -> None:
+    metadata = {
+        "a": {"a": {"a": [{"a": 1}, {"a": 2}]}}, '"': 1, "\\": 2, '\\"': 3, '":': '":":', ":": ":",
+        " ": '" :', "list": [1.5, "x"], "mixed": ["x", {"x": 1}, 1.5],
+    }  # fmt: skip
+    path = tmp_path / "x.jsonl"
+    lines = [json.dumps({"id": n, "metadata": metadata}, indent=None) for n in range(3)]
+    path.write_text("\n".join([*lines, lines[0].replace(":", " :").replace("0", "9")]))
+    with opened(path, Access.READ) as source:
+        assert read_all(source).metadata.objects()[:3] == [metadata] * 3
 
 
 def test_a_folder_of_mixed_files_is_one_collection(tmp_path: Path) -> None:
@@ -479,3 +588,18 @@ def test_a_file_of_another_kind_says_which_can_be_read(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be read") as caught:
         source.describe()
     assert ".parquet, .pq, .jsonl" in caught.value.hint
+
+
+def test_lines_that_the_runner_wrote_are_read_by_the_names_it_was_given(tmp_path: Path) -> None:
+    names = {"id": "key"}
+    with opened(tmp_path / "x.jsonl", columns=names) as target:
+        target.create(SPEC)
+        target.write(make_batch(3))
+        target.finish(SPEC)
+    with opened(tmp_path / "x.jsonl", Access.READ, columns=names) as source:
+        assert source.describe() is not None
+    with (
+        opened(tmp_path / "x.jsonl", Access.READ, columns={"id": "kee"}) as source,
+        pytest.raises(CapabilityError, match="no column for"),
+    ):
+        source.describe()

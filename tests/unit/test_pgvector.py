@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
 
+from runner.copy.ids import can_hold
 from runner.errors import (
     AuthError,
+    CapabilityError,
     CollectionMismatchError,
     CollectionNotFoundError,
     PartialWriteError,
@@ -28,6 +31,7 @@ from runner.model import (
     BatchSize,
     CollectionSpec,
     Fidelity,
+    Id,
     IndexSpec,
     Metadata,
     Metric,
@@ -40,6 +44,7 @@ from runner.stores.base import Access, Connection, Location
 from runner.stores.pgvector import PgvectorStore
 from runner.stores.pgvector_copy import positional
 from runner.stores.pgvector_session import all_rows, insecure_findings
+from runner.stores.pgvector_table import MAX_ID_BYTES
 from runner.testing import make_batch, read_all
 from tests.servers import postgres
 from tests.servers.fault_proxy import FaultProxy
@@ -578,7 +583,7 @@ def test_a_table_made_before_its_dimension_was_known_gets_its_index(
     open_store: Open, dim: int
 ) -> None:
     target = open_store("target")
-    wanted = created(target, spec(0, index=IndexSpec("hnsw")))
+    wanted = replace(created(target, spec(0)), index=IndexSpec("hnsw"))
     target.finish(wanted)
     batch = make_batch(12, dim)
     target.write(batch)
@@ -621,7 +626,7 @@ def test_a_place_where_nothing_may_be_created_is_a_problem(
     if not sql(f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'"):
         sql(f"CREATE ROLE {role} LOGIN")
     sql("CREATE SCHEMA closed")
-    sql("CREATE TABLE t (id int PRIMARY KEY, e vector(1), must int NOT NULL)")
+    sql("CREATE TABLE t (id int PRIMARY KEY, e vector(1))")
     sql(f"GRANT SELECT ON t TO {role}")
     if not postgres.shared().is_ours:
         return
@@ -630,7 +635,138 @@ def test_a_place_where_nothing_may_be_created_is_a_problem(
     assert any("may not create tables in schema closed" in each.what for each in found)
     texts = problems(open_store("target", dsn=dsn))
     assert any("may not INSERT, UPDATE, DELETE" in each for each in texts)
-    assert any("must be filled" in each and "must" in each for each in texts)
+
+
+# A table that is there
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ("id text PRIMARY KEY, e vector(1), must int NOT NULL", "must be filled"),
+        ("id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, e vector(1)", "values of id itself"),
+        (
+            "id text PRIMARY KEY, e vector(1), document text GENERATED ALWAYS AS (upper(id)) "
+            "STORED",
+            "values of document itself",
+        ),
+    ],
+    ids=["nobody fills it", "identity", "generated"],
+)
+def test_columns_that_stand_against_appending_are_named(
+    open_store: Open, sql: Sql, columns: str, told: str
+) -> None:
+    sql(f"CREATE TABLE t ({columns})")
+    found = open_store("target").append_findings()
+    assert [told in each.what for each in found] == [True]
+    assert found[0].severity is Severity.PROBLEM
+
+
+def test_columns_that_fill_themselves_do_not_stand_against_appending(
+    open_store: Open, sql: Sql
+) -> None:
+    sql("""CREATE TABLE t (id text PRIMARY KEY, e vector(1), at timestamptz NOT NULL DEFAULT now(),
+           no bigint GENERATED ALWAYS AS IDENTITY, tall text GENERATED ALWAYS AS (upper(id)) STORED,
+           body text NOT NULL)""")
+    store = open_store("target", columns={"document": "body"})
+    assert store.append_findings() == []
+    store.write(make_batch(3, 1).with_(metadata=Metadata.of([{}] * 3)))
+    assert store.count() == 3
+
+
+def test_triggers_of_the_target_are_named(open_store: Open, sql: Sql) -> None:
+    sql("CREATE TABLE t (id text PRIMARY KEY, e vector(1))")
+    sql("""CREATE FUNCTION same() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'""")
+    for name, event in (
+        ("sees", "BEFORE INSERT"),
+        ("off", "BEFORE UPDATE"),
+        ("del", "AFTER DELETE"),
+    ):
+        sql(f"CREATE TRIGGER {name} {event} ON t FOR EACH ROW EXECUTE FUNCTION same()")
+    sql("ALTER TABLE t DISABLE TRIGGER off")
+    found = open_store("target").append_findings()
+    assert [(each.severity, each.what.rpartition(": ")[2]) for each in found] == [
+        (Severity.WARNING, "sees")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "held", "not_held"),
+    [
+        ("bigint", [-1, 2**63 - 1], ["1", 2**63]),
+        ("smallint", [2**15 - 1], [2**15]),
+        (
+            "uuid",
+            ["6ba7b810-9dad-11d1-80b4-00c04fd430c8"],
+            ["6BA7B810-9DAD-11D1-80B4-00C04FD430C8", "a"],
+        ),
+        ("varchar(3)", ["üäö"], ["abcd", 1]),
+        ("text", ["x" * MAX_ID_BYTES], [1, "a\0"]),
+    ],
+)
+def test_a_table_says_which_ids_its_key_holds(
+    open_store: Open, sql: Sql, key: str, held: list[Id], not_held: list[Id]
+) -> None:
+    sql(f"CREATE TABLE t (id {key} PRIMARY KEY, e vector(2), document text, metadata jsonb)")
+    store = open_store("target")
+    found = store.describe()
+    assert found is not None
+    assert found.room.ids is not None
+    assert [can_hold(each, found.room.ids) for each in held] == [True] * len(held)
+    assert [can_hold(each, found.room.ids) for each in not_held] == [False] * len(not_held)
+    store.write(make_batch(len(held), 2, ids=held))
+    with pytest.raises(PartialWriteError) as caught:
+        store.write(make_batch(len(not_held), 2, ids=not_held))
+    assert set(caught.value.failed) == set(not_held)
+
+
+# Rows that are hidden
+
+
+def reader(sql: Sql, dsn: str) -> str:
+    """As whom a table's policies apply."""
+    if not postgres.shared().is_ours:
+        pytest.skip("needs a server that lets any role in")
+    if not sql("SELECT 1 FROM pg_roles WHERE rolname = 'runner_reader'"):
+        sql("CREATE ROLE runner_reader LOGIN")
+    sql("GRANT ALL ON ALL TABLES IN SCHEMA public TO runner_reader")
+    return make_dsn(dsn, user="runner_reader")
+
+
+def with_hidden_rows(sql: Sql) -> None:
+    sql("CREATE TABLE t (id int PRIMARY KEY, e vector(1))")
+    sql("INSERT INTO t SELECT n, '[1]' FROM generate_series(1, 10) n")
+    sql("CREATE POLICY half ON t USING (id <= 5)")
+    sql("ALTER TABLE t ENABLE ROW LEVEL SECURITY")
+
+
+def test_a_source_that_hides_rows_from_the_user_is_refused(
+    open_store: Open, sql: Sql, dsn: str
+) -> None:
+    with_hidden_rows(sql)
+    assert len(read_all(open_store())) == 10  # its owner sees them all
+    with pytest.raises(CapabilityError, match=r"row level security of table t .* runner_reader"):
+        open_store(dsn=reader(sql, dsn)).describe()
+
+
+def test_rows_that_are_hidden_behind_a_view_are_an_error(
+    open_store: Open, sql: Sql, dsn: str
+) -> None:
+    with_hidden_rows(sql)
+    sql("CREATE VIEW v WITH (security_invoker) AS SELECT * FROM t")
+    store = open_store(dsn=reader(sql, dsn), table="v", columns={"id": "id"})
+    with pytest.raises(StoreError, match="row-level security"):
+        store.count()
+
+
+def test_a_target_whose_policies_apply_to_the_user_is_named(
+    open_store: Open, sql: Sql, dsn: str
+) -> None:
+    with_hidden_rows(sql)
+    found = open_store("target", dsn=reader(sql, dsn)).append_findings()
+    assert [(each.severity, "row level security" in each.what) for each in found] == [
+        (Severity.WARNING, True)
+    ]
 
 
 def test_a_database_without_the_extension_gets_it(tmp_path: Path) -> None:
