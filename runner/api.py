@@ -61,15 +61,16 @@ from runner.steps.compile import (
     raise_faults,
     step_rows,
 )
-from runner.steps.execute import (
-    Execution,
-    Listener,
-    is_mark_of,
-    refuse_foreign_run,
-    run_checks,
-)
+from runner.steps.execute import Execution, Listener, run_checks
 from runner.steps.inventory import take_inventory
+from runner.steps.marks import (
+    is_mark_of,
+    place_of,
+    refuse_foreign_run,
+    refuse_other_target,
+)
 from runner.steps.model import (
+    Create,
     Step,
     Swap,
     spec_from_json,
@@ -83,7 +84,7 @@ from runner.steps.preflight import SAMPLE, Preflight, chain_of, look, preparatio
 from runner.steps.rollback import Rollback, Undo, in_flight_batches
 from runner.steps.state import RunFolder, State
 from runner.stores import open_store, store_class
-from runner.stores.base import Access, Store, Target
+from runner.stores.base import Access, CanSwap, Store, Target
 from runner.words import plural
 
 __all__ = ["Plan", "load_plan"]
@@ -267,8 +268,11 @@ class Plan:
                     ended = journal.fact("rolled_back") or journal.fact("abandoned")
                     if not ended:
                         self._refuse_half_undone(newest, journal)
-                    same = journal.fact("fingerprint") == self._fingerprint()
                     finished = journal.fact("finished", False)
+                    same = journal.fact("fingerprint") == self._fingerprint()
+                    # while it is under way a server may move; afterwards another one is
+                    # another place, to which nothing was copied yet
+                    same = same and not (finished and journal.fact("places") != self._places())
                     if strict and not ended and (same or not finished):
                         raise_faults(faults_of_warnings(warnings_of(journal)))
                     if not ended and finished and same:
@@ -317,6 +321,9 @@ class Plan:
                 source = stack.enter_context(self._open("source", Access.READ, scratch, retrying))
                 target = stack.enter_context(self._open("target", Access.READ, scratch, retrying))
                 assert isinstance(target, Target)
+                self._refuse_other_target(journal, target, retrying)
+                steps = self._steps_of(journal, target)
+                target = stack.enter_context(_written(journal, steps, target))
                 source_spec = retrying.call("looking at the source", source.describe)
                 target_spec = retrying.call("looking at the target", target.describe)
                 if source_spec is None:
@@ -326,7 +333,6 @@ class Plan:
                         f"there is no {self._endpoint('target')}: nothing to verify",
                         "`runner status` shows how far the run came",
                     )
-                steps = self._steps_of(journal, target)
                 ends = Ends(
                     source=source,
                     target=target,
@@ -353,7 +359,11 @@ class Plan:
                 about = retrying.call(
                     "looking at the target",
                     lambda: side_of(
-                        self._endpoint("target"), target_spec, target.count(), "exists", target
+                        type(target).endpoint(target.location),
+                        target_spec,
+                        target.count(),
+                        "exists",
+                        target,
                     ),
                 )
                 result = result_of(
@@ -419,6 +429,7 @@ class Plan:
                 access = Access.WRITE if confirmed else Access.READ
                 with self._open("target", access, scratch, retrying) as target:
                     assert isinstance(target, Target)
+                    self._refuse_other_target(journal, target, retrying)
                     steps = self._steps_of(journal, target)
                     rollback = Rollback(
                         journal, steps, target, self._in_flight(journal, target, scratch)
@@ -436,21 +447,11 @@ class Plan:
                         )
                         retrying.call("the rollback", lambda: rollback.act(undo))
                         journal.export(folder.path)
-                    about = retrying.call("looking at the target", lambda: self._as_left(target))
+                    about = retrying.call("looking at the target", lambda: _as_left(target, undo))
                     folder.clear_scratch()
                     return _rollback_result(self, folder, undo, about, done=confirmed)
             finally:
                 journal.close()
-
-    def _as_left(self, target: Target) -> Side:
-        spec = target.describe()
-        return side_of(
-            self._endpoint("target"),
-            spec,
-            None if spec is None else target.count(),
-            "does not exist" if spec is None else "exists",
-            target,
-        )
 
     def finalise(self, *, confirmed: bool = False) -> RollbackResult:
         """Drop the collection that a replacement kept aside; after that, no way back.
@@ -465,6 +466,7 @@ class Plan:
                 access = Access.WRITE if confirmed else Access.READ
                 with self._open("target", access, scratch, retrying) as target:
                     assert isinstance(target, Target)
+                    self._refuse_other_target(journal, target, retrying)
                     steps = self._steps_of(journal, target)
                     kept = next((each.kept for each in steps if isinstance(each, Swap)), "")
                     if not kept or not journal.fact("finished", False):
@@ -478,7 +480,9 @@ class Plan:
                         count = 0
                         if spec is not None:
                             count = retrying.call("counting what is kept aside", aside.count)
-                        about = side_of(self._endpoint("target"), spec, count, "kept aside", aside)
+                        about = side_of(
+                            type(aside).endpoint(aside.location), spec, count, "kept aside", aside
+                        )
                         if confirmed:
                             journal.keep(
                                 "finalise begins",
@@ -561,6 +565,13 @@ class Plan:
                 "undo the change, or take the run back (`runner rollback`) and run again, or "
                 "leave it behind with `run --restart`",
             )
+        places, now = journal.fact("places"), self._places()
+        if "path" in self.document.source.options and places["source"] != now["source"]:
+            raise JournalError(
+                f"the run {folder.run_id} reads {places['source']['address']}; the plan now names "
+                f"{now['source']['address']} as its source",
+                "undo that change, or start over with `run --restart`",
+            )
         folder.clear_scratch()
         folder.scratch.mkdir(parents=True)
         try:
@@ -572,6 +583,7 @@ class Plan:
                     "resumed",
                     {**_who(part.command), **self._changed_since(journal)},
                     resumed=journal.fact("resumed", 0) + 1,
+                    places=now,
                 )
                 listener(
                     ProgressEvent(
@@ -625,11 +637,31 @@ class Plan:
     def _again(self, folder: RunFolder, journal: Journal, *, show_values: bool) -> RunResult:
         """The result of a finished run; completes what a kill at the very end left undone."""
         folder.clear_scratch()
+        self._refuse_gone(folder, journal)
         result = self._result(folder, journal, "run", show_values=show_values)
         if not (folder.path / "report.html").exists():
             _write_report(result, folder.path, "report")
             journal.export(folder.path)
-        return result
+        file = self.document.file
+        acts = (
+            f"runner verify {file}    compares both ends as they are now",
+            f"runner rollback {file}    undoes this run",
+        )
+        return replace(result, repeated=True, next=acts)
+
+    def _refuse_gone(self, folder: RunFolder, journal: Journal) -> None:
+        """A verdict is not repeated for a target that is not there any more."""
+        retrying = _patience()
+        with (
+            self._scratch() as scratch,
+            self._open("target", Access.READ, scratch, retrying) as target,
+        ):
+            if retrying.call("looking at the target", target.describe) is None:
+                raise JournalError(
+                    f"the run {folder.run_id} finished at {journal.fact('finished_at')}, but "
+                    f"{self._endpoint('target')}, which it made, is gone",
+                    "`run --restart` copies again; `runner report` shows what the run came to",
+                )
 
     def _result(
         self, folder: RunFolder, journal: Journal, command: str, *, show_values: bool
@@ -706,6 +738,7 @@ class Plan:
             source_spec=spec_to_json(found.source_spec),
             source=to_json(source),
             target=to_json(target),
+            places=self._places(),
             fields=to_json(compiled.fields),
             hazards=to_json(compiled.hazards),
             warnings=to_json(compiled.warnings),
@@ -793,9 +826,24 @@ class Plan:
             "batch_size": self.document.batch_size.records,
             "workers": self.document.workers,
             "plan_changed": journal.fact("plan_text") != self.document.text,
+            "moved": [
+                side
+                for side, place in self._places().items()
+                if journal.fact("places")[side] != place
+            ],
         }
 
     # both ends
+
+    def _places(self) -> dict[str, Any]:
+        """Where both ends are: what later commands are held against."""
+        return {side: place_of(self._endpoint(side)) for side in ("source", "target")}
+
+    def _refuse_other_target(self, journal: Journal, target: Target, retrying: Retrying) -> None:
+        retrying.call(
+            "looking at the target",
+            lambda: refuse_other_target(journal, self._endpoint("target"), target),
+        )
 
     def _endpoint(self, side: str) -> Any:
         location = getattr(self.document, side)
@@ -940,6 +988,43 @@ def _no_source(document: PlanDocument, place: str) -> CollectionNotFoundError:
         f"{document.place('source')}: there is no {place}",
         "look at the source's keys: `runner inspect` reads them as a run does",
     )
+
+
+@contextmanager
+def _written(journal: Journal, steps: tuple[Step, ...], target: Target) -> Iterator[Target]:
+    """The collection that the run wrote to: a replacement stands beside until it is swapped in."""
+    swapped = any(
+        isinstance(step, Swap) and journal.step_state(number)
+        for number, step in enumerate(steps, start=1)
+    )
+    staged = next(
+        (s.collection for s in steps if isinstance(s, Create) and s.collection != s.spec.name), ""
+    )
+    if swapped or not staged:
+        yield target
+        return
+    assert isinstance(target, CanSwap)
+    with target.sibling(staged) as written:
+        yield written
+
+
+def _as_left(target: Target, undo: Undo) -> Side:
+    """The collection that a rollback is about, as it is now."""
+    own = type(target).endpoint(target.location).collection
+    back = undo.action == "swap back" or undo.collection in ("", own)
+    looked_at = target if back else target.sibling(undo.collection)  # type: ignore[attr-defined]
+    try:
+        spec = looked_at.describe()
+        return side_of(
+            type(looked_at).endpoint(looked_at.location),
+            spec,
+            None if spec is None else looked_at.count(),
+            "does not exist" if spec is None else "exists",
+            looked_at,
+        )
+    finally:
+        if looked_at is not target:
+            looked_at.close()
 
 
 def _verdict_of(checks: Iterable[Any]) -> Verdict:

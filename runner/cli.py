@@ -346,7 +346,7 @@ def _with_progress(plan: Plan, options: argparse.Namespace, act: Callable[[Any, 
         with _signals(stop), ProgressDisplay(console) as display:
             result = act(display.tell, stop)
     except (StoppedError, PausedError) as error:
-        text = _how_to_go_on(plan, error)
+        text = _how_to_go_on(plan, isinstance(error, PausedError))
         if isinstance(error, PausedError):
             raise PausedError(f"{error.what}\n{text}", error.hint) from error
         raise StoppedError(text, "", error.signal_number) from error
@@ -354,12 +354,13 @@ def _with_progress(plan: Plan, options: argparse.Namespace, act: Callable[[Any, 
     return int(result.exit_code)
 
 
-def _how_to_go_on(plan: Plan, error: StoppedError | PausedError) -> str:
+def _how_to_go_on(plan: Plan, paused: bool) -> str:
+    """Where a run that was stopped or paused stands, and the commands that follow."""
     status = plan.status()
-    word = "Paused" if isinstance(error, PausedError) else "Stopped"
     file = plan.document.file
-    if not status.resumable:
-        return f"{word}; nothing was written."
+    word = "Paused" if paused else "Stopped"
+    if not status.unfinished:
+        return f"{word} before anything was written.\n  run {file}    tries again"
     total = "" if status.total is None else f" of {status.total:,}"
     return (
         f"{word} after {status.records:,}{total} records.\n"

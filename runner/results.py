@@ -261,6 +261,8 @@ class RunResult:
         report_path: The HTML report, relative to the working folder; empty if none.
         next: What to do next, one command or sentence each.
         command: ``run``, ``resume`` or ``verify``.
+        finished_at: ISO 8601, UTC; empty while the run is not finished.
+        repeated: Whether this is what an earlier command came to, and nothing was done now.
     """
 
     name: str
@@ -292,6 +294,8 @@ class RunResult:
     report_path: str
     next: tuple[str, ...]
     command: str = "run"
+    finished_at: str = ""
+    repeated: bool = False
 
     @property
     def exit_code(self) -> int:
@@ -361,8 +365,8 @@ class StatusResult:
     silent_s: float | None = None
 
     @property
-    def resumable(self) -> bool:
-        """Whether there is a run that can go on."""
+    def unfinished(self) -> bool:
+        """Whether there is a run that can be gone on with."""
         return self.phase not in ("never run", "finished", "rolled back", "left behind")
 
 

@@ -118,6 +118,9 @@ def _run(result: RunResult) -> list[str]:
         _text(result.description),
         f"{_text(words_of(result.command)).capitalize()} {_code(result.run_id)} · "
         f"begun {_text(moment(result.started_at))} · " + " · ".join(facts),
+        f"Finished {_text(moment(result.finished_at))}; nothing was done now."
+        if result.repeated
+        else "",
         _section(
             "Checks",
             _table(

@@ -203,6 +203,10 @@ def _run(result: RunResult, console: Console, verbose: bool) -> None:
         facts.append(f"resumed {_times(result.resumed)}")
     headline.append(" · ".join(facts), style="default not bold")
     _paragraph(console, headline, indent=0)
+    if result.repeated:
+        _paragraph(
+            console, Text(f"finished {moment(result.finished_at)}; nothing was done now"), indent=2
+        )
     for check in sorted(result.checks, key=lambda each: each.verdict is not Verdict.FAILED):
         _check(console, check, verbose)
     if not result.checks:

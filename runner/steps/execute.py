@@ -6,10 +6,9 @@ what is there before it acts again.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import assert_never
 
@@ -30,6 +29,7 @@ from runner.model import BatchSize, CollectionSpec, Endpoint
 from runner.plan.model import PlanDocument, Validation
 from runner.report.progress import ProgressEvent
 from runner.results import CheckResult, Side, Verdict
+from runner.steps.marks import BEING_REPLACED, is_mark_of, mark_text, refuse_foreign_run
 from runner.steps.model import (
     Append,
     Check,
@@ -46,8 +46,6 @@ from runner.steps.outcome import side_of
 from runner.stores.base import CanSwap, Source, Target
 
 Listener = Callable[[ProgressEvent], None]
-BEING_REPLACED = "being replaced"
-"""The state in the mark of a collection that stays as it is until its replacement is checked."""
 _EVENT_EVERY_S = 0.1
 _RATE_WINDOW_S = 10.0
 
@@ -96,7 +94,12 @@ class Execution:
         self._reopen_staged()
 
     def run(self) -> Verdict:
-        """Do every step that is not done; stop before a swap if a check failed."""
+        """Do every step that is not done; stop before a swap if a check failed.
+
+        Raises:
+            JournalError: The target that the run made, or appended to, is not there any more.
+        """
+        self._refuse_strange_target()
         for number, step in enumerate(self.steps, start=1):
             if self.journal.step_state(number) == "done":
                 continue
@@ -149,6 +152,25 @@ class Execution:
                 pass
             case _:
                 assert_never(step)
+
+    def _refuse_strange_target(self) -> None:
+        """A table made anew, or another server's of the same name, is not gone on with."""
+        states = {
+            type(step): self.journal.step_state(number)
+            for number, step in enumerate(self.steps, start=1)
+        }
+        made = "done" in (states.get(Create), states.get(Append))
+        if not made or states.get(Swap):  # in the middle of a swap it may be under neither name
+            return
+        spec = self._described()
+        if not is_mark_of(
+            self.retrying.call("looking at the target", self.target.read_mark), self.run_id
+        ):
+            raise JournalError(
+                f"{spec.name} does not bear the mark of the run {self.run_id}, which wrote to a "
+                "target of that name: it was made anew, or is another server's",
+                "undo the change of the plan or its variables, or start over: `run --restart`",
+            )
 
     # create
 
@@ -236,7 +258,7 @@ class Execution:
         refuse_foreign_run(mark, self.run_id, self.journal.fact("left_behind", []))
 
     def _mark(self, state: str, target: Target | None = None) -> None:
-        text = json.dumps({"run": self.run_id, "plan": self.document.name, "state": state})
+        text = mark_text(self.run_id, self.document.name, state)
         marked = target or self.target
         self.retrying.call("marking the target", lambda: marked.write_mark(text))
 
@@ -530,50 +552,3 @@ def overall(results: list[CheckResult]) -> Verdict:
     """Failed if any check failed."""
     failed = any(each.verdict is Verdict.FAILED for each in results)
     return Verdict.FAILED if failed else Verdict.PASSED
-
-
-def run_of(mark: str) -> str:
-    """The run that a mark names; empty if it is no mark of ours."""
-    try:
-        found = json.loads(mark)
-    except ValueError:
-        return ""
-    return str(found.get("run", "")) if isinstance(found, dict) else ""
-
-
-def is_mark_of(mark: str | None, run_id: str) -> bool:
-    """Whether *mark* names the run *run_id*."""
-    return mark is not None and run_of(mark) == run_id
-
-
-def is_being_replaced(mark: str | None) -> bool:
-    """Whether *mark* only says that a replacement is being built elsewhere."""
-    return mark is not None and _state_of(mark) == BEING_REPLACED
-
-
-def _state_of(mark: str) -> str:
-    return str(json.loads(mark).get("state", "")) if run_of(mark) else ""
-
-
-def refuse_foreign_run(mark: str | None, run_id: str, left_behind: Collection[str] = ()) -> None:
-    """Leave if another run is under way on the target.
-
-    Args:
-        mark: What the target bears.
-        run_id: Who asks.
-        left_behind: Runs that are over whatever their marks say.
-
-    Raises:
-        JournalError: The mark says so.
-    """
-    if mark is None or run_of(mark) in ("", run_id, *left_behind):
-        return
-    if _state_of(mark) in ("running", BEING_REPLACED):
-        other = run_of(mark)
-        raise JournalError(
-            f"the run {other} of the plan {json.loads(mark).get('plan', '')} is writing to this "
-            "target, or was interrupted; nothing was changed",
-            "go on with it or take it back where its state folder is: `runner resume`, "
-            "`runner rollback`; if that folder is lost for good and the run is dead: "
-            f"`run … --leave-behind {other}`",
-        )

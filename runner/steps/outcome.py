@@ -165,6 +165,7 @@ def result_of(
         report_path=shown_path(report) if report is not None else "",
         next=next_acts,
         command=command,
+        finished_at=journal.fact("finished_at", ""),
     )
 
 

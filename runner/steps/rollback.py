@@ -18,12 +18,7 @@ from runner.copy.journal import Journal
 from runner.copy.prepare import Preparation
 from runner.errors import JournalError
 from runner.model import Batch, BatchSize, Id
-from runner.steps.execute import (
-    is_being_replaced,
-    is_mark_of,
-    refuse_foreign_run,
-    run_of,
-)
+from runner.steps.marks import is_being_replaced, is_mark_of, refuse_foreign_run, run_of
 from runner.steps.model import Append, Create, Index, Step, Swap
 from runner.stores.base import CanSwap, Source, Target
 
@@ -103,11 +98,14 @@ class Rollback:
                     "take that run back first",
                 )
             undo = self._sort(with_it)
+            # a kill may have come between the creation and the mark; else a collection without
+            # our mark was made by somebody else, under the same name
+            marked = is_mark_of(mark, self.run_id)
+            unmarked_yet = mark is None and not self._created_wholly() and not with_it.count()
         finally:
             self._close(with_it)
         undo.collection = collection
-        marked = is_mark_of(mark, self.run_id)
-        if created and not undo.kept:
+        if created and not undo.kept and (marked or unmarked_yet):
             undo.action = "drop"
         else:
             # the mark may be all that is left to remove
@@ -169,6 +167,12 @@ class Rollback:
             if isinstance(step, Append) and self.journal.step_state(number):
                 return step.collection, False
         return "", False
+
+    def _created_wholly(self) -> bool:
+        return any(
+            isinstance(step, Create) and self.journal.step_state(number) == "done"
+            for number, step in enumerate(self.steps, start=1)
+        )
 
     def _swap(self) -> Swap | None:
         """The swap, if it has been done or may have been."""

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from runner.copy.journal import Journal
-from runner.errors import JournalError
+from runner.errors import JournalError, PlanError
 from runner.plan.model import PlanDocument
 
 _STAMP = "%Y-%m-%dT%H-%M-%S"
@@ -73,6 +73,8 @@ class State:
         self.base = base
         self.folder = base / document.name
         self.runs = self.folder / "runs"
+        self._plan = document.path
+        self._owner = self.folder / "plan"
 
     def run_folders(self) -> list[RunFolder]:
         """Every run that has begun, oldest first."""
@@ -82,7 +84,12 @@ class State:
         return [each for each in found if each.journal.exists() and Journal.has_begun(each.journal)]
 
     def newest(self) -> RunFolder | None:
-        """The newest run; None if there is none."""
+        """The newest run; None if there is none.
+
+        Raises:
+            PlanError: The runs here are those of another plan with the same name.
+        """
+        self._refuse_other_plan()
         found = self.run_folders()
         return found[-1] if found else None
 
@@ -100,6 +107,29 @@ class State:
         except OSError as error:
             raise _cannot_write(folder.path, error) from error
         return folder
+
+    def _refuse_other_plan(self) -> None:
+        """A plan that was renamed takes its runs along; two that are there share none."""
+        try:
+            owner = (self.base / self._owner.read_text().strip()).resolve()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _cannot_write(self._owner, error) from error
+        if owner.exists() and not owner.samefile(self._plan):
+            raise PlanError(
+                f"{self._plan.name} has the same name as {owner.name}, {self.folder.name!r}, and "
+                f"{self.folder} holds the runs of {owner.name}",
+                "give one of them another `name:`, or a state folder of its own: `--state-dir`",
+            )
+
+    def _own(self) -> None:
+        """Note whose runs these are."""
+        relative = os.path.relpath(self._plan.resolve(), self.base.resolve())
+        if not self._owner.exists() or self._owner.read_text().strip() != relative:
+            temporary = self._owner.with_suffix(".tmp")
+            temporary.write_text(relative + "\n")
+            temporary.replace(self._owner)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -126,7 +156,9 @@ class State:
                     f"another runner works on this plan (process {holder or 'unknown'})",
                     "wait for it, or stop it: `runner status` shows how far it is",
                 ) from error
+            self._refuse_other_plan()
             with suppress(OSError):  # a full disk: the lock holds without a name on it
+                self._own()
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, str(os.getpid()).encode(), 0)
             yield

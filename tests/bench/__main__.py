@@ -1,4 +1,4 @@
-"""``python -m tests.bench``: throughput of every pair as a share of its bare pipe.
+"""``python -m tests.bench``: throughput of every pair as a share of its bare pipe, and memory.
 
 Prints a table and writes ``bench-results.json``.  All figures of a pair come from one
 run, its variants in turn, and are medians of the repetitions.
@@ -28,7 +28,7 @@ from runner import jsonvalues, load_plan
 from runner.model import CollectionSpec, VectorSpec
 from runner.stores import open_store
 from runner.stores.base import Access, Connection, Location, Target
-from tests.bench import pipes
+from tests.bench import memory, pipes
 from tests.servers import outside, postgres
 
 DIM = 384
@@ -283,7 +283,8 @@ def _print(row: Row) -> None:
     print(
         f"{row.source:>9} → {row.target:<9} {mode:<10} {row.records:>8,}  "
         f"read {row.bare_read:>8,.0f}  write {row.bare_write:>8,.0f}  "
-        f"pipe {row.pipe:>8,.0f}  runner {row.runner:>8,.0f}/s  share {row.share:.2f}",
+        f"least {min(row.bare_read, row.bare_write):>8,.0f}  pipe {row.pipe:>8,.0f}  "
+        f"runner {row.runner:>8,.0f}/s  share {row.share:.2f}",
         flush=True,
     )
 
@@ -295,9 +296,17 @@ def main() -> int:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--sources", nargs="+", default=STORES, choices=STORES)
     parser.add_argument("--targets", nargs="+", default=STORES, choices=STORES)
+    parser.add_argument(
+        "--memory",
+        type=int,
+        nargs="*",
+        default=[50_000, 500_000],
+        help="numbers of records to compare the memory of; none for no comparison",
+    )
     parser.add_argument("--output", type=Path, default=Path("bench-results.json"))
     options = parser.parse_args()
     rows: list[Row] = []
+    peaks: dict[int, int] = {}
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="vmr-bench-"))
     try:
@@ -311,6 +320,11 @@ def main() -> int:
                         )
                         rows.append(row)
                         _print(row)
+            os.environ["BENCH_DSN"] = dsn
+            for records in options.memory:
+                table = bench.source("pgvector", records)
+                peaks[records] = memory.peak_bytes(table, folder, records)
+                print(f"pgvector → files  {records:>9,} records  peak {peaks[records]:>13,} bytes")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     cpu = subprocess.run(["uname", "-m"], capture_output=True, text=True, check=True)
@@ -321,6 +335,7 @@ def main() -> int:
                 "python": sys.version.split()[0],
                 "seconds": round(time.monotonic() - began),
                 "rows": [asdict(row) for row in rows],
+                "peak_bytes": peaks,
             },
             indent=2,
         )

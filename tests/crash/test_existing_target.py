@@ -19,7 +19,7 @@ from runner import load_plan
 from runner.copy.journal import Journal, audit_is_whole
 from runner.model import Batch
 from runner.results import Verdict
-from runner.steps.execute import run_of
+from runner.steps.marks import run_of
 from runner.steps.model import Swap
 from tests.crash.killer import Killer
 from tests.e2e.places import Places, records

@@ -284,7 +284,7 @@ def test_a_server_that_stays_away_pauses_the_run_and_resume_ends_it(
     assert caught.value.exit_code == 75
     status = plan.status()
     assert status.phase == "copy"
-    assert status.resumable
+    assert status.unfinished
     assert 0 < status.records < COUNT
 
     moving.proxy.up()
@@ -368,7 +368,7 @@ def test_a_look_at_a_server_that_fails_is_repeated_and_then_given_up(
             act()
         assert caught.value.exit_code == 75
         assert "resume" not in caught.value.hint
-    assert not plan.status().resumable
+    assert not plan.status().unfinished
 
     moving.proxy.up()
     assert plan.run().verdict is Verdict.PASSED

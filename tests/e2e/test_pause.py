@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner import load_plan
+from runner import cli, load_plan
 from runner.copy import retry
 from runner.errors import PausedError, TransientStoreError
 from runner.results import Verdict
@@ -66,3 +66,20 @@ def test_a_failure_that_passes_is_not_even_noticed_but_counted(
     result = load_plan(path).run()
     assert result.verdict is Verdict.PASSED
     assert result.retries == 2
+
+
+def test_a_run_that_never_began_is_not_said_to_have_left_anything(
+    places: Places, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places.fill(places.options("files", "source"), records(10))
+
+    def away(self):
+        raise TransientStoreError("the store is away")
+
+    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(FilesStore, "count", away)
+    path = places.plan(places.options("files", "source"), places.options("files", "target"))
+    assert cli.main(["run", str(path)]) == 75
+    said = capsys.readouterr().err
+    assert "Paused before anything was written." in said
+    assert "rollback" not in said
