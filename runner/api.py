@@ -139,6 +139,7 @@ class _Part:
     command: str
     stop: Stop
     show_values: bool
+    allow: tuple[str, ...] = ()
 
 
 class Plan:
@@ -259,7 +260,7 @@ class Plan:
             RunnerError: The run did not come to its end; it can be resumed.
         """
         listener = progress or _silent
-        part = _Part("run", stop or Stop(), show_values)
+        part = _Part("run", stop or Stop(), show_values, tuple(allow))
         with self.state.lock():
             newest = self.state.newest()
             if newest is not None and not restart:
@@ -282,7 +283,7 @@ class Plan:
                 finally:
                     journal.close()
             return self._start(
-                listener, allow, part, strict=strict, restart=restart, leave_behind=leave_behind
+                listener, part, strict=strict, restart=restart, leave_behind=leave_behind
             )
 
     def resume(
@@ -504,7 +505,6 @@ class Plan:
     def _start(
         self,
         listener: Listener,
-        allow: Iterable[str],
         part: _Part,
         *,
         strict: bool,
@@ -523,7 +523,7 @@ class Plan:
                 sight = stack.enter_context(
                     self._sight(
                         folder.scratch,
-                        allow,
+                        part.allow,
                         folder.run_id,
                         _patience(part.stop),
                         show_values=part.show_values,
@@ -557,7 +557,7 @@ class Plan:
         listener: Listener,
         part: _Part,
     ) -> RunResult:
-        # hazards were judged when the run began
+        # hazards were judged when the run began, but for what others wrote since
         if journal.fact("fingerprint") != self._fingerprint():
             raise JournalError(
                 f"the plan has changed since the run {folder.run_id} began, in what it would "
@@ -617,6 +617,7 @@ class Plan:
                 part.stop,
                 listener,
                 show_values=part.show_values,
+                overwrite=self._may_overwrite(journal, part),
             )
             try:
                 verdict = execution.run()
@@ -633,6 +634,12 @@ class Plan:
         _write_report(result, folder.path, "report")
         journal.export(folder.path)
         return result
+
+    def _may_overwrite(self, journal: Journal, part: _Part) -> str:
+        """Who allowed, now or when the run began, to overwrite records; empty if nobody."""
+        hazard = Hazard.OVERWRITE_RECORDS
+        began = {each["name"]: each["allowed_by"] for each in journal.fact("hazards", [])}
+        return self._allowed(part.allow).get(hazard) or began.get(hazard.value, "")
 
     def _again(self, folder: RunFolder, journal: Journal, *, show_values: bool) -> RunResult:
         """The result of a finished run; completes what a kill at the very end left undone."""
