@@ -177,6 +177,7 @@ class _Part:
     command: str
     stop: Stop
     show_values: bool
+    allow: tuple[str, ...] = ()
 
 
 @nothing_secret_leaves
@@ -343,7 +344,7 @@ class Plan:
             RunnerError: The run did not come to its end; it can be resumed.
         """
         listener = progress or _silent
-        part = _Part("run", stop or Stop(), show_values)
+        part = _Part("run", stop or Stop(), show_values, tuple(allow))
         with self.state.lock():
             newest = self.state.newest()
             if newest is not None and not restart:
@@ -366,7 +367,7 @@ class Plan:
                 finally:
                     journal.close()
             return self._start(
-                listener, allow, part, strict=strict, restart=restart, leave_behind=leave_behind
+                listener, part, strict=strict, restart=restart, leave_behind=leave_behind
             )
 
     @_as_begun
@@ -596,7 +597,6 @@ class Plan:
     def _start(
         self,
         listener: Listener,
-        allow: Iterable[str],
         part: _Part,
         *,
         strict: bool,
@@ -615,7 +615,7 @@ class Plan:
                 sight = stack.enter_context(
                     self._sight(
                         folder.scratch,
-                        allow,
+                        part.allow,
                         folder.run_id,
                         _patience(part.stop),
                         show_values=part.show_values,
@@ -649,7 +649,7 @@ class Plan:
         listener: Listener,
         part: _Part,
     ) -> RunResult:
-        # hazards were judged when the run began
+        # hazards were judged when the run began, but for what others wrote since
         if journal.fact("fingerprint") != self._fingerprint():
             begun_with = journal.fact("limit_given")
             if begun_with != self.given.limit:
@@ -716,6 +716,7 @@ class Plan:
                 part.stop,
                 listener,
                 show_values=part.show_values,
+                overwrite=self._may_overwrite(journal, part),
             )
             try:
                 verdict = execution.run()
@@ -736,6 +737,12 @@ class Plan:
         """Audit, dead letters and, as the sign that all are there, the report."""
         journal.export(folder.path)
         self._write_report(result, folder.path, "report")
+
+    def _may_overwrite(self, journal: Journal, part: _Part) -> str:
+        """Who allowed, now or when the run began, to overwrite records; empty if nobody."""
+        hazard = Hazard.OVERWRITE_RECORDS
+        began = {each["name"]: each["allowed_by"] for each in journal.fact("hazards", [])}
+        return self._allowed(part.allow).get(hazard) or began.get(hazard.value, "")
 
     def _again(self, folder: RunFolder, journal: Journal, *, show_values: bool) -> RunResult:
         """The result of a finished run; completes what a kill at the very end left undone."""

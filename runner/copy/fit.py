@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from runner import jsonvalues
-from runner.copy.ids import ORIGINAL_ID, can_hold
+from runner.copy.ids import can_hold
 from runner.jsonvalues import ValueKind, kind_of
 from runner.model import (
     Batch,
@@ -36,7 +36,6 @@ from runner.plan.model import FieldPolicy, Unsupported
 JSON_FIELDS = "runner_json"
 """Where a record remembers, as a JSON list of names, which of its fields are JSON text."""
 
-_OWN = frozenset({JSON_FIELDS, ORIGINAL_ID})
 _SURE = frozenset({str, bool})
 _NAME_OR_LEAVE_OUT = " (`target.columns` names one; null there leaves it out)"
 
@@ -294,6 +293,11 @@ class Fitting:
         if made is None:
             return found
         if as_json:
+            if JSON_FIELDS in found:
+                raise _MisfitError(
+                    f"metadata.{JSON_FIELDS} exists already, and the names of fields that become "
+                    "JSON text go there; `rename` or `drop` it"
+                )
             made[JSON_FIELDS] = jsonvalues.dumps(sorted(as_json)).decode()
         return made
 
@@ -425,17 +429,46 @@ def unfitted(batch: Batch) -> Batch:
 
 
 def _unfit(found: dict[str, Any]) -> dict[str, Any]:
-    """One object restored; as it is where the companion field is not ours after all."""
+    """One object restored; as it is where the companion field is not ours after all.
+
+    Ours is a sorted list of names, each of a field that holds the JSON of something else
+    than text, all spelled as we spell it.
+    """
     names = found.get(JSON_FIELDS)
     if not isinstance(names, str):
         return found
     try:
         fields = jsonvalues.loads(names)
-        if not isinstance(fields, list) or not all(isinstance(found.get(n), str) for n in fields):
+        if not _is_own_list(fields, names):
             return found
-        restored = {key: value for key, value in found.items() if key != JSON_FIELDS}
-        for name in fields:
-            restored[name] = jsonvalues.loads(restored[name])
-    except ValueError:
+        values = {name: _as_spelled(found.get(name)) for name in fields}
+    except (TypeError, ValueError):
         return found
-    return restored
+    return {
+        **{key: value for key, value in found.items() if key != JSON_FIELDS},
+        **values,
+    }
+
+
+def _is_own_list(fields: Any, spelled: str) -> bool:
+    return (
+        isinstance(fields, list)
+        and bool(fields)
+        and all(isinstance(each, str) for each in fields)
+        and fields == sorted(set(fields))
+        and jsonvalues.dumps(fields).decode() == spelled
+    )
+
+
+def _as_spelled(text: Any) -> Any:
+    """The value that *text* is the JSON of.
+
+    Raises:
+        ValueError: We would not have written it so.
+    """
+    if not isinstance(text, str):
+        raise ValueError("no text")
+    value = jsonvalues.loads(text)
+    if isinstance(value, str) or jsonvalues.dumps(value).decode() != text:
+        raise ValueError("not as fitting spells it")
+    return value

@@ -2,9 +2,12 @@
 
 The map is chosen once, from the whole set of source ids and what the target can
 hold, before anything is written: the least change that fits.  An id that had to
-change is kept in the metadata field ``original_id``; a record that comes back with
-one whose map gives its present id gets its original id again, so that the way back
-needs no word in the plan.
+change is kept in the metadata field ``original_id``; a record that comes back so gets
+its original id again, and the way back needs no word in the plan.
+
+Only ids that a runner made are turned back.  A UUID of our own namespace proves that by
+itself; of ``42`` beside an ``original_id`` of ``"42"`` nobody could tell, which is why
+ids that became text or integers have the map's name in ``runner_id`` as well.
 """
 
 from __future__ import annotations
@@ -24,9 +27,12 @@ from runner.plan.model import IdPolicy
 
 ORIGINAL_ID = "original_id"
 """Where an id that had to change is kept."""
+RUNNER_ID = "runner_id"
+"""Beside it, ``string`` or ``integer``: the map that made the id, where the id is no proof."""
 
 _NAMESPACE = uuid5(NAMESPACE_URL, "https://pypi.org/project/vector-migration-runner/ids")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_NAMED_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _NUMBER = re.compile(r"0|-?[1-9][0-9]*")
 _SAMPLE = 2_000
 
@@ -55,6 +61,7 @@ class IdCensus:
             *lowest_number* and *highest_number* of them.
         longest_bytes, longest_chars: Of the text ids, in UTF-8 and in characters.
         empty, nul: How many are ``""``, how many hold U+0000.
+        named: How many of the UUIDs are of version 5, as those that we make are.
         duplicates: Ids that occur more than once, the first ten.
         sample: Some ids, spread evenly by hash; the same for the same set.
     """
@@ -72,6 +79,7 @@ class IdCensus:
     longest_chars: int = 0
     empty: int = 0
     nul: int = 0
+    named: int = 0
     duplicates: list[Id] = field(default_factory=list)
     sample: list[Id] = field(default_factory=list)
 
@@ -85,6 +93,11 @@ class IdCensus:
         if self.integers:
             return "mixed"
         return "uuid" if self.uuids == self.count else "string"
+
+    @property
+    def may_be_mapped(self) -> bool:
+        """False only if no map of ours can have made any of these ids."""
+        return bool(self.integers or self.numbers or self.named)
 
     def add(self, ids: Sequence[Id]) -> None:
         """Look at some more ids."""
@@ -113,7 +126,9 @@ class IdCensus:
             self.lowest_number = min(self.lowest_number, low) if self.numbers else low
             self.highest_number = max(self.highest_number, high) if self.numbers else high
             self.numbers += len(numbers)
-        self.uuids += sum(_UUID.fullmatch(each) is not None for each in strings)
+        uuids = [each for each in strings if _UUID.fullmatch(each)]
+        self.uuids += len(uuids)
+        self.named += sum(_NAMED_UUID.fullmatch(each) is not None for each in uuids)
 
 
 def take_census(pages: Callable[[], Iterable[list[Id]]]) -> IdCensus:
@@ -208,6 +223,12 @@ class IdMap:
                 raise ValueError(f"metadata.{self.field} holds no text or whole number")
         raise ValueError(f"unknown id map {self.kind!r}")
 
+    def companions(self, record_id: Id) -> dict[str, Id]:
+        """The metadata fields that remember the original of an id that changed."""
+        if self.kind in ("string", "integer"):
+            return {ORIGINAL_ID: record_id, RUNNER_ID: self.kind}
+        return {ORIGINAL_ID: record_id}
+
     def describe(self) -> str:
         """What it does, for the loss report; empty for `keep`."""
         return {
@@ -220,26 +241,36 @@ class IdMap:
 
 
 def restored(batch: Batch) -> Batch:
-    """*batch* with original ids where records carry one that maps to the id they have now."""
+    """*batch* with original ids where records bear proof that a runner changed them."""
     if not batch.metadata.may_have_key(ORIGINAL_ID):
         return batch
     ids = list(batch.ids)
     objects = list(batch.metadata.objects())
     for row, found in enumerate(objects):
         original = found.get(ORIGINAL_ID)
-        if isinstance(original, int | str) and _came_from(ids[row], original):
+        if not isinstance(original, int | str) or isinstance(original, bool):
+            continue
+        companions = _companions_of(ids[row], original, found.get(RUNNER_ID))
+        if companions:
             ids[row] = original
-            objects[row] = {key: value for key, value in found.items() if key != ORIGINAL_ID}
+            objects[row] = {key: value for key, value in found.items() if key not in companions}
     return batch.with_(ids=ids, metadata=Metadata(objects=objects))
 
 
-def _came_from(now: Id, original: Id) -> bool:
-    """Whether one of our maps makes *now* out of *original*."""
-    if now == original and type(now) is type(original):
-        return False
-    if isinstance(now, int):
-        return isinstance(original, str) and original == str(now)
-    return now == str(original) or now == uuid_for(original)
+def _companions_of(now: Id, original: Id, mark: Any) -> tuple[str, ...]:
+    """The fields that a map of ours left with *now*; empty if none made it of *original*."""
+    if now == uuid_for(original):
+        return (ORIGINAL_ID,)
+    if mark == "string":
+        ours = isinstance(now, str) and isinstance(original, int) and now == str(original)
+    else:
+        ours = (
+            mark == "integer"
+            and isinstance(now, int)
+            and isinstance(original, str)
+            and original == str(now)
+        )
+    return (ORIGINAL_ID, RUNNER_ID) if ours else ()
 
 
 def choose(policy: IdPolicy, census: IdCensus, rule: IdRule, store: str) -> tuple[IdMap, list[str]]:

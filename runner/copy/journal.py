@@ -366,6 +366,17 @@ class Journal:
         self._waiting.clear()
         return int(forgotten)
 
+    def records_ahead(self) -> int:
+        """At most so many records lie between a partition's cursor and its last batch."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT coalesce(max(b.number - p.next_batch + 1), 0) * "
+                "(SELECT coalesce(max(read), 0) FROM batches) "
+                "FROM batches b JOIN partitions p ON p.number = b.partition "
+                "WHERE b.number >= p.next_batch"
+            ).fetchone()
+        return int(row[0])
+
     def commit(self, row: BatchRow) -> None:
         """Record one finished batch: everything in one transaction."""
         with self._lock:
@@ -546,6 +557,25 @@ class Journal:
                     "SELECT ids FROM present_before WHERE number = ?", number
                 ).fetchone()
             yield jsonvalues.loads(zlib.decompress(packed))
+
+    def note_overwritten(self, ids: Sequence[Id], allowed_by: str) -> None:
+        """Record, before it happens, that records of somebody else are overwritten by leave.
+
+        They came after the run began; from here on they count as held before it.
+        """
+        packed = zlib.compress(jsonvalues.dumps(list(ids)), 1)
+        hazards = self.fact("hazards", [])
+        if all(each["name"] != "overwrite-records" for each in hazards):
+            why = "somebody else wrote records while the run was under way"
+            hazards.append({"name": "overwrite-records", "why": why, "allowed_by": allowed_by})
+        facts = {"held_before": self.fact("held_before", 0) + len(ids), "hazards": hazards}
+        with self._transaction() as db:
+            db.execute("INSERT INTO present_before (ids) VALUES (?)", (packed,))
+            for name, value in facts.items():
+                text = jsonvalues.dumps(value).decode()
+                db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, text))
+            about = {"records": len(ids), "hazard": "overwrite-records", "by": allowed_by}
+            self._append_audit(db, "records overwritten", about)
 
     # throughput
 

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,14 +23,17 @@ from runner.copy.dead_letters import DeadLetterRow, with_records
 from runner.copy.journal import BatchRow, Journal, PartitionState
 from runner.copy.prepare import Preparation, Prepared
 from runner.copy.retry import Retrying, Stop
+from runner.copy.strangers import Strangers, part_of
 from runner.errors import (
     CheckFailedError,
+    HazardError,
     PartialWriteError,
     StoreError,
     TransientStoreError,
 )
 from runner.model import Batch, BatchSize, Page, Partition, VectorSpec
 from runner.stores.base import Source, Target
+from runner.words import shown_list
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class CopySettings:
         doubtful: How many records of each partition may be on the target already, because
             they were in flight when an earlier part of the run broke off.
         append: Whether records may be there already, anywhere.
+        strangers: What the target holds that this run did not write.
+        overwrite: Who allowed that such records are overwritten; empty if nobody.
         show_values: Whether an error may hold the values that differ.
     """
 
@@ -62,6 +67,8 @@ class CopySettings:
     limit: int | None = None
     doubtful: int = 0
     append: bool = False
+    strangers: Strangers = field(default_factory=Strangers)
+    overwrite: str = ""
     show_values: bool = False
 
 
@@ -80,12 +87,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class _Numbered:
-    """One batch on its way: which it is, and what it holds."""
+    """One batch on its way: which it is, what it holds, and whether it may be there already."""
 
     partition: int
     number: int
     page: Page
-    fresh: bool
+    doubtful: bool
 
 
 _END = None
@@ -220,9 +227,7 @@ class Copier:
             limited = self._within_limit(page)
             if limited is None:
                 break
-            item = _Numbered(
-                index, number, limited, fresh=not self.settings.append and doubtful <= 0
-            )
+            item = _Numbered(index, number, limited, doubtful=doubtful > 0)
             doubtful -= len(limited.batch)
             with self._lock:
                 self._open_batches[index] = self._open_batches.get(index, 0) + 1
@@ -314,18 +319,26 @@ class Copier:
         self._note_done(item, len(batch), size_bytes, len(prepared.dead_letters), verified)
 
     def _write(self, item: _Numbered, prepared: Prepared) -> Prepared:
-        """Write a batch; what the target refuses record by record is set aside."""
+        """Write a batch; what the target refuses record by record is set aside.
+
+        Raises:
+            HazardError: Somebody else's record would be overwritten.
+        """
         batch = prepared.batch
-        fresh = item.fresh
+        fresh = not (item.doubtful or self.settings.append)
+        if not item.doubtful and self.settings.strangers.among(batch.ids):
+            self._judge_existing(batch)
+            fresh = False
         try:
             try:
                 self._write_once(batch, fresh)
             except PartialWriteError:
                 raise
             except StoreError as error:
-                # a plain insert fails loudly where a record exists after all: upsert decides
+                # a plain insert fails loudly where a record exists after all
                 if not fresh or isinstance(error, TransientStoreError):
                     raise
+                self._judge_existing(batch)
                 self._write_once(batch, False)
         except PartialWriteError as error:
             keep = [row for row, each in enumerate(batch.ids) if each not in error.failed]
@@ -348,7 +361,9 @@ class Copier:
 
         def write() -> None:
             nonlocal tried
-            # the answer to a first try may have been lost after it was applied
+            if fresh and tried:
+                # the answer to a first try may have been lost after it was applied
+                self._judge(batch, self.target.fetch(batch.ids))
             self.target.write(batch, fresh=fresh and not tried)
 
         def attempt() -> None:
@@ -359,6 +374,39 @@ class Copier:
                 tried = True
 
         self.retrying.call("writing to the target", attempt)
+
+    def _judge_existing(self, batch: Batch) -> None:
+        there = self.retrying.call(
+            "looking at what the target holds", lambda: self.target.fetch(batch.ids)
+        )
+        self._judge(batch, there)
+
+    def _judge(self, batch: Batch, there: Batch) -> None:
+        """Leave if *there*, what the target holds by the ids of *batch*, is another's.
+
+        A record that is just what would be written may be there: a batch that was written and
+        not journalled leaves such, and nothing is lost by writing it again.
+
+        Raises:
+            HazardError: The plan does not allow to overwrite it.
+        """
+        expected = part_of(batch, there.ids)
+        found = differences(expected, there, self.target.capabilities, self.settings.vectors)
+        ids = list({(type(each.id), each.id): each.id for each in found}.values())
+        if not ids:
+            return
+        if self.settings.overwrite:
+            with self._lock:
+                self.journal.note_overwritten(ids, self.settings.overwrite)
+            return
+        records = "a record" if len(ids) == 1 else f"{len(ids):,} records"
+        raise HazardError(
+            f"hazard overwrite-records: the target holds {records} that somebody else wrote since "
+            f"this run began, under ids that it would write: {shown_list(ids[:10])}",
+            "if they may be overwritten: `run … --allow overwrite-records`, or "
+            "`allow: [overwrite-records]` in the plan; else remove them there and run again, or "
+            "take the run back with `runner rollback`, which leaves them",
+        )
 
     def _note_done(
         self, item: _Numbered, records: int, size_bytes: int, dead: int, verified: bool

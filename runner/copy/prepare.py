@@ -9,11 +9,15 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from runner import jsonvalues
 from runner.copy.dead_letters import DeadLetterRow
-from runner.copy.fit import Fitting, Loss, unfitted
+from runner.copy.fit import JSON_FIELDS, Fitting, Loss, unfitted
 from runner.copy.ids import ORIGINAL_ID, IdMap, restored
 from runner.model import Batch, Id, Metadata, Select
 from runner.transform_loader import Chain
+
+RESTORED = "restored by the runner"
+"""The policy of what was turned back because an earlier run had changed it."""
 
 
 @dataclass
@@ -68,9 +72,9 @@ class Preparation:
         """
         source_ids = list(page.ids)
         batch = originals(page) if self.ids.restore else unfitted(page)
+        losses = _restorations(page, batch)
         dead: list[DeadLetterRow] = []
         batch, source_ids, transforms = self._transform(batch, source_ids, dead)
-        losses: Counter[Loss] = Counter()
         if not self.ids.keeps:
             batch, source_ids = self._map_ids(batch, source_ids, dead, losses)
         if self._renames:
@@ -136,13 +140,17 @@ class Preparation:
                 dead.append(DeadLetterRow(source_ids[row], batch.namespace, "ids", str(error)))
                 continue
             changed = mapped != each or type(mapped) is not type(each)
-            if changed and found.get(ORIGINAL_ID, each) != each:
-                reason = f"metadata.{ORIGINAL_ID} exists already; `rename` it"
+            companions = self.ids.companions(each) if changed else {}
+            taken = [name for name in companions if name in found]
+            if taken:
+                # the way back would take it for ours and leave it out
+                reason = f"metadata.{taken[0]} exists already, and the original id goes there; "
+                reason += "`rename` or `drop` it"
                 dead.append(DeadLetterRow(source_ids[row], batch.namespace, "ids", reason))
                 continue
             ids.append(mapped)
             rows.append(row)
-            objects.append({**found, ORIGINAL_ID: each} if changed else found)
+            objects.append({**found, **companions} if changed else found)
             if changed:
                 losses[loss] += 1
         if len(rows) < len(batch):
@@ -173,3 +181,19 @@ def originals(page: Batch) -> Batch:
     Fields first: an original id that this store could not hold is JSON text itself.
     """
     return restored(unfitted(page))
+
+
+def _restorations(page: Batch, batch: Batch) -> Counter[Loss]:
+    """What of *page* was turned back: counted as losses are, for nothing happens unsaid."""
+    found: Counter[Loss] = Counter()
+    if batch.metadata is page.metadata:
+        return found
+    for now, was in zip(batch.ids, page.ids, strict=True):
+        if now != was or type(now) is not type(was):
+            found[Loss("id", f"{ORIGINAL_ID} → id again", RESTORED, reversible=True)] += 1
+    for new, old in zip(batch.metadata.objects(), page.metadata.objects(), strict=True):
+        if JSON_FIELDS in old and JSON_FIELDS not in new:
+            for name in jsonvalues.loads(old[JSON_FIELDS]):
+                if name != ORIGINAL_ID:
+                    found[Loss(name, "JSON text → as it was", RESTORED, reversible=True)] += 1
+    return found

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from runner.copy.dead_letters import DeadLetterRow
-from runner.copy.fit import Loss
-from runner.copy.ids import IdMap
+from runner.copy.fit import JSON_FIELDS, Loss
+from runner.copy.ids import ORIGINAL_ID, RUNNER_ID, IdMap
+from runner.copy.prepare import RESTORED
 from runner.errors import CapabilityError, HazardError, PlanError, RunnerError, TransformError
 from runner.jsonvalues import ValueKind
 from runner.model import (
@@ -536,7 +537,7 @@ def _field_rows(found: Preflight, effects: Sequence[FieldEffect]) -> list[FieldR
     arrived = set()
     for name, summary in before.fields.items():
         effect = named.get(name)
-        becomes, note = _fate(name, summary, after, effect)
+        becomes, note = _fate(name, summary, found, effect)
         arrived.add(becomes if becomes in after.fields else name)
         rows.append(_row(name, summary, before, becomes, note))
     for name, summary in after.fields.items():
@@ -547,21 +548,35 @@ def _field_rows(found: Preflight, effects: Sequence[FieldEffect]) -> list[FieldR
 
 
 def _fate(
-    name: str, summary: FieldSummary, after: Inventory, effect: FieldEffect | None
+    name: str, summary: FieldSummary, found: Preflight, effect: FieldEffect | None
 ) -> tuple[str, str]:
     """What a field becomes, and in a word what happens to it."""
+    after = found.after
     if effect is not None and effect.becomes and effect.becomes in after.fields:
         return effect.becomes, effect.note
     arrived = after.fields.get(name)
     if arrived is None:
-        flattened = ValueKind.OBJECT in summary.kinds and any(
-            each.startswith(f"{name}.") for each in after.fields
-        )
-        gone = "flattened" if flattened else "dropped by the plan"
-        return "", effect.note if effect is not None else gone
+        if name not in found.surviving:
+            return "", "only in records that do not fit"
+        if effect is not None:
+            return "", effect.note
+        return "", _why_gone(name, summary, found)
     if set(arrived.kinds) != set(summary.kinds):
         return ", ".join(arrived.kind_words), effect.note if effect is not None else "changed"
     return "", effect.note if effect is not None else "kept"
+
+
+def _why_gone(name: str, summary: FieldSummary, found: Preflight) -> str:
+    restored = {each.field == "id" for each in found.losses if each.policy == RESTORED}
+    if (name in (ORIGINAL_ID, RUNNER_ID) and True in restored) or (
+        name == JSON_FIELDS and restored
+    ):
+        return RESTORED
+    if ValueKind.OBJECT in summary.kinds and any(
+        each.startswith(f"{name}.") for each in found.after.fields
+    ):
+        return "flattened"
+    return "dropped by the plan"
 
 
 def _row(

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import assert_never
 
 from runner.checks import evidence
@@ -18,6 +19,7 @@ from runner.copy.journal import Journal
 from runner.copy.pipeline import Copier, CopySettings, Progress, records_in_flight
 from runner.copy.prepare import Preparation
 from runner.copy.retry import Retrying, Stop
+from runner.copy.strangers import Strangers, own_ids
 from runner.errors import (
     CollectionMismatchError,
     JournalError,
@@ -63,6 +65,7 @@ class Execution:
         stop: Ends the run after the batches in flight.
         listener: Told of progress; called from any thread.
         show_values: Whether results and errors are to hold the values that differ.
+        overwrite: Who allowed that records of somebody else are overwritten; empty if nobody.
     """
 
     def __init__(
@@ -77,7 +80,9 @@ class Execution:
         listener: Listener,
         *,
         show_values: bool,
+        overwrite: str = "",
     ) -> None:
+        self.overwrite = overwrite
         self.document = document
         self.journal = journal
         self.steps = steps
@@ -275,6 +280,8 @@ class Execution:
     # copy
 
     def _copy(self, number: int, step: Copy) -> None:
+        strangers = self.retrying.call("listing what the target holds", self._strangers)
+        ahead = self.journal.records_ahead()
         self.journal.forget_unconnected()
         batch_size = BatchSize(step.batch_records, self._batch_bytes())
         if not self.journal.partitions():
@@ -283,6 +290,10 @@ class Execution:
                 self.retrying.call("dividing the source", lambda: self.source.partitions(count))
             )
         in_flight = records_in_flight(batch_size, step.writers)
+        # batches after a gap were written as well, and are forgotten
+        doubtful = self.journal.fact("in_flight_records", 0)
+        if ahead:
+            doubtful = max(doubtful, ahead + in_flight)
         settings = CopySettings(
             batch_size=batch_size,
             writers=step.writers,
@@ -292,13 +303,13 @@ class Execution:
             vectors=dict(self._described().vectors),
             total=step.records,
             limit=self.document.limit,
-            doubtful=self.journal.fact("in_flight_records", 0),
+            doubtful=doubtful,
             append=any(isinstance(each, Append) for each in self.steps),
+            strangers=strangers,
+            overwrite=self.overwrite,
             show_values=self.show_values,
         )
-        self.journal.keep(
-            in_flight_records=max(in_flight, self.journal.fact("in_flight_records", 0))
-        )
+        self.journal.keep(in_flight_records=max(in_flight, doubtful))
         meter = _Meter(self, number, step)
         copier = Copier(
             self.source,
@@ -315,6 +326,18 @@ class Execution:
                 copier.run()
         finally:
             meter.end()
+
+    def _strangers(self) -> Strangers:
+        """What the target holds, as far as it can be known before the copy, that is not ours.
+
+        A collection that this very process made holds nothing; what was in one that is
+        appended to was just listed; after an interruption everything is listed anew.
+        """
+        appends = any(isinstance(each, Append) for each in self.steps)
+        may_go = self.journal.present_before if self.overwrite else tuple
+        if self.journal.fact("resumed", 0):
+            return Strangers(self.target.scan_ids(), chain(own_ids(self.journal), may_go()))
+        return Strangers(self.journal.present_before() if appends and not self.overwrite else ())
 
     @contextmanager
     def _bulk_load(self) -> Iterator[None]:

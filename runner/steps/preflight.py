@@ -58,6 +58,7 @@ class Preflight:
         wanted: The collection that the plan asks for, in common terms.
         proposal: What the target would make of it.
         before, after: Inventories of the sample as it is and as it would be written.
+        surviving: Source fields of those records of the sample that would be written.
         dead_letters, losses, transforms: What preparing the sample led to.
         read_per_s: Records a second, measured; None for an empty source.
         collisions: Ids that a target that is appended to holds already: how many, and some.
@@ -79,6 +80,7 @@ class Preflight:
     proposal: Proposal
     before: Inventory
     after: Inventory
+    surviving: set[str] = field(default_factory=set)
     dead_letters: list[DeadLetterRow] = field(default_factory=list)
     losses: Counter[Loss] = field(default_factory=Counter)
     transforms: dict[str, tuple[int, int, int]] = field(default_factory=dict)
@@ -114,14 +116,17 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
     kept_spec = target_spec if appends else None
     count = source.count()
     first, read_per_s = _first_pages(source)
-    carries_originals = any(originals(each).ids != each.ids for each in first)
-    census = take_census(lambda: _source_id_pages(source, carries_originals))
-    sample = first if carries_originals else _spread_sample(source, census, first)
+    as_it_is = take_census(source.scan_ids)
+    sample = _spread_sample(source, as_it_is, first)
     kind = document.ids.kind
+    restores = kind not in ("keep", "field") and as_it_is.may_be_mapped and _restores(source)
+    census = take_census(lambda: _original_id_pages(source)) if restores else as_it_is
     rule = _id_rule(
         target, kept_spec, census.kind if kind in ("auto", "keep") else _kind_after(kind)
     )
     id_map, id_problems = choose(document.ids, census, rule, target.name)
+    # what was found over all records is what the copy does, whatever comes to the source later
+    id_map = replace(id_map, restore=restores)
     names = _vector_names(source_spec, kept_spec)
     wanted = _wanted(document, source, source_spec, target, id_map, census, names)
     average = take_inventory(sample).average_record_bytes
@@ -258,13 +263,19 @@ def _spread_sample(source: Source, census: IdCensus, first: list[Batch]) -> list
     return [fetched] if len(fetched) else first
 
 
-def _source_id_pages(source: Source, carries_originals: bool) -> Iterator[list[Id]]:
+def _restores(source: Source) -> bool:
+    """Whether any record carries an original id that it is to get back."""
+    return any(_differ(batch.ids, originals(batch).ids) for batch in _all(source, Select.METADATA))
+
+
+def _differ(ids: Sequence[Id], others: Sequence[Id]) -> bool:
+    return any(a != b or type(a) is not type(b) for a, b in zip(ids, others, strict=True))
+
+
+def _original_id_pages(source: Source) -> Iterator[list[Id]]:
     """All source ids, page by page, with originals restored where records carry them."""
-    if not carries_originals:
-        yield from source.scan_ids()
-        return
     for batch in _all(source, Select.METADATA):
-        yield originals(batch).ids
+        yield list(originals(batch).ids)
 
 
 def _all(source: Source, select: Select) -> Iterator[Batch]:
@@ -350,6 +361,10 @@ def _prepare_sample(found: Preflight, preparation: Preparation, sample: list[Bat
         found.before.add(batch)
         prepared = preparation.prepare(batch)
         found.after.add(prepared.batch)
+        written = {(type(each), each) for each in prepared.source_ids}
+        for each, metadata in zip(batch.ids, batch.metadata, strict=True):
+            if (type(each), each) in written:
+                found.surviving.update(metadata)
         found.dead_letters += prepared.dead_letters
         found.losses.update(prepared.losses)
         for path, counts in prepared.transforms.items():
@@ -366,7 +381,12 @@ def _judge_mapped_ids(
     kind = found.id_map.kind
     if found.census.duplicates:
         named = shown_list(found.census.duplicates)
-        found.id_problems.append(f"the source holds some ids more than once: {named}")
+        found.id_problems.append(
+            "several records would have the same id once those in original_id are restored "
+            f"(`ids: keep` leaves them as they are): {named}"
+            if found.id_map.restore
+            else f"the source holds some ids more than once: {named}"
+        )
         return
     could_collide = kind == "field" or (
         kind in ("string", "integer") and 0 < found.census.integers < found.census.count

@@ -9,9 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.copy.fit import Fitting
 from runner.copy.ids import IdMap, can_hold, choose, restored, take_census, uuid_for
-from runner.model import Batch, IdRule, Metadata
+from runner.copy.prepare import Preparation
+from runner.model import Batch, IdRule, Metadata, Metric, VectorSpec
 from runner.plan.model import IdPolicy
+from runner.stores import store_class
+from runner.transform_chain import Chain
 
 ANY = IdRule(integers=(-(2**63), 2**63 - 1))
 TEXT = IdRule()
@@ -90,20 +94,23 @@ def test_uuids_do_not_change_between_versions():
     assert uuid_for(1) == str(uuid.uuid5(namespace, "i:1"))
 
 
+def with_metadata(ids, *metadata):
+    vectors = {"": np.zeros((len(ids), 2), dtype=np.float32)}
+    return Batch(ids, vectors, [None] * len(ids), Metadata.of(list(metadata)))
+
+
+def same(mapped, each):
+    return mapped == each and type(mapped) is type(each)
+
+
 @given(IDS, st.sampled_from(["uuid5", "string"]))
 def test_the_way_back_restores_every_id_and_its_kind(ids, kind):
     mapped = IdMap(kind)
-    there = Batch(
-        ids=[mapped.map(each) for each in ids],
-        vectors={"": np.zeros((len(ids), 2), dtype=np.float32)},
-        documents=[None] * len(ids),
-        metadata=Metadata.of(
-            [
-                {"k": 1, "original_id": each}
-                if mapped.map(each) != each or type(mapped.map(each)) is not type(each)
-                else {"k": 1}
-                for each in ids
-            ]
+    there = with_metadata(
+        [mapped.map(each) for each in ids],
+        *(
+            {"k": 1} if same(mapped.map(each), each) else {"k": 1, **mapped.companions(each)}
+            for each in ids
         ),
     )
     back = restored(there)
@@ -111,15 +118,34 @@ def test_the_way_back_restores_every_id_and_its_kind(ids, kind):
     assert back.metadata.objects() == [{"k": 1}] * len(ids)
 
 
-def test_a_field_of_the_users_own_called_original_id_is_left_alone():
-    there = Batch(
-        ids=["a"],
-        vectors={},
-        documents=[None],
-        metadata=Metadata.of([{"original_id": "something else"}]),
-    )
-    assert restored(there).ids == ["a"]
-    assert restored(there).metadata[0] == {"original_id": "something else"}
+@pytest.mark.parametrize(
+    ("now", "own"),
+    [
+        ("a", {"original_id": "something else"}),
+        (42, {"original_id": "42"}),
+        ("42", {"original_id": 42}),
+        ("42", {"original_id": "42"}),
+        (1, {"original_id": True}),
+        ("42", {"original_id": 42, "runner_id": "integer"}),
+        (42, {"original_id": "42", "runner_id": "mine"}),
+        ("x", {"original_id": 42, "runner_id": "string"}),
+        (SOME_UUID, {"original_id": "a"}),
+    ],
+)
+def test_a_field_of_the_users_own_called_original_id_is_left_alone(now, own):
+    back = restored(with_metadata([now], own))
+    assert same(back.ids[0], now)
+    assert back.metadata[0] == own
+
+
+def test_a_map_that_overwrote_a_field_of_the_users_own_sets_the_record_aside():
+    fitting = Fitting(store_class("files").capabilities, {"": VectorSpec(2, Metric.L2)})
+    for own in ("original_id", "runner_id"):
+        preparation = Preparation(Chain(()), IdMap("string"), fitting, {"": ""})
+        prepared = preparation.prepare(with_metadata([1, 2], {own: "1"}, {}))
+        assert prepared.batch.ids == ["2"]
+        assert prepared.batch.metadata[0] == {"original_id": 2, "runner_id": "string"}
+        assert f"metadata.{own} exists already" in prepared.dead_letters[0].reason
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,31 @@ def test_after_a_crash_batches_behind_a_gap_are_forgotten(journal):
     assert again.partitions()[0].cursor == "c2"
 
 
+def test_how_far_ahead_of_a_gap_was_written_is_known(journal):
+    """A writer may wait for its store while another one goes on and on."""
+    journal.cut([Partition(0), Partition(1)])
+    assert journal.records_ahead() == 0
+    for number in (0, 2, 5):
+        journal.commit(row(number))
+    # batches 1 to 5, each as large as the largest
+    assert journal.records_ahead() == 5 * row(0).read
+    again = reopened(journal)
+    again.forget_unconnected()
+    assert again.records_ahead() == 0
+
+
+def test_records_overwritten_by_leave_count_as_held_before(journal):
+    journal.keep(hazards=[])
+    journal.keep_present_before(iter([["a"]]))
+    journal.keep(held_before=1)
+    journal.note_overwritten(["b", 2], "plan")
+    journal.note_overwritten(["c"], "plan")
+    assert list(journal.present_before()) == [["a"], ["b", 2], ["c"]]
+    assert journal.fact("held_before") == 4
+    (hazard,) = journal.fact("hazards")
+    assert (hazard["name"], hazard["allowed_by"]) == ("overwrite-records", "plan")
+
+
 def test_the_same_batch_cannot_be_recorded_twice(journal):
     journal.cut([Partition(0)])
     journal.commit(row(0))
