@@ -1105,5 +1105,6 @@ def _rollback_result(
         target=about,
         removed=undo.removed,
         kept=kept,
+        cannot_tell=undo.cannot_tell,
         next=(f"run {file}    starts over",) if done else (f"runner rollback {file} --yes",),
     )

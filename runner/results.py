@@ -376,6 +376,7 @@ class RollbackResult:
             ``unmark`` (nothing was written but the mark) or ``nothing``.
         removed: Records of this run that are (to be) removed.
         kept: Records that stay, with the reason and the first ids of each kind.
+        cannot_tell: Which changes that others made to what goes cannot be seen; may be empty.
     """
 
     name: str
@@ -385,6 +386,7 @@ class RollbackResult:
     target: Side
     removed: int
     kept: Mapping[str, tuple[int, tuple[Id, ...]]] = field(default_factory=dict)
+    cannot_tell: str = ""
     next: tuple[str, ...] = ()
     exit_code: int = 0
 

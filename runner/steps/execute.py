@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from typing import assert_never
 
 from runner.checks import evidence
-from runner.checks.evidence import Ends
+from runner.checks.digest import Kept
+from runner.checks.evidence import Ends, kept_of
 from runner.copy.journal import Journal
 from runner.copy.pipeline import Copier, CopySettings, Progress, records_in_flight
 from runner.copy.prepare import Preparation
@@ -26,7 +28,7 @@ from runner.errors import (
     StoppedError,
     TransientStoreError,
 )
-from runner.model import BatchSize, CollectionSpec, Endpoint
+from runner.model import BatchSize, CollectionSpec, Endpoint, VectorSpec
 from runner.plan.model import PlanDocument, Validation
 from runner.report.progress import ProgressEvent
 from runner.results import CheckResult, Side, Verdict
@@ -261,13 +263,14 @@ class Execution:
                 self.retrying.call("dividing the source", lambda: self.source.partitions(count))
             )
         in_flight = records_in_flight(batch_size, step.writers)
+        vectors = dict(self._described().vectors)
         settings = CopySettings(
             batch_size=batch_size,
             writers=step.writers,
             readers=step.readers,
             verify_every=step.verify_every,
-            digests=self.document.validation.checksum != "none",
-            vectors=dict(self._described().vectors),
+            kept=self._kept(vectors),
+            vectors=vectors,
             total=step.records,
             limit=self.document.limit,
             doubtful=self.journal.fact("in_flight_records", 0),
@@ -293,6 +296,12 @@ class Execution:
                 copier.run()
         finally:
             meter.end()
+
+    def _kept(self, vectors: Mapping[str, VectorSpec]) -> Kept:
+        """Noted once: every digest of the run is to be of the same part."""
+        if self.journal.fact("kept") is None:
+            self.journal.keep(kept=asdict(Kept.by(self.target.capabilities, vectors)))
+        return kept_of(self.journal)
 
     @contextmanager
     def _bulk_load(self) -> Iterator[None]:
@@ -499,8 +508,8 @@ def run_checks(
         validation: Which checks, and their thresholds.
         retrying: Repeats a whole check where a store failed and may come back.
         before_each: Told the name of each check before it begins.
-        rescan: Read the whole target again for the checksum, instead of relying on what
-            was read back while copying.
+        rescan: Read the whole target again for the checksum, whatever the plan says of it,
+            instead of relying on what was read back while copying.
     """
     results = []
 
@@ -510,13 +519,12 @@ def run_checks(
 
     if validation.count and not ends.limited:
         check("count", lambda: evidence.count_check(ends))
-    if validation.ids and not ends.limited:
+    if validation.ids:
         check("ids", lambda: evidence.ids_check(ends))
-    if validation.checksum != "none":
-        if rescan:
-            check("checksum", lambda: evidence.digest_check(ends))
-        else:
-            check("checksum", lambda: evidence.checksum_check(ends, validation))
+    if rescan:
+        check("checksum", lambda: evidence.digest_check(ends))
+    elif validation.checksum != "none":
+        check("checksum", lambda: evidence.checksum_check(ends, validation))
     if validation.metadata_sample:
         check("metadata", lambda: evidence.metadata_check(ends, validation.metadata_sample))
     queries = validation.queries

@@ -144,8 +144,8 @@ def thresholds(validation: Validation, *, limited: bool = False) -> list[str]:
     found = []
     if validation.count and not limited:
         found.append("count equal")
-    if validation.ids and not limited:
-        found.append("ids equal")
+    if validation.ids:
+        found.append("ids as written" if limited else "ids equal")
     if validation.checksum != "none":
         share = "every batch" if validation.checksum == "every_batch" else "every tenth batch"
         found.append(f"checksum of {share}")
