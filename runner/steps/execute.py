@@ -377,6 +377,8 @@ class Execution:
         )
         self.journal.keep(
             "checked",
+            # the checks saw the private copy of it; what came later is not in there either
+            source_changed=self.retrying.call("looking at the source", self.source.has_changed),
             checks=[evidence.evidence_of(each) for each in results],
             verdict=overall(results).value,
         )

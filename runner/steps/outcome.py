@@ -88,6 +88,22 @@ def warnings_of(journal: Journal) -> tuple[Remark, ...]:
     return tuple(Remark(**each) for each in journal.fact("warnings", []))
 
 
+def _source_remarks(journal: Journal, command: str) -> list[Remark]:
+    """That the source went on; `verify` has compared with what it holds by now."""
+    if command == "verify" or not journal.fact("source_changed", False):
+        return []
+    return [
+        Remark(
+            "",
+            f"the source {journal.fact('source')['place']} was written to during the run: "
+            "records that came, went or changed since it was read are not in the target as "
+            "they are now",
+            "`runner verify` names those that came or went; to have them, take this run back and "
+            "run again while nothing writes there",
+        )
+    ]
+
+
 def result_of(
     journal: Journal,
     steps: tuple[Step, ...],
@@ -155,7 +171,7 @@ def result_of(
         hazards=tuple(HazardRow(**each) for each in journal.fact("hazards", [])),
         checks=checks,
         throughput=tuple(_points(journal)),
-        warnings=warnings_of(journal),
+        warnings=(*warnings_of(journal), *_source_remarks(journal, command)),
         plan_text=journal.fact("plan_text", ""),
         fingerprint=journal.fact("fingerprint"),
         target_digest=target_digest(journal),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from qdrant_client import QdrantClient, models
 
 from runner import ProgressEvent, load_plan
 from runner.model import Batch
 from runner.results import CheckResult, RunResult, Verdict
 from runner.stores.base import Access
 from tests.e2e.conftest import Cli
-from tests.e2e.places import Places, records
+from tests.e2e.places import DIM, Places, records
 
 COUNT = 60
 
@@ -231,3 +233,68 @@ def test_a_rollback_says_which_changes_it_cannot_see(places: Places, cli: Cli) -
     preview = cli("rollback", "plan.yaml")
     assert f"vectors and fractional numbers of {COUNT} records" in " ".join(preview.stdout.split())
     assert cli("rollback", "plan.yaml", "--yes").returncode == 0
+
+
+# an embedded source goes on while its private copy is read
+
+
+def local_mode(folder: Path, batch: Batch) -> None:
+    """What the client's own local mode leaves; closed again."""
+    client = QdrantClient(path=str(folder))
+    if not client.collection_exists("source"):
+        of = models.VectorParams(size=DIM, distance=models.Distance.COSINE)
+        client.create_collection("source", vectors_config=of)
+    points = [
+        models.PointStruct(id=each, vector=batch.vector[row].tolist(), payload={})
+        for row, each in enumerate(batch.ids)
+    ]
+    client.upsert("source", points)
+    client.close()
+
+
+@pytest.mark.parametrize("store", ["chroma", "qdrant-edge", "qdrant-local"])
+def test_an_embedded_source_that_is_written_to_during_the_run_is_named(
+    places: Places, cli: Cli, store: str
+) -> None:
+    sent, late = records(COUNT, kind="uuid"), records(COUNT + 1, kind="uuid").take([COUNT])
+    if store == "qdrant-local":
+        source = {"store": "qdrant", "path": "local", "collection": "source"}
+        local_mode(places.folder / "local", sent)
+    else:
+        source = places.options(store, "source")
+        places.fill(source, sent, id_kind="uuid")
+
+    def write() -> None:
+        if store == "qdrant-local":
+            local_mode(places.folder / "local", late)
+        else:
+            change(places, source, put=late)
+
+    plan = load_plan(places.plan(source, places.options("files", "target"), batch_size=20))
+    result = plan.run(at("copy", write))
+
+    assert check(result, "ids").verdict is Verdict.PASSED  # judged by the private copy
+    (remark,) = (each for each in result.warnings if "written to during the run" in each.what)
+    assert "`runner verify` names those" in remark.hint
+    assert "was written to during the run" in " ".join(cli("report", "plan.yaml").stdout.split())
+    verified = plan.verify()
+    assert check(verified, "ids").summary == "the source changed: 1 new, 0 gone"
+    assert not any("during the run" in each.what for each in verified.warnings)
+
+
+def test_an_embedded_source_that_is_only_read_during_the_run_is_no_news(places: Places) -> None:
+    """Merely opening a Chroma writes to its database; so does another collection's writer."""
+    source = places.options("chroma", "source")
+    other = {**source, "collection": "another"}
+    places.fill(source, records(COUNT))
+    places.fill(other, records(5))
+
+    def read() -> None:
+        with places.opened({**source, "snapshot": "none"}) as there:
+            assert there.count() == COUNT
+        change(places, other, put=newcomer())
+
+    plan = load_plan(places.plan(source, places.options("files", "target")))
+    before = (places.folder / "source_chroma" / "chroma.sqlite3").read_bytes()
+    assert not plan.run(at("copy", read)).warnings
+    assert (places.folder / "source_chroma" / "chroma.sqlite3").read_bytes() != before
