@@ -334,6 +334,7 @@ class Plan:
                     preparation=self._preparation_of(journal, target),
                     source_spec=source_spec,
                     target_spec=target_spec,
+                    promised=spec_from_json(journal.fact("collection")),
                     records_before=journal.fact("records_before", 0),
                     held_before=journal.fact("held_before", 0),
                     limited=self.document.limit is not None,

@@ -192,7 +192,8 @@ class CheckResult:
     """One check and its evidence.
 
     Attributes:
-        name: ``count``, ``ids``, ``checksum``, ``metadata``, ``queries``, ``dead letters``.
+        name: ``count``, ``shape``, ``ids``, ``checksum``, ``metadata``, ``queries``,
+            ``dead letters``, ``audit``.
         verdict: Whether the threshold was met.
         summary: One line of evidence: ``1,512 = 1,512``.
         coverage: What was looked at: ``all compared``, ``at most 0.3 % wrong (95 %)``.

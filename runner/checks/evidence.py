@@ -49,6 +49,7 @@ from runner.model import (
     CollectionSpec,
     FloatArray,
     Id,
+    IndexSpec,
     Select,
     VectorKind,
 )
@@ -71,7 +72,8 @@ class Ends:
         source, target: Opened for reading at least.
         journal: Of the run.
         preparation: What happened to every record.
-        source_spec, target_spec: Both collections.
+        source_spec, target_spec: Both collections, as they are.
+        promised: The target's collection as the plan was compiled to make it, or found it.
         records_before: How many records the source held before the copy.
         held_before: How many records the target held before the copy.
         limited: Whether only a part of the source was asked for.
@@ -85,6 +87,7 @@ class Ends:
     preparation: Preparation
     source_spec: CollectionSpec
     target_spec: CollectionSpec
+    promised: CollectionSpec
     records_before: int
     held_before: int
     limited: bool
@@ -403,6 +406,63 @@ def digest_check(ends: Ends) -> CheckResult:
             "partly_compared": partly,
         },
     )
+
+
+def shape_check(ends: Ends) -> CheckResult:
+    """Whether dimension, metric, type and index of the target are what the plan promised.
+
+    An index that was promised to be none may be there all the same: somebody built it later.
+    """
+    there = ends.target_spec
+    failures = []
+    for name, wanted in ends.promised.vectors.items():
+        label = f"vector {name}" if name else "vector"
+        found = there.vectors.get(name)
+        if found is None:
+            failures.append(f"{label}: missing")
+            continue
+        known = wanted.dim and found.dim  # 0: not known yet, or not fixed
+        if known and found.dim != wanted.dim:
+            failures.append(f"{label}: {found.dim:,} dims, expected {wanted.dim:,}")
+        if found.metric is not wanted.metric:
+            failures.append(f"{label}: metric {found.metric}, expected {wanted.metric}")
+        if found.dtype != wanted.dtype:
+            failures.append(f"{label}: {found.dtype}, expected {wanted.dtype}")
+    failures += _index_differences(ends.promised.index, there.index)
+    first = next(iter(there.vectors.values()), None)
+    words = [] if first is None else [f"{first.dim:,} dims", str(first.metric)]
+    words.append(str(there.index) if there.index is not None else "no word of an index")
+    return CheckResult(
+        name="shape",
+        verdict=Verdict.FAILED if failures else Verdict.PASSED,
+        summary=" · ".join(words),
+        coverage="all compared",
+        threshold="as planned",
+        failures=tuple(failures),
+        advice=_SHAPE_ADVICE if failures else "",
+        evidence={"expected_index": str(ends.promised.index or ""), "index": words[-1]},
+    )
+
+
+_SHAPE_ADVICE = (
+    "somebody altered the collection or its index since it was made: searches are slow or rank "
+    "otherwise. Build the index anew as planned, then check again"
+)
+
+
+def _index_differences(promised: IndexSpec | None, found: IndexSpec | None) -> list[str]:
+    if promised is None or promised.type in ("none", "flat"):
+        return []
+    if found is None or found.type in ("none", "flat"):
+        return [f"index: missing, expected {promised}"]
+    if found.type != promised.type:
+        return [f"index: {found}, expected {promised}"]
+    # what is set for each search, or left to the store, it does not tell
+    return [
+        f"index: {key} {found.params[key]}, expected {value}"
+        for key, value in promised.params.items()
+        if key in found.params and found.params[key] != value
+    ]
 
 
 def metadata_check(ends: Ends, sample: int) -> CheckResult:

@@ -43,6 +43,7 @@ from runner.steps.model import (
     Swap,
     explain,
     kind_of,
+    spec_from_json,
 )
 from runner.steps.outcome import side_of
 from runner.stores.base import CanSwap, Source, Target
@@ -362,6 +363,7 @@ class Execution:
             preparation=self.preparation,
             source_spec=spec,
             target_spec=self._described(),
+            promised=spec_from_json(self.journal.fact("collection")),
             records_before=self.journal.fact("records_before", 0),
             held_before=self.journal.fact("held_before", 0),
             limited=limited,
@@ -521,6 +523,7 @@ def run_checks(
 
     if validation.count and not ends.limited:
         check("count", lambda: evidence.count_check(ends))
+    check("shape", lambda: evidence.shape_check(ends))
     if validation.ids:
         check("ids", lambda: evidence.ids_check(ends))
     if rescan:

@@ -144,6 +144,7 @@ def thresholds(validation: Validation, *, limited: bool = False) -> list[str]:
     found = []
     if validation.count and not limited:
         found.append("count equal")
+    found.append("shape as planned")
     if validation.ids:
         found.append("ids as written" if limited else "ids equal")
     if validation.checksum != "none":

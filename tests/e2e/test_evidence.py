@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psycopg2
 import pytest
 from qdrant_client import QdrantClient, models
 
@@ -298,3 +300,106 @@ def test_an_embedded_source_that_is_only_read_during_the_run_is_no_news(places: 
     before = (places.folder / "source_chroma" / "chroma.sqlite3").read_bytes()
     assert not plan.run(at("copy", read)).warnings
     assert (places.folder / "source_chroma" / "chroma.sqlite3").read_bytes() != before
+
+
+# what the target is
+
+
+@pytest.mark.parametrize(
+    ("store", "index"),
+    [
+        ("pgvector", {"type": "hnsw", "m": 8, "ef_construction": 32, "ef_search": 80}),
+        ("pgvector", {"type": "ivfflat", "lists": 4, "probes": 4}),
+        ("pgvector", {"type": "none"}),
+        ("chroma", {"m": 8, "ef_construction": 50, "ef_search": 60}),
+        ("faiss", {"type": "hnsw", "m": 8, "ef_construction": 50, "ef_search": 60}),
+        ("faiss", {"type": "ivfflat", "lists": 4, "probes": 4}),
+        ("qdrant-edge", {"type": "hnsw", "m": 8, "ef_construction": 50, "ef_search": 60}),
+        ("qdrant-double", {"type": "hnsw", "m": 8, "ef_construction": 50, "ef_search": 60}),
+    ],
+)
+def test_every_index_that_a_plan_may_ask_for_is_found_as_planned(
+    served: Places, store: str, index: dict[str, Any]
+) -> None:
+    source = served.options("files", "source")
+    served.fill(source, records(COUNT * 4))
+    name = f"indexed_{index.get('type', 'own')}"
+    target = {**served.options(store, name), "index": index}
+    plan = load_plan(served.plan(source, target, validation={"queries": "none"}))
+    assert not check(plan.run(), "shape").failures
+    assert not check(plan.verify(), "shape").failures
+    more = {**target, "if_exists": "append"}
+    del more["index"]
+    served.fill(served.options("files", "more"), records(COUNT, seed=5, kind="uuid"))
+    append = load_plan(
+        served.plan(served.options("files", "more"), more, "append", validation={"queries": "none"})
+    )
+    assert not check(append.run(), "shape").failures
+    append.rollback(confirmed=True)
+    plan.rollback(confirmed=True)
+
+
+@pytest.mark.parametrize(
+    ("statements", "wrong"),
+    [
+        (["DROP INDEX {index}"], ["index: missing, expected hnsw m 16 ef_construction 64"]),
+        (
+            [
+                "DROP INDEX {index}",
+                "CREATE INDEX ON {table} USING hnsw (embedding vector_cosine_ops) WITH (m = 4)",
+            ],
+            ["index: m 4, expected 16"],
+        ),
+        (
+            [
+                "DROP INDEX {index}",
+                "CREATE INDEX ON {table} USING ivfflat (embedding vector_cosine_ops)",
+            ],
+            ["index: ivfflat lists 100, expected hnsw m 16 ef_construction 64"],
+        ),
+        (
+            [
+                "DROP INDEX {index}",
+                "CREATE INDEX ON {table} USING hnsw (embedding vector_l2_ops)",
+            ],
+            ["vector: metric l2, expected cosine"],
+        ),
+        (
+            ["ALTER TABLE {table} ALTER embedding TYPE halfvec({dim})"],
+            ["vector: float16, expected float32"],
+        ),
+    ],
+)
+def test_an_index_that_is_not_as_planned_fails_verification(
+    served: Places, statements: list[str], wrong: list[str]
+) -> None:
+    source = served.options("files", "source")
+    served.fill(source, records(COUNT))
+    target = served.options("pgvector", "reshaped")
+    plan = load_plan(served.plan(source, target, validation={"queries": "none"}))
+    assert check(plan.run(), "shape").verdict is Verdict.PASSED
+    with closing(psycopg2.connect(served.environment["TEST_DSN"])) as db, db.cursor() as cursor:
+        cursor.execute(
+            "SELECT indexname FROM pg_indexes WHERE tablename = 'reshaped' "
+            "AND indexdef LIKE '%hnsw%'"
+        )
+        ((index,),) = cursor.fetchall()
+        if len(statements) == 1 and "TYPE" in statements[0]:
+            statements = ["DROP INDEX {index}", *statements, _AS_HALF]
+        for each in statements:
+            cursor.execute(each.format(index=index, table="reshaped", dim=DIM))
+        db.commit()
+
+    result = plan.verify()
+
+    shape = check(result, "shape")
+    assert shape.verdict is Verdict.FAILED
+    assert list(shape.failures) == wrong
+    assert "Build the index anew" in shape.advice
+    plan.rollback(confirmed=True)
+
+
+_AS_HALF = (
+    "CREATE INDEX ON {table} USING hnsw (embedding halfvec_cosine_ops) "
+    "WITH (m = 16, ef_construction = 64)"
+)
