@@ -427,6 +427,7 @@ class Plan:
                     preparation=self._preparation_of(journal, target),
                     source_spec=source_spec,
                     target_spec=target_spec,
+                    promised=spec_from_json(journal.fact("collection")),
                     records_before=journal.fact("records_before", 0),
                     held_before=journal.fact("held_before", 0),
                     limited=self.document.limit is not None,
@@ -1311,6 +1312,7 @@ def _rollback_result(
         target=about,
         removed=undo.removed,
         kept=kept,
+        cannot_tell=undo.cannot_tell,
         next=(after,) if done else (plan.command(command, "--yes"),),
         command=command,
     )

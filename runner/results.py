@@ -195,7 +195,8 @@ class CheckResult:
     """One check and its evidence.
 
     Attributes:
-        name: ``count``, ``ids``, ``checksum``, ``metadata``, ``queries``, ``dead letters``.
+        name: ``count``, ``shape``, ``ids``, ``checksum``, ``metadata``, ``queries``,
+            ``dead letters``, ``audit``.
         verdict: Whether the threshold was met.
         summary: One line of evidence: ``1,512 = 1,512``.
         coverage: What was looked at: ``all compared``, ``at most 0.3 % wrong (95 %)``.
@@ -385,6 +386,7 @@ class RollbackResult:
         removed: Records of this run that are (to be) removed.
         kept: Records that stay, with the reason and the first ids of each kind.
         command: ``rollback`` or ``finalise``.
+        cannot_tell: Which changes that others made to what goes cannot be seen; may be empty.
     """
 
     name: str
@@ -394,6 +396,7 @@ class RollbackResult:
     target: Side
     removed: int
     kept: Mapping[str, tuple[int, tuple[Id, ...]]] = field(default_factory=dict)
+    cannot_tell: str = ""
     next: tuple[str, ...] = ()
     exit_code: int = 0
     command: str = "rollback"

@@ -10,14 +10,24 @@ Equal sets have equal digests whatever the order; unequal buckets say where to l
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from struct import Struct
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from runner.model import Batch, FloatArray, Id
+from runner.model import (
+    Batch,
+    BoolArray,
+    Capabilities,
+    Fidelity,
+    FloatArray,
+    Id,
+    Metadata,
+    VectorSpec,
+)
 
 DIGEST_BYTES = 16
 BUCKETS = 4096
@@ -182,6 +192,100 @@ def keys_of(ids: Digests) -> npt.NDArray[np.uint64]:
     128-bit sums of `SetDigest` decide, these only name.
     """
     return np.ascontiguousarray(ids[:, :8]).view("<u8").reshape(-1)
+
+
+class IdSet:
+    """The ids of a whole set: 8 sorted bytes each to look them up, and one digest of all.
+
+    Args:
+        pages: Namespace and ids, page by page; no id twice.
+    """
+
+    def __init__(self, pages: Iterable[tuple[str, Sequence[Id]]]) -> None:
+        self.digest = SetDigest()
+        parts = [np.zeros(0, dtype=np.uint64)]
+        for namespace, ids in pages:
+            digests = id_digests(ids, namespace)
+            self.digest.add(digests, digests)
+            parts.append(keys_of(digests))
+        self.keys = np.concatenate(parts)
+        self.keys.sort()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def places(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
+        """Where each key stands among the sorted ones; −1 where it does not."""
+        return places_in(self.keys, keys)
+
+    def has(self, keys: npt.NDArray[np.uint64]) -> BoolArray:
+        """Which of *keys* are in the set."""
+        return self.places(keys) >= 0
+
+
+def places_in(known: npt.NDArray[np.uint64], keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
+    """Where each of *keys* stands among the sorted *known* ones; −1 where it does not."""
+    if not len(known):
+        return np.full(len(keys), -1, dtype=np.intp)
+    found = np.searchsorted(known, keys)
+    found[found == len(known)] = 0
+    return np.where(known[found] == keys, found, -1)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a target gives back exactly as it was sent, whatever it does to the rest.
+
+    A digest of what was sent can be compared with what a target holds only in this part.
+
+    Attributes:
+        altered_vectors: Names of the vectors that come back rounded, normalised, quantised.
+        doubles: Whether metadata doubles come back to the last bit.
+        negative_zero: Whether −0.0 keeps its sign in metadata.
+    """
+
+    altered_vectors: tuple[str, ...] = ()
+    doubles: bool = True
+    negative_zero: bool = True
+
+    @classmethod
+    def by(cls, capabilities: Capabilities, vectors: Mapping[str, VectorSpec]) -> Self:
+        """What a store with *capabilities* keeps in a collection with *vectors*."""
+        altered = sorted(
+            name for name, each in vectors.items() if each.fidelity is not Fidelity.EXACT
+        )
+        return cls(tuple(altered), not capabilities.double_ulp, capabilities.negative_zero)
+
+    @property
+    def unseen(self) -> str:
+        """In words, what of a record's content it says nothing about; empty if all is seen."""
+        parts = ["vectors"] if self.altered_vectors else []
+        return " and ".join(parts if self.doubles else [*parts, "fractional numbers"])
+
+    def part_of(self, batch: Batch) -> Batch:
+        """*batch* without what may come back altered; the same before and after a target."""
+        if self.altered_vectors:
+            names = batch.vectors.keys() - set(self.altered_vectors)
+            batch = batch.with_(vectors={name: batch.vectors[name] for name in names})
+        signs = not self.negative_zero and any(
+            b"-0.0" in each for each in batch.metadata.canonical()
+        )
+        if signs or not self.doubles:
+            objects = [self._value(each) for each in batch.metadata.objects()]
+            batch = batch.with_(metadata=Metadata(objects=objects))
+        return batch
+
+    def _value(self, value: Any) -> Any:
+        match value:
+            case float():
+                if not self.doubles and not value.is_integer():
+                    return 0.5
+                return value if self.negative_zero else value + 0.0
+            case dict():
+                return {key: self._value(each) for key, each in value.items()}
+            case list():
+                return [self._value(each) for each in value]
+        return value
 
 
 def digest_of(batches: Iterable[Batch]) -> SetDigest:

@@ -17,7 +17,18 @@ import numpy.typing as npt
 import pyarrow.parquet as parquet
 
 from runner.checks.compare import differences
-from runner.checks.digest import SetDigest, id_digests, keys_of, pick, record_digests
+from runner.checks.digest import (
+    DIGEST_BYTES,
+    Digests,
+    IdSet,
+    Kept,
+    SetDigest,
+    id_digests,
+    keys_of,
+    pick,
+    places_in,
+    record_digests,
+)
 from runner.checks.quality import (
     ExactNeighbours,
     GroundTruth,
@@ -38,6 +49,7 @@ from runner.model import (
     CollectionSpec,
     FloatArray,
     Id,
+    IndexSpec,
     Select,
     VectorKind,
 )
@@ -60,7 +72,8 @@ class Ends:
         source, target: Opened for reading at least.
         journal: Of the run.
         preparation: What happened to every record.
-        source_spec, target_spec: Both collections.
+        source_spec, target_spec: Both collections, as they are.
+        promised: The target's collection as the plan was compiled to make it, or found it.
         records_before: How many records the source held before the copy.
         held_before: How many records the target held before the copy.
         limited: Whether only a part of the source was asked for.
@@ -74,6 +87,7 @@ class Ends:
     preparation: Preparation
     source_spec: CollectionSpec
     target_spec: CollectionSpec
+    promised: CollectionSpec
     records_before: int
     held_before: int
     limited: bool
@@ -99,7 +113,7 @@ def count_check(ends: Ends) -> CheckResult:
     advice = ""
     if changed:
         advice = (
-            f"the source changed while it was copied: {ends.records_before:,} records before, "
+            f"the source changed: {ends.records_before:,} records when the run began, "
             f"{in_source:,} now"
         )
     return CheckResult(
@@ -120,117 +134,158 @@ def count_check(ends: Ends) -> CheckResult:
 
 
 def _overwritten(ends: Ends) -> int:
-    before = {
-        key for ids in ends.journal.present_before() for key in keys_of(id_digests(ids)).tolist()
-    }
+    before = _present_before(ends.journal)
     return sum(
-        key in before
-        for namespace, ids, _ in ends.journal.written()
-        for key in keys_of(id_digests(ids, namespace)).tolist()
+        int(before.has(keys_of(id_digests(ids, namespace))).sum())
+        for namespace, ids, *_ in ends.journal.written()
     )
 
 
-class WrittenIds:
-    """The ids that a run wrote, 8 bytes each, sorted, to be looked up."""
+def _present_before(journal: Journal) -> IdSet:
+    return IdSet(("", ids) for ids in journal.present_before())
 
-    def __init__(self, journal: Journal) -> None:
-        self.digest = SetDigest()
-        parts = []
-        for namespace, ids, _ in journal.written():
-            digests = id_digests(ids, namespace)
-            self.digest.add(digests, digests)
-            parts.append(keys_of(digests))
-        self.keys = np.sort(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.uint64)
 
-    def places(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
-        """Where each key stands among the sorted ones; −1 where it does not."""
-        if not len(self.keys):
-            return np.full(len(keys), -1, dtype=np.intp)
-        found = np.searchsorted(self.keys, keys)
-        found[found == len(self.keys)] = 0
-        return np.where(self.keys[found] == keys, found, -1)
+def _written_ids(journal: Journal) -> IdSet:
+    return IdSet((namespace, ids) for namespace, ids, *_ in journal.written())
+
+
+_CHANGED_SOURCE = (
+    "records came into the source, or left it, after they were read; the target is as it was "
+    "written. While nothing writes to the source take the run back and run again, or send the "
+    "new ones by a plan with if_exists: append; or accept the difference"
+)
+_CHANGED_TARGET = "another program wrote to the target, or deleted from it"
 
 
 def ids_check(ends: Ends) -> CheckResult:
-    """The full difference of the id sets: what is missing and what is extra, by name."""
-    written = WrittenIds(ends.journal)
-    before = {
-        key for ids in ends.journal.present_before() for key in keys_of(id_digests(ids)).tolist()
-    }
-    seen = np.zeros(len(written.keys), dtype=np.bool_)
+    """The full differences of the id sets by name: target, what was written, and source.
+
+    Of a part of the source nobody can say what it should be: it is left out there.
+    """
+    written = _written_ids(ends.journal)
+    before = _present_before(ends.journal)
+    seen = np.zeros(len(written), dtype=np.bool_)
     there = SetDigest()
     extra = 0
     failures: list[str] = []
     for ids in ends.target.scan_ids():
         digests = id_digests(ids)
-        places = written.places(keys_of(digests))
+        keys = keys_of(digests)
+        places = written.places(keys)
         known = places >= 0
         seen[places[known]] = True
         there.add(digests[known], digests[known])
-        for row in np.flatnonzero(~known).tolist():
-            if int(keys_of(digests[row : row + 1])[0]) in before:
-                continue
-            extra += 1
-            if len(failures) < _SHOWN:
-                failures.append(f"{shown(ids[row])}: extra")
+        strange = np.flatnonzero(~known & ~before.has(keys)).tolist()
+        extra += len(strange)
+        room = max(0, _SHOWN - len(failures))
+        failures += [f"{shown(ids[row])}: extra" for row in strange[:room]]
     missing = int((~seen).sum())
-    unread = _unread(ends)
-    if missing and len(failures) < _SHOWN:
-        lost = set(written.keys[~seen].tolist())
-        failures += _named(ends.journal, lost, _SHOWN - len(failures))
-    failures += [f"{shown(each)}: in the source, never copied" for each in unread[1][:_SHOWN]]
-    whole = there == written.digest
-    wrong = missing or extra or unread[0] or not whole
-    summary = f"{missing + unread[0]:,} missing · {extra:,} extra"
+    failures += _named(ends.journal, written.keys[~seen], "missing", _SHOWN - len(failures))
+    wrong = bool(missing or extra or there != written.digest)
+    summary = [f"{missing:,} missing · {extra:,} extra"] if wrong else []
+    advice = [_CHANGED_TARGET] if wrong else []
+    source = None if ends.limited else _compared_with_source(ends, written, seen)
+    if source is not None and source.differs:
+        summary.append(f"the source changed: {source.new:,} new, {source.gone:,} gone")
+        advice.insert(0, _CHANGED_SOURCE)
+        failures += source.failures
     return CheckResult(
         name="ids",
-        verdict=Verdict.FAILED if wrong else Verdict.PASSED,
-        summary=summary,
-        coverage="all compared",
+        verdict=Verdict.FAILED if summary else Verdict.PASSED,
+        summary=" · ".join(summary) or "0 missing · 0 extra",
+        coverage="all compared" if source is not None else "all written ones compared",
         threshold="equal sets",
         failures=tuple(failures),
-        advice="another program wrote to the target, or deleted from it" if wrong else "",
+        advice="; ".join(advice),
         evidence={
             "missing": missing,
             "extra": extra,
-            "never_copied": unread[0],
-            "written": len(written.keys),
+            "never_copied": source.new if source is not None else 0,
+            "gone_from_source": source.gone if source is not None else 0,
+            "written": len(written),
             "digest": there.hex(),
         },
     )
 
 
-def _named(journal: Journal, keys: set[int], limit: int) -> list[str]:
-    found = []
-    for namespace, ids, _ in journal.written():
-        for each, key in zip(ids, keys_of(id_digests(ids, namespace)).tolist(), strict=True):
-            if key in keys:
-                found.append(f"{shown(each)}: missing")
-                if len(found) == limit:
-                    return found
+def _named(journal: Journal, keys: npt.NDArray[np.uint64], what: str, limit: int) -> list[str]:
+    """The first *limit* written ids that have these sorted *keys*, each with *what* it is."""
+    found: list[str] = []
+    if not len(keys):
+        return found
+    for namespace, ids, *_ in journal.written():
+        if len(found) >= limit:
+            break
+        rows = np.flatnonzero(np.isin(keys_of(id_digests(ids, namespace)), keys)).tolist()
+        found += [f"{shown(ids[row])}: {what}" for row in rows[: limit - len(found)]]
     return found
 
 
-def _unread(ends: Ends) -> tuple[int, list[Id]]:
-    """Source records that appeared after their range had been read: how many, and some."""
-    totals = ends.journal.totals()
-    if ends.limited or ends.source.count() <= totals.read:
-        return 0, []
-    written = WrittenIds(ends.journal)
-    dead = {(type(each.id), each.id) for each in ends.journal.dead_letters()}
-    count = 0
-    some: list[Id] = []
-    needs = ends.preparation.needs_for_ids
+@dataclass
+class _SourceDifference:
+    """How the source's ids differ from those that were copied or set aside.
+
+    Attributes:
+        new: How many it holds that never were.
+        gone: How many of those in the target it holds no more.
+        differs: Whether there is any difference.
+        failures: The first of each, by name.
+    """
+
+    new: int
+    gone: int
+    differs: bool
+    failures: list[str]
+
+
+def _compared_with_source(
+    ends: Ends, written: IdSet, in_target: npt.NDArray[np.bool_]
+) -> _SourceDifference:
+    """Every id of the source as it is now against *written* and what was set aside.
+
+    Args:
+        ends: What to look at.
+        written: What the run wrote.
+        in_target: Which of it the target holds, in the order of its keys.
+    """
+    dead = IdSet((each.namespace, [each.id]) for each in ends.journal.dead_letters())
+    seen = np.zeros(len(written), dtype=np.bool_)
+    there = SetDigest()
+    new = 0
+    failures: list[str] = []
+    for namespace, source_ids, target_ids in _source_ids(ends):
+        digests = id_digests(target_ids.values(), namespace)
+        places = written.places(keys_of(digests))
+        known = places >= 0
+        seen[places[known]] = True
+        there.add(digests[known], digests[known])
+        copied = dict(zip(target_ids, known.tolist(), strict=True))
+        rest = [each for each in source_ids if not copied.get(each, False)]
+        if not rest:
+            continue
+        set_aside = dead.has(keys_of(id_digests(rest, namespace)))
+        strange = [each for each, is_dead in zip(rest, set_aside, strict=True) if not is_dead]
+        new += len(strange)
+        room = max(0, _SHOWN - len(failures))
+        failures += [f"{shown(each)}: in the source, never copied" for each in strange[:room]]
+    gone = ~seen & in_target
+    what = "in the target, gone from the source"
+    failures += _named(ends.journal, written.keys[gone], what, _SHOWN)
+    # where both lost a record, the target is judged
+    differs = bool(new or gone.any() or (seen.all() and there != written.digest))
+    return _SourceDifference(new, int(gone.sum()), differs, failures)
+
+
+def _source_ids(ends: Ends) -> Iterator[tuple[str, list[Id], dict[Id, Id]]]:
+    """Namespace, ids, and source id → target id of all records of the source, page by page."""
+    preparation = ends.preparation
+    if not preparation.needs_for_ids:
+        for ids in ends.source.scan_ids():
+            yield "", ids, {each: preparation.ids.map(each) for each in ids}
+        return
     for partition in ends.source.partitions(1):
-        for page in ends.source.scan(partition, None, BatchSize(5000), needs):
-            pairs = ends.preparation.target_ids(page.batch)
-            places = written.places(keys_of(id_digests(pairs.values())))
-            for source_id, place in zip(pairs, places.tolist(), strict=True):
-                if place < 0 and (type(source_id), source_id) not in dead:
-                    count += 1
-                    if len(some) < _SHOWN:
-                        some.append(source_id)
-    return count, some
+        for page in ends.source.scan(partition, None, BatchSize(5000), preparation.needs_for_ids):
+            yield page.batch.namespace, page.batch.ids, preparation.target_ids(page.batch)
 
 
 def checksum_check(ends: Ends, validation: Validation) -> CheckResult:
@@ -254,43 +309,160 @@ def checksum_check(ends: Ends, validation: Validation) -> CheckResult:
     )
 
 
-def digest_check(ends: Ends) -> CheckResult:
-    """Every record of the target against the digest that the journal holds of it."""
-    keys, digests = [], []
-    for namespace, ids, found in ends.journal.written():
-        if len(found) == len(ids):
+def kept_of(journal: Journal) -> Kept:
+    """What the run's target gives back as it was sent."""
+    found = journal.fact("kept")
+    if found is None:
+        return Kept()
+    return Kept(**{**found, "altered_vectors": tuple(found["altered_vectors"])})
+
+
+class WrittenRecords:
+    """Every record that a run wrote: 8 bytes for its id, 16 for its content.
+
+    Args:
+        journal: The run's.
+        besides: Batches that it wrote but did not journal, as the target holds them.
+
+    Attributes:
+        keys: Of the ids, sorted.
+        unseen: What of the records in `partly` no comparison sees, in words; may be empty.
+        partly: Which records were not read back when they were written, in the order of
+            `keys`, of a target that alters what it is sent.
+    """
+
+    def __init__(self, journal: Journal, besides: Iterable[Batch] = ()) -> None:
+        self._kept = kept_of(journal)
+        keys, digests, whole = [], [], []
+        for batch in besides:
+            keys.append(keys_of(id_digests(batch.ids, batch.namespace)))
+            digests.append(record_digests(batch))
+            whole.append(np.ones(len(batch), dtype=np.bool_))
+        for namespace, ids, found, verified in journal.written():
             keys.append(keys_of(id_digests(ids, namespace)))
             digests.append(found)
-    if not keys:
-        return CheckResult("checksum", Verdict.SKIPPED, "the run kept no digests (checksum: none)")
-    all_keys = np.concatenate(keys)
-    order = np.argsort(all_keys)
-    all_keys, all_digests = all_keys[order], np.concatenate(digests)[order]
-    compared = changed = 0
+            whole.append(np.full(len(ids), verified))
+        if not keys:
+            keys, whole = [np.zeros(0, dtype=np.uint64)], [np.zeros(0, dtype=np.bool_)]
+            digests = [np.zeros((0, DIGEST_BYTES), dtype=np.uint8)]
+        self.keys = np.concatenate(keys)
+        order = np.argsort(self.keys)
+        self.keys = self.keys[order]
+        self._digests: Digests = np.concatenate(digests)[order]
+        self.partly = ~np.concatenate(whole)[order]
+        self.unseen = self._kept.unseen
+
+    def compared(self, batch: Batch) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+        """Of each record, its place among `keys` (−1: none), and whether it is as written."""
+        places = places_in(self.keys, keys_of(id_digests(batch.ids, batch.namespace)))
+        same = np.zeros(len(batch), dtype=np.bool_)
+        ours = places >= 0
+        partly = ours & self.partly[places] if len(self.keys) else ours
+        for rows, found in ((ours & ~partly, batch), (partly, None)):
+            if rows.any():
+                content = record_digests(self._kept.part_of(batch) if found is None else found)
+                equal = (self._digests[places] == content).all(axis=1)
+                same[rows] = equal[rows]
+        return places, same
+
+
+def digest_check(ends: Ends) -> CheckResult:
+    """Every record of the target against the digest that the journal holds of it."""
+    written = WrittenRecords(ends.journal)
+    seen = np.zeros(len(written.keys), dtype=np.bool_)
+    changed = 0
     failures: list[str] = []
     for partition in ends.target.partitions(1):
         for page in ends.target.scan(partition, None, BatchSize(_FETCH)):
-            batch = page.batch
-            mine = keys_of(id_digests(batch.ids, batch.namespace))
-            places = np.searchsorted(all_keys, mine)
-            places[places == len(all_keys)] = 0
-            ours = all_keys[places] == mine
-            differs = (all_digests[places] != record_digests(batch)).any(axis=1)
-            compared += int(ours.sum())
-            for row in np.flatnonzero(ours & differs).tolist():
-                changed += 1
-                if len(failures) < _SHOWN:
-                    failures.append(f"{shown(batch.ids[row])}: changed since it was written")
+            places, same = written.compared(page.batch)
+            seen[places[places >= 0]] = True
+            wrong = np.flatnonzero((places >= 0) & ~same).tolist()
+            changed += len(wrong)
+            room = max(0, _SHOWN - len(failures))
+            failures += [
+                f"{shown(page.batch.ids[row])}: changed since it was written"
+                for row in wrong[:room]
+            ]
+    compared = int(seen.sum())
+    missing = len(seen) - compared
+    failures += _named(ends.journal, written.keys[~seen], "missing", _SHOWN - len(failures))
+    summary = f"{compared - changed:,} of {len(seen):,} records as they were written"
+    if missing:
+        summary += f" · {missing:,} missing"
+    partly = int((written.partly & seen).sum()) if written.unseen else 0
     return CheckResult(
         name="checksum",
-        verdict=Verdict.FAILED if changed else Verdict.PASSED,
-        summary=f"{compared - changed:,} of {compared:,} records as they were written",
-        coverage="all compared" if compared == len(all_keys) else
-        f"{compared:,} of {len(all_keys):,} written records are there",
+        verdict=Verdict.FAILED if changed or missing else Verdict.PASSED,
+        summary=summary,
+        # their digests are of what was sent, and the target alters that
+        coverage=f"{partly:,} without their {written.unseen}" if partly else "all compared",
         threshold="identical",
         failures=tuple(failures),
-        evidence={"compared": compared, "changed": changed},
-    )  # fmt: skip
+        advice=_CHANGED_TARGET if changed or missing else "",
+        evidence={
+            "compared": compared,
+            "changed": changed,
+            "missing": missing,
+            "partly_compared": partly,
+        },
+    )
+
+
+def shape_check(ends: Ends) -> CheckResult:
+    """Whether dimension, metric, type and index of the target are what the plan promised.
+
+    An index that was promised to be none may be there all the same: somebody built it later.
+    """
+    there = ends.target_spec
+    failures = []
+    for name, wanted in ends.promised.vectors.items():
+        label = f"vector {name}" if name else "vector"
+        found = there.vectors.get(name)
+        if found is None:
+            failures.append(f"{label}: missing")
+            continue
+        known = wanted.dim and found.dim  # 0: not known yet, or not fixed
+        if known and found.dim != wanted.dim:
+            failures.append(f"{label}: {found.dim:,} dims, expected {wanted.dim:,}")
+        if found.metric is not wanted.metric:
+            failures.append(f"{label}: metric {found.metric}, expected {wanted.metric}")
+        if found.dtype != wanted.dtype:
+            failures.append(f"{label}: {found.dtype}, expected {wanted.dtype}")
+    failures += _index_differences(ends.promised.index, there.index)
+    first = next(iter(there.vectors.values()), None)
+    words = [] if first is None else [f"{first.dim:,} dims", str(first.metric)]
+    words.append(str(there.index) if there.index is not None else "no word of an index")
+    return CheckResult(
+        name="shape",
+        verdict=Verdict.FAILED if failures else Verdict.PASSED,
+        summary=" · ".join(words),
+        coverage="all compared",
+        threshold="as planned",
+        failures=tuple(failures),
+        advice=_SHAPE_ADVICE if failures else "",
+        evidence={"expected_index": str(ends.promised.index or ""), "index": words[-1]},
+    )
+
+
+_SHAPE_ADVICE = (
+    "somebody altered the collection or its index since it was made: searches are slow or rank "
+    "otherwise. Build the index anew as planned, then check again"
+)
+
+
+def _index_differences(promised: IndexSpec | None, found: IndexSpec | None) -> list[str]:
+    if promised is None or promised.type in ("none", "flat"):
+        return []
+    if found is None or found.type in ("none", "flat"):
+        return [f"index: missing, expected {promised}"]
+    if found.type != promised.type:
+        return [f"index: {found}, expected {promised}"]
+    # what is set for each search, or left to the store, it does not tell
+    return [
+        f"index: {key} {found.params[key]}, expected {value}"
+        for key, value in promised.params.items()
+        if key in found.params and found.params[key] != value
+    ]
 
 
 def metadata_check(ends: Ends, sample: int) -> CheckResult:
@@ -343,7 +515,7 @@ def _sample_source_ids(ends: Ends, purpose: str, count: int) -> list[Id]:
     if read is None:
         return kept
     # only a part of the source was copied: what was not written cannot be compared
-    written = WrittenIds(ends.journal)
+    written = _written_ids(ends.journal)
     pairs = ends.preparation.target_ids(ends.source.fetch(kept))
     places = written.places(keys_of(id_digests(pairs.values())))
     return [each for each, place in zip(pairs, places.tolist(), strict=True) if place >= 0]
@@ -559,7 +731,7 @@ def _truth_of_both(
     """Exact neighbours among what was copied and what the target held before, by target ids."""
     metric = ends.source_spec.vectors[name].metric
     exact = ExactNeighbours(queries.vectors, k, metric, exclude=own)
-    written = WrittenIds(ends.journal)
+    written = _written_ids(ends.journal)
     for batch in _vectors_of(ends.source, Select.VECTORS | ends.preparation.needs_for_ids):
         pairs = ends.preparation.target_ids(batch)
         rows = [row for row, each in enumerate(batch.ids) if each in pairs]

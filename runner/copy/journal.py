@@ -38,7 +38,7 @@ from runner.model import Id, Partition
 from runner.results import redacted
 from runner.words import clean
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _TOLD = frozenset(["checks", "fields", "hazards", "losses", "source", "target", "warnings"])
 """Facts that are only told to people; the others are acted upon, and have no free text."""
@@ -82,7 +82,8 @@ class BatchRow:
         cursor: Where the partition's scan stands after it.
         read: Records read from the source.
         ids: Of the records written, on the target.
-        digests: Of the same, shape ``(n, 16)``; shape ``(0, 16)`` if digests are off.
+        digests: Of the same, shape ``(n, 16)``: of what was read back if *verified*, else of
+            the part of what was sent that the target keeps (`runner.checks.digest.Kept`).
         size_bytes: Of the same.
         verified: Whether it was read back and found identical.
         namespace: Of all of them.
@@ -465,16 +466,17 @@ class Journal:
             dead_letters=dead,
         )
 
-    def written(self) -> Iterator[tuple[str, list[Id], Digests]]:
-        """Namespace, ids and digests of every batch that was written."""
+    def written(self) -> Iterator[tuple[str, list[Id], Digests, bool]]:
+        """Namespace, ids, digests, and whether they are of what was read back, batch by batch."""
         for key in self._batch_keys():
             with self._lock:
-                namespace, ids, digests = self._db.execute(
-                    "SELECT namespace, ids, digests FROM batches "
+                namespace, ids, digests, verified = self._db.execute(
+                    "SELECT namespace, ids, digests, verified FROM batches "
                     "WHERE partition = ? AND number = ?",
                     key,
                 ).fetchone()
-            yield namespace, jsonvalues.loads(zlib.decompress(ids)), _as_digests(digests)
+            found = jsonvalues.loads(zlib.decompress(ids))
+            yield namespace, found, _as_digests(digests), bool(verified)
 
     def _batch_keys(self) -> list[tuple[int, int]]:
         with self._lock:

@@ -15,10 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from runner.checks.compare import Difference, differences
-from runner.checks.digest import DIGEST_BYTES, record_digests
+from runner.checks.digest import Kept, record_digests
 from runner.copy.dead_letters import DeadLetterRow, with_records
 from runner.copy.journal import BatchRow, Journal, PartitionState
 from runner.copy.prepare import Preparation, Prepared
@@ -45,7 +43,7 @@ class CopySettings:
         writers: How many threads write.
         readers: How many threads read.
         verify_every: Read back every n-th batch; 1 for all, 0 for none.
-        digests: Whether to digest what was written.
+        kept: What the target gives back as it was sent.
         vectors: The target's vectors: what a read-back may differ by.
         total: How many records the source holds, for progress; None if unknown.
         limit: Stop after so many records read; None for all.
@@ -61,7 +59,7 @@ class CopySettings:
     writers: int
     readers: int
     verify_every: int
-    digests: bool
+    kept: Kept
     vectors: dict[str, VectorSpec]
     total: int | None = None
     limit: int | None = None
@@ -283,22 +281,19 @@ class Copier:
         prepared = self.preparation.prepare(item.page.batch)
         if len(prepared.batch):
             prepared = self._write(item, prepared)
-        verified = False
         batch = prepared.batch
-        digests = np.zeros((0, DIGEST_BYTES), dtype=np.uint8)
         every = self.settings.verify_every
-        if len(batch) and every and item.number % every == 0:
+        verified = bool(len(batch) and every and item.number % every == 0)
+        if verified:
             came = self.retrying.call(
                 "reading back from the target", lambda: self.target.fetch(batch.ids)
             )
             found = differences(batch, came, self.target.capabilities, self.settings.vectors)
             if found:
                 raise _mismatch(found, batch, show_values=self.settings.show_values)
-            verified = True
-            if self.settings.digests:
-                digests = record_digests(came)
-        elif self.settings.digests:
-            digests = record_digests(batch)
+            digests = record_digests(came)
+        else:
+            digests = record_digests(self.settings.kept.part_of(batch))
         size_bytes = batch.size_bytes
         self.journal.commit(
             BatchRow(

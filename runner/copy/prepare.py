@@ -61,8 +61,14 @@ class Preparation:
     @property
     def needs_for_ids(self) -> Select:
         """The columns that `target_ids` has to see besides the ids."""
+        if self._transforms_make_ids:
+            return Select.ALL
         needs_metadata = self.ids.restore or self.ids.kind == "field"
         return Select.METADATA if needs_metadata else Select(0)
+
+    @property
+    def _transforms_make_ids(self) -> bool:
+        return self.ids.kind == "field" and not self.chain.is_empty
 
     def prepare(self, page: Batch) -> Prepared:
         """Everything that is done to *page*.
@@ -166,8 +172,11 @@ class Preparation:
         batch = originals(page) if self.ids.restore else page
         if self.ids.keeps:
             return dict(zip(page.ids, batch.ids, strict=True))
+        source_ids = list(page.ids)
+        if self._transforms_make_ids:
+            batch, source_ids, _ = self._transform(unfitted(page), source_ids, [])
         found: dict[Id, Id] = {}
-        for source, each, metadata in zip(page.ids, batch.ids, batch.metadata, strict=True):
+        for source, each, metadata in zip(source_ids, batch.ids, batch.metadata, strict=True):
             try:
                 found[source] = self.ids.map(each, metadata)
             except ValueError:

@@ -120,8 +120,8 @@ class Validation:
     Attributes:
         level: The preset the rest was filled in from.
         count: Whether the number of records must match.
-        ids: Whether the full sets of ids are compared.
-        checksum: ``every_batch``, ``sample`` (every tenth batch) or ``none``.
+        ids: Whether the full sets of ids are compared: written, in the target, in the source.
+        checksum: What is read back: ``every_batch``, ``sample`` (every tenth batch), ``none``.
         metadata_sample: How many records are fetched from both sides and compared
             field by field; 0 for none.
         queries: The search-quality check; None for none.

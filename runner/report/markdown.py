@@ -259,6 +259,8 @@ def _rollback(result: RollbackResult) -> list[str]:
     for reason, (count, ids) in result.kept.items():
         examples = f": {_text(shown_list(ids, most=10))}" if ids else ""
         facts.append(f"keeps {plural(count, 'record')}, {_text(reason)}{examples}")
+    if result.cannot_tell:
+        facts.append(f"cannot be seen: {_text(result.cannot_tell)}")
     return [
         f"## {_text(result.name)}: {state}",
         _bullets(facts),

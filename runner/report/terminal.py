@@ -426,6 +426,8 @@ def _rollback(result: RollbackResult, console: Console, verbose: bool) -> None:
         if ids:
             text += f", e.g. {shown_list(ids, most=len(ids) if verbose else 3)}"
         rows.append(("keeps", text))
+    if result.cannot_tell:
+        rows.append(("unseen", clean(result.cannot_tell)))
     if verbose:
         rows.append(("run", clean(result.run_id)))
     _labelled(console, rows)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from itertools import chain
 from typing import assert_never
 
 from runner.checks import evidence
-from runner.checks.evidence import Ends
+from runner.checks.digest import Kept
+from runner.checks.evidence import Ends, kept_of
 from runner.copy.journal import Journal
 from runner.copy.pipeline import Copier, CopySettings, Progress, records_in_flight
 from runner.copy.prepare import Preparation
@@ -27,7 +29,7 @@ from runner.errors import (
     StoppedError,
     TransientStoreError,
 )
-from runner.model import BatchSize, CollectionSpec, Endpoint
+from runner.model import BatchSize, CollectionSpec, Endpoint, VectorSpec
 from runner.plan.model import PlanDocument, Validation
 from runner.report.progress import ProgressEvent
 from runner.results import CheckResult, Side, Verdict
@@ -43,6 +45,7 @@ from runner.steps.model import (
     Swap,
     explain,
     kind_of,
+    spec_from_json,
 )
 from runner.steps.outcome import side_of
 from runner.stores.base import CanSwap, Source, Target
@@ -294,13 +297,14 @@ class Execution:
         doubtful = self.journal.fact("in_flight_records", 0)
         if ahead:
             doubtful = max(doubtful, ahead + in_flight)
+        vectors = dict(self._described().vectors)
         settings = CopySettings(
             batch_size=batch_size,
             writers=step.writers,
             readers=step.readers,
             verify_every=step.verify_every,
-            digests=self.document.validation.checksum != "none",
-            vectors=dict(self._described().vectors),
+            kept=self._kept(vectors),
+            vectors=vectors,
             total=step.records,
             limit=self.document.limit,
             doubtful=doubtful,
@@ -338,6 +342,12 @@ class Execution:
         if self.journal.fact("resumed", 0):
             return Strangers(self.target.scan_ids(), chain(own_ids(self.journal), may_go()))
         return Strangers(self.journal.present_before() if appends and not self.overwrite else ())
+
+    def _kept(self, vectors: Mapping[str, VectorSpec]) -> Kept:
+        """Noted once: every digest of the run is to be of the same part."""
+        if self.journal.fact("kept") is None:
+            self.journal.keep(kept=asdict(Kept.by(self.target.capabilities, vectors)))
+        return kept_of(self.journal)
 
     @contextmanager
     def _bulk_load(self) -> Iterator[None]:
@@ -398,6 +408,7 @@ class Execution:
             preparation=self.preparation,
             source_spec=spec,
             target_spec=self._described(),
+            promised=spec_from_json(self.journal.fact("collection")),
             records_before=self.journal.fact("records_before", 0),
             held_before=self.journal.fact("held_before", 0),
             limited=limited,
@@ -413,6 +424,8 @@ class Execution:
         )
         self.journal.keep(
             "checked",
+            # the checks saw the private copy of it; what came later is not in there either
+            source_changed=self.retrying.call("looking at the source", self.source.has_changed),
             checks=[evidence.evidence_of(each) for each in results],
             verdict=overall(results).value,
         )
@@ -544,8 +557,8 @@ def run_checks(
         validation: Which checks, and their thresholds.
         retrying: Repeats a whole check where a store failed and may come back.
         before_each: Told the name of each check before it begins.
-        rescan: Read the whole target again for the checksum, instead of relying on what
-            was read back while copying.
+        rescan: Read the whole target again for the checksum, whatever the plan says of it,
+            instead of relying on what was read back while copying.
     """
     results = []
 
@@ -555,13 +568,13 @@ def run_checks(
 
     if validation.count and not ends.limited:
         check("count", lambda: evidence.count_check(ends))
-    if validation.ids and not ends.limited:
+    check("shape", lambda: evidence.shape_check(ends))
+    if validation.ids:
         check("ids", lambda: evidence.ids_check(ends))
-    if validation.checksum != "none":
-        if rescan:
-            check("checksum", lambda: evidence.digest_check(ends))
-        else:
-            check("checksum", lambda: evidence.checksum_check(ends, validation))
+    if rescan:
+        check("checksum", lambda: evidence.digest_check(ends))
+    elif validation.checksum != "none":
+        check("checksum", lambda: evidence.checksum_check(ends, validation))
     if validation.metadata_sample:
         check("metadata", lambda: evidence.metadata_check(ends, validation.metadata_sample))
     queries = validation.queries

@@ -78,15 +78,30 @@ def side_of(
 def target_digest(journal: Journal) -> str:
     """One digest over every record that the run left; the same for the same records."""
     whole = SetDigest()
-    for namespace, ids, digests in journal.written():
-        mine = id_digests(ids, namespace)
-        whole.add(mine, digests if len(digests) == len(ids) else mine)
+    for namespace, ids, digests, _ in journal.written():
+        whole.add(id_digests(ids, namespace), digests)
     return whole.hex()
 
 
 def warnings_of(journal: Journal) -> tuple[Remark, ...]:
     """What a person was told when the run began."""
     return tuple(Remark(**each) for each in journal.fact("warnings", []))
+
+
+def _source_remarks(journal: Journal, command: str) -> list[Remark]:
+    """That the source went on; `verify` has compared with what it holds by now."""
+    if command == "verify" or not journal.fact("source_changed", False):
+        return []
+    return [
+        Remark(
+            "",
+            f"the source {journal.fact('source')['place']} was written to during the run: "
+            "records that came, went or changed since it was read are not in the target as "
+            "they are now",
+            "`runner verify` names those that came or went; to have them, take this run back and "
+            "run again while nothing writes there",
+        )
+    ]
 
 
 def result_of(
@@ -156,7 +171,7 @@ def result_of(
         hazards=tuple(HazardRow(**each) for each in journal.fact("hazards", [])),
         checks=checks,
         throughput=tuple(_points(journal)),
-        warnings=warnings_of(journal),
+        warnings=(*warnings_of(journal), *_source_remarks(journal, command)),
         plan_text=journal.fact("plan_text", ""),
         fingerprint=journal.fact("fingerprint"),
         target_digest=target_digest(journal),

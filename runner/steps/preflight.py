@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pyarrow.parquet as parquet
 
-from runner.checks.digest import id_digests, keys_of
+from runner.checks.digest import IdSet, id_digests, keys_of
 from runner.copy.dead_letters import DeadLetterRow
 from runner.copy.fit import Fitting, Loss
 from runner.copy.ids import IdCensus, IdMap, choose, take_census
@@ -290,7 +291,7 @@ def mapped_id_pages(source: Source, preparation: Preparation) -> Iterator[list[I
         for ids in source.scan_ids():
             yield [preparation.ids.map(each) for each in ids]
         return
-    for batch in _all(source, Select.METADATA):
+    for batch in _all(source, preparation.needs_for_ids):
         yield list(preparation.target_ids(batch).values())
 
 
@@ -410,17 +411,13 @@ def _judge_mapped_ids(
 
 def _collisions(source: Source, preparation: Preparation, target: Target) -> tuple[int, list[Id]]:
     """How many of the ids to be written the target holds already, and the first ten."""
-    present = set()
-    for ids in target.scan_ids():
-        present.update(keys_of(id_digests(ids)).tolist())
+    present = IdSet(("", ids) for ids in target.scan_ids())
     total = 0
     first: list[Id] = []
     for ids in mapped_id_pages(source, preparation):
-        for each, key in zip(ids, keys_of(id_digests(ids)).tolist(), strict=True):
-            if key in present:
-                total += 1
-                if len(first) < 10:
-                    first.append(each)
+        rows = np.flatnonzero(present.has(keys_of(id_digests(ids)))).tolist()
+        total += len(rows)
+        first += [ids[row] for row in rows[: 10 - len(first)]]
     return total, first
 
 

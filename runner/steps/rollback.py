@@ -10,10 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from runner.checks.compare import differences
-from runner.checks.digest import DIGEST_BYTES, Digests, id_digests, keys_of, record_digests
+from runner.checks.digest import IdSet, id_digests, keys_of
+from runner.checks.evidence import WrittenRecords
 from runner.copy.journal import Journal
 from runner.copy.prepare import Preparation
 from runner.errors import JournalError
@@ -21,6 +20,7 @@ from runner.model import Batch, BatchSize, Id
 from runner.steps.marks import is_being_replaced, is_mark_of, refuse_foreign_run, run_of
 from runner.steps.model import Append, Create, Index, Step, Swap
 from runner.stores.base import CanSwap, Source, Target
+from runner.words import plural
 
 _PAGE = BatchSize(1000)
 _SHOWN = 10
@@ -38,6 +38,7 @@ class Undo:
         collection: What it acts on.
         removed: How many records of the run go.
         kept: Why records stay → how many, and the first ids.
+        cannot_tell: Which changes by others cannot be seen, in one sentence; may be empty.
         kept_aside: The collection that is put back, if the run replaced one.
     """
 
@@ -46,6 +47,7 @@ class Undo:
     removed: int = 0
     kept: dict[str, tuple[int, tuple[Id, ...]]] = field(default_factory=dict)
     kept_aside: str = ""
+    cannot_tell: str = ""
 
 
 class Rollback:
@@ -250,7 +252,8 @@ class Rollback:
         self._own = _Own(self.journal, self._found_in_flight(target))
         removed = sum(len(own) for _, own in self._sorted_pages(target, counts, first))
         kept = {why: (count, tuple(first[why])) for why, count in counts.items()}
-        return Undo("", removed=removed, kept=kept)
+        cannot_tell = self._own.cannot_tell if removed else ""
+        return Undo("", removed=removed, kept=kept, cannot_tell=cannot_tell)
 
     def _found_in_flight(self, target: Target) -> list[Batch]:
         """What of the batches in flight did arrive, as the target holds it."""
@@ -308,46 +311,35 @@ def in_flight_batches(
 
 
 class _Own:
-    """Knows every record that a run wrote: 8 bytes for its id, 16 for its content."""
+    """Tells the records that a run wrote, and left as they are, from all others."""
 
     def __init__(self, journal: Journal, in_flight: Iterable[Batch]) -> None:
-        keys, digests = [], []
-        for batch in in_flight:
-            keys.append(keys_of(id_digests(batch.ids, batch.namespace)))
-            digests.append(record_digests(batch))
-        for namespace, ids, found in journal.written():
-            keys.append(keys_of(id_digests(ids, namespace)))
-            known = len(found) == len(ids)
-            digests.append(found if known else np.zeros((len(ids), DIGEST_BYTES), dtype=np.uint8))
-        all_keys = np.concatenate(keys) if keys else np.zeros(0, dtype=np.uint64)
-        order = np.argsort(all_keys)
-        self._keys = all_keys[order]
-        self._digests: Digests = (
-            np.concatenate(digests)[order] if keys else np.zeros((0, DIGEST_BYTES), dtype=np.uint8)
-        )
-        self._before = {
-            key for ids in journal.present_before() for key in keys_of(id_digests(ids)).tolist()
-        }
+        self._written = WrittenRecords(journal, in_flight)
+        self._before = IdSet(("", ids) for ids in journal.present_before())
 
     def judge(self, batch: Batch) -> list[str]:
         """For each record, why it is not the run's to remove; empty where it is."""
-        keys = keys_of(id_digests(batch.ids, batch.namespace))
-        if not len(self._keys):
-            return [SOMEBODY_ELSES] * len(batch)
-        places = np.searchsorted(self._keys, keys)
-        places[places == len(self._keys)] = 0
-        ours = self._keys[places] == keys
-        expected = self._digests[places]
-        known = expected.any(axis=1)
-        changed = known & (expected != record_digests(batch)).any(axis=1)
+        places, same = self._written.compared(batch)
+        before = self._before.has(keys_of(id_digests(batch.ids, batch.namespace)))
         found = []
-        for row, key in enumerate(keys.tolist()):
-            if not ours[row]:
+        for row, place in enumerate(places.tolist()):
+            if place < 0:
                 found.append(SOMEBODY_ELSES)
-            elif key in self._before:
+            elif before[row]:
                 found.append(OVERWRITTEN)
-            elif changed[row]:
+            elif not same[row]:
                 found.append(CHANGED)
             else:
                 found.append("")
         return found
+
+    @property
+    def cannot_tell(self) -> str:
+        """Which changes by others are not seen, in one sentence; empty if all are."""
+        partly = int(self._written.partly.sum())
+        if not partly or not self._written.unseen:
+            return ""
+        return (
+            f"whether somebody changed the {self._written.unseen} of "
+            f"{plural(partly, 'record')}: they were not read back when they were written"
+        )

@@ -227,6 +227,13 @@ class Store(ABC):
         """What the collection takes up in its store, in bytes; None if it does not say."""
         return None
 
+    def has_changed(self) -> bool:
+        """Whether somebody wrote to what this reads a private copy of, since it was taken.
+
+        Stores without such a copy read what is there, and see for themselves.
+        """
+        return False
+
     def read_mark(self) -> str | None:
         """The text that `Target.write_mark` left on the collection; None if there is none."""
         return None

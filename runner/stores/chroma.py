@@ -59,7 +59,7 @@ from runner.model import (
 from runner.stores.base import Access, Location, Target
 from runner.stores.chroma_engine import EmbeddedEngine, Engine, Held, Rows
 from runner.stores.chroma_http import HttpEngine, bare_url
-from runner.stores.snapshot import folder_bytes, snapshot_folder
+from runner.stores.snapshot import folder_bytes, folder_state, in_wal_mode, snapshot_folder
 from runner.stores.sorted_ids import SortedIds, list_ids
 from runner.stores.whereabouts import Whereabouts, server_of
 
@@ -83,6 +83,13 @@ _INDEX_NAMES = {
 }
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
 _COSINE_TOLERANCE = 2.5e-7
+_NEWEST_WRITES = """
+SELECT m.seq_id FROM max_seq_id m JOIN segments s ON s.id = m.segment_id
+JOIN collections c ON c.id = s.collection WHERE c.name = :name
+UNION ALL
+SELECT max(q.seq_id) FROM embeddings_queue q
+JOIN collections c ON q.topic LIKE '%/' || c.id WHERE c.name = :name
+"""
 _LISTED = 10_000
 _FETCHED = 5_000  # its SQLite takes 32,766 variables in one statement
 _SEARCHED = 50
@@ -136,6 +143,7 @@ class ChromaStore(Target):
         self._opened: Engine | None = None
         self._held: Held | None = None
         self._listed: SortedIds | None = None
+        self._state_copied = ""
 
     @classmethod
     def endpoint(cls, location: Location) -> Endpoint:
@@ -562,10 +570,37 @@ class ChromaStore(Target):
         if not self._is_snapshot:
             return folder.resolve()
         copy = self.scratch / "chroma"
+        self._state_copied = _state_of(folder, self._collection)
         if not copy.exists():
             with tempfile.TemporaryDirectory(dir=self.scratch) as unfinished:
                 snapshot_folder(folder, Path(unfinished) / "copy").rename(copy)
         return copy
+
+    def has_changed(self) -> bool:
+        """Whether the folder was written to since it was copied."""
+        with self._lock:
+            if self._folder is None or not self._state_copied:
+                return False
+            return _state_of(self._folder, self._collection) != self._state_copied
+
+
+def _state_of(folder: Path, collection: str) -> str:
+    """A text that changes with every write to *collection*; opening the folder leaves it.
+
+    That is the newest number of the operations that Chroma counts, in its segments or still
+    in its queue.  Where an unknown version counts otherwise, the state of the whole folder.
+    """
+    file = folder / _DATABASE_FILE
+    try:
+        if in_wal_mode(file):  # even a reader leaves files beside one
+            return folder_state(folder)
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            rows = db.execute(_NEWEST_WRITES, {"name": collection}).fetchall()
+    except (OSError, sqlite3.Error):
+        return folder_state(folder)
+    # before 0.6 they were big-endian bytes
+    found = [int.from_bytes(each, "big") if isinstance(each, bytes) else each for (each,) in rows]
+    return f"newest {max((each for each in found if each is not None), default=None)}"
 
 
 # What a collection is

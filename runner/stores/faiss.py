@@ -89,7 +89,7 @@ _SHA_KEY = "index_sha256"
 _METRICS = {faiss.METRIC_INNER_PRODUCT: Metric.DOT, faiss.METRIC_L2: Metric.L2}
 _EXACT_INDEXES = (faiss.IndexFlat, faiss.IndexHNSWFlat, faiss.IndexIVFFlat)
 _HASHTABLE: Any = vars(faiss)["DirectMap"].Hashtable  # the type stubs lack it
-_TYPES = ("flat", "hnsw", "ivf")
+_TYPES = ("flat", "hnsw", "ivfflat")
 _TRAINING_PER_LIST = 64  # FAISS warns below 39
 _SEARCH_ROWS = 65_536
 # a squared length this near to 1 changes a cosine by less than float32 can show in a ranking
@@ -101,7 +101,7 @@ class FaissStore(LayeredStore):
 
     Options: ``path`` (the index), ``sidecar`` (another file with a row a position, Parquet),
     ``metric`` (``cosine`` cannot be seen in an index of others), ``index``
-    (``{type: flat | hnsw | ivf, m, ef_construction, ef_search, lists, probes}``).
+    (``{type: flat | hnsw | ivfflat, m, ef_construction, ef_search, lists, probes}``).
     """
 
     name = "faiss"
@@ -427,9 +427,9 @@ class FaissSegment:
 
     @property
     def type(self) -> str:
-        """``flat``, ``hnsw``, ``ivf``, or the name of FAISS's class."""
+        """``flat``, ``hnsw``, ``ivfflat``, or the name of FAISS's class."""
         for kind, name in (
-            (faiss.IndexFlat, "flat"), (faiss.IndexHNSWFlat, "hnsw"), (faiss.IndexIVFFlat, "ivf"),
+            (faiss.IndexFlat, "flat"), (faiss.IndexHNSWFlat, "hnsw"), (faiss.IndexIVFFlat, "ivfflat"),
         ):  # fmt: skip
             if isinstance(self._inner, kind):
                 return name
@@ -655,7 +655,7 @@ class _Build:
             graph.hnsw.efConstruction = int(params.get("ef_construction", 100))
             graph.hnsw.efSearch = int(params.get("ef_search", 64))
             return graph
-        if found.get("type") == "ivf" and records:
+        if found.get("type") == "ivfflat" and records:
             asked = int(params.get("lists") or 4 * records**0.5)
             lists = max(1, min(asked, records // 39))
             index: Any = faiss.index_factory(dim, f"IVF{lists},Flat", metric)
@@ -677,7 +677,7 @@ def _wanted_index(location: Location, wanted: IndexSpec | None, records: int) ->
         kind, said = wanted.type, {**wanted.params, **said}
     if kind is None:
         kind = "hnsw" if records > 100_000 else "flat"
-    known = {"hnsw": ("m", "ef_construction", "ef_search"), "ivf": ("lists", "probes")}
+    known = {"hnsw": ("m", "ef_construction", "ef_search"), "ivfflat": ("lists", "probes")}
     names = known.get(kind, ())
     return IndexSpec(kind, {key: each for key, each in said.items() if key in names})
 

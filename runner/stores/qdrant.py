@@ -11,6 +11,7 @@ Documents have no place of their own: they are the payload field ``document``, o
 
 from __future__ import annotations
 
+import shutil
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
@@ -60,10 +61,10 @@ from runner.stores.qdrant_points import (
     vector_configs,
     vector_spec,
 )
-from runner.stores.snapshot import snapshot_folder
+from runner.stores.snapshot import folder_state, snapshot_folder
 from runner.stores.whereabouts import Whereabouts
 
-__all__ = ["MAX_DIM", "QdrantStore", "joined", "name_problem", "only_dense", "private_copy"]
+__all__ = ["MAX_DIM", "PrivateCopy", "QdrantStore", "joined", "name_problem", "only_dense"]
 
 _SAMPLED_BOUNDS = 256
 _FETCHED = 1000
@@ -451,10 +452,21 @@ class QdrantStore(Target):
         return f"qdrant {self.endpoint(self.location)}"
 
 
-def private_copy(folder: Path, scratch: Path) -> Path:
-    """A snapshot of *folder* in a new folder below *scratch*."""
-    copy = Path(mkdtemp(prefix="qdrant-", dir=scratch))
-    return snapshot_folder(folder, copy)
+class PrivateCopy:
+    """A snapshot of *folder* in a new folder below *scratch*, at `path`."""
+
+    def __init__(self, folder: Path, scratch: Path) -> None:
+        self._folder = folder
+        self._state = folder_state(folder)
+        self.path = snapshot_folder(folder, Path(mkdtemp(prefix="qdrant-", dir=scratch)))
+
+    def is_outdated(self) -> bool:
+        """Whether the folder was written to since it was copied."""
+        return folder_state(self._folder) != self._state
+
+    def remove(self) -> None:
+        """Leave nothing behind."""
+        shutil.rmtree(self.path)
 
 
 def name_problem(name: str) -> str:

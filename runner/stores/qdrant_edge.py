@@ -38,7 +38,7 @@ from runner.model import (
     Select,
 )
 from runner.stores.base import Access, Location
-from runner.stores.qdrant import QdrantStore, name_problem, only_dense, private_copy
+from runner.stores.qdrant import PrivateCopy, QdrantStore, name_problem, only_dense
 from runner.stores.qdrant_points import METRICS, bad_values, is_id
 from runner.stores.whereabouts import Whereabouts
 
@@ -62,7 +62,7 @@ class QdrantEdge(QdrantStore):
         self._folder = _folder_of(location)
         self._opening = threading.Lock()
         self._opened: Any = None
-        self._copy: Path | None = None
+        self._copy: PrivateCopy | None = None
 
     @classmethod
     def endpoint(cls, location: Location) -> Endpoint:
@@ -79,6 +79,10 @@ class QdrantEdge(QdrantStore):
         """Exact number of points."""
         return int(self._do(lambda: self._shard.count(edge.CountRequest(exact=True))))
 
+    def has_changed(self) -> bool:
+        """Whether the folder was written to since it was copied."""
+        return self._copy is not None and self._copy.is_outdated()
+
     def close(self) -> None:
         """Flush and let go of the folder."""
         with self._opening:
@@ -86,7 +90,7 @@ class QdrantEdge(QdrantStore):
         if shard is not None:
             self._do(shard.close)
         if self._copy is not None:
-            shutil.rmtree(self._copy)
+            self._copy.remove()
             self._copy = None
 
     def storage_bytes(self) -> int | None:
@@ -386,7 +390,8 @@ class QdrantEdge(QdrantStore):
             raise self._missing()
         folder = self._folder
         if self.access is Access.READ and self._option("snapshot") != "none":
-            folder = self._copy = private_copy(folder, self.scratch)
+            self._copy = PrivateCopy(folder, self.scratch)
+            folder = self._copy.path
         return self._do(lambda: edge.EdgeShard.load(str(folder)))
 
     @contextmanager

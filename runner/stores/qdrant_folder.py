@@ -13,7 +13,6 @@ import binascii
 import io
 import json
 import pickle
-import shutil
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -39,7 +38,7 @@ from runner.model import (
     VectorSpec,
 )
 from runner.stores.base import Access, Location
-from runner.stores.qdrant import QdrantStore, private_copy
+from runner.stores.qdrant import PrivateCopy, QdrantStore
 from runner.stores.qdrant_points import is_id, order_of
 from runner.stores.whereabouts import Whereabouts
 
@@ -59,7 +58,7 @@ class QdrantFolder(QdrantStore):
         super().__init__(location, access, scratch)
         self._folder = Path(str(location.options["path"]))
         self._database: sqlite3.Connection | None = None
-        self._copy: Path | None = None
+        self._copy: PrivateCopy | None = None
         self._rows: dict[Id, int] = {}
         self._order: list[Id] = []
 
@@ -81,13 +80,17 @@ class QdrantFolder(QdrantStore):
         self._open()
         return len(self._order)
 
+    def has_changed(self) -> bool:
+        """Whether the folder was written to since it was copied."""
+        return self._copy is not None and self._copy.is_outdated()
+
     def close(self) -> None:
         """Let go of the copy."""
         if self._database is not None:
             self._database.close()
         self._database = None
         if self._copy is not None:
-            shutil.rmtree(self._copy)
+            self._copy.remove()
         self._copy = None
 
     # Nothing is written here
@@ -209,7 +212,8 @@ class QdrantFolder(QdrantStore):
         """The copy's database; reads where each point is, the newest of each id."""
         if self._database is not None:
             return self._database
-        folder = self._copy = private_copy(self._folder, self.scratch)
+        self._copy = PrivateCopy(self._folder, self.scratch)
+        folder = self._copy.path
         file = folder / "collection" / self._collection_name / "storage.sqlite"
         if not file.is_file():
             raise CollectionNotFoundError(

@@ -8,6 +8,7 @@ file system can, else copied.  The source may be read-only; nothing is created i
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import sqlite3
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from runner.errors import StoreError, TransientStoreError
 
-__all__ = ["folder_bytes", "snapshot_folder"]
+__all__ = ["folder_bytes", "folder_state", "in_wal_mode", "snapshot_folder"]
 
 _MAGIC = b"SQLite format 3\0"
 _COMPANIONS = ("-wal", "-shm", "-journal")
@@ -67,6 +68,33 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path, _ in _files(folder))
 
 
+def folder_state(folder: Path) -> str:
+    """A text that changes whenever something is written to *folder*; reading leaves it.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+    sha = hashlib.sha256()
+    try:
+        for path, relative in _files(folder):
+            state = _database_state(path) if _is_sqlite(path) else repr(_stat(path))
+            sha.update(f"{relative}\0{state}\0".encode("utf-8", "surrogateescape"))
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be read: {error}") from error
+    return sha.hexdigest()
+
+
+def _database_state(path: Path) -> str:
+    """Of a SQLite file and its log: times do not count, since opening may touch them."""
+    with path.open("rb") as file:
+        # 24 to 28: counted up by every transaction that reaches the file itself
+        parts = [str(path.stat().st_size), file.read(28)[24:].hex()]
+    log = _beside(path, "-wal")
+    if log.exists():
+        parts += [str(_size(log)), _head(log).hex()]
+    return " ".join(parts)
+
+
 def _copied_unchanged(folder: Path, into: Path) -> bool:
     """Whether the copy is of one moment: no plain file changed until the databases were done.
 
@@ -112,7 +140,7 @@ def _clone(source: Path, target: Path) -> bool:
 def _copy_sqlite(source: Path, target: Path) -> bool:
     """Copy one database; False if it changed in a way that spoils the copy."""
     try:
-        if _in_wal_mode(source):
+        if in_wal_mode(source):
             return _copy_wal_database(source, target)
         return _copy_journal_database(source, target)
     except sqlite3.DatabaseError as error:
@@ -198,7 +226,8 @@ def _is_sqlite(path: Path) -> bool:
         return file.read(len(_MAGIC)) == _MAGIC
 
 
-def _in_wal_mode(path: Path) -> bool:
+def in_wal_mode(path: Path) -> bool:
+    """Whether a SQLite file keeps a write-ahead log beside it."""
     with path.open("rb") as file:
         return file.read(20)[18:20] == b"\x02\x02"
 

@@ -32,5 +32,5 @@ class TestHnsw(FaissConformance):
 
 
 class TestIvf(FaissConformance):
-    index: ClassVar = {"type": "ivf", "lists": 4}
+    index: ClassVar = {"type": "ivfflat", "lists": 4}
     examples = 5

@@ -40,6 +40,7 @@ def test_a_collection_arrives_whole(served: Places, source: str, target: str) ->
     assert result.verdict is Verdict.PASSED
     by_name = {check.name: check for check in result.checks}
     assert by_name["count"].summary == f"{COUNT} = {COUNT}"
+    assert by_name["shape"].verdict is Verdict.PASSED
     assert by_name["ids"].evidence["missing"] == 0
     assert by_name["checksum"].evidence["verified"] == by_name["checksum"].evidence["batches"]
     assert by_name["metadata"].evidence["compared"] == COUNT

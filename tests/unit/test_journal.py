@@ -144,7 +144,7 @@ def test_totals_ids_digests_and_losses_come_back(journal):
     assert again.losses() == {loss: 3}
     assert again.transforms() == {"transforms[0]": (3, 2, 0)}
     written = list(again.written())
-    assert [ids for _, ids, _ in written] == [["a", 7], ["id-0-1"]]
+    assert [ids for _, ids, *_ in written] == [["a", 7], ["id-0-1"]]
     assert written[0][2].shape == (2, 16)
     assert again.totals().batches == 2
 
