@@ -42,7 +42,7 @@ class Strangers:
 
 def own_ids(journal: Journal) -> Iterable[list[Id]]:
     """The ids of every batch that the run is known to have written."""
-    return (ids for _, ids, _ in journal.written())
+    return (ids for _, ids, *_ in journal.written())
 
 
 def _keys(pages: Iterable[Sequence[Id]]) -> npt.NDArray[np.uint64]:

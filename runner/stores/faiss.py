@@ -429,7 +429,9 @@ class FaissSegment:
     def type(self) -> str:
         """``flat``, ``hnsw``, ``ivfflat``, or the name of FAISS's class."""
         for kind, name in (
-            (faiss.IndexFlat, "flat"), (faiss.IndexHNSWFlat, "hnsw"), (faiss.IndexIVFFlat, "ivfflat"),
+            (faiss.IndexFlat, "flat"),
+            (faiss.IndexHNSWFlat, "hnsw"),
+            (faiss.IndexIVFFlat, "ivfflat"),
         ):  # fmt: skip
             if isinstance(self._inner, kind):
                 return name
