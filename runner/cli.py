@@ -12,8 +12,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING, Any, TextIO
 
 from runner import __version__
 from runner.errors import HazardError, PausedError, PlanError, RunnerError, StoppedError
@@ -49,6 +49,15 @@ def main_run(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
+    options.shown = False
+    options.screen = _Screen(sys.stdout)
+    notes: Any = _Screen(sys.stderr)
+    # what a transform prints is no part of a result
+    with redirect_stdout(notes), redirect_stderr(notes):
+        return _act(options)
+
+
+def _act(options: argparse.Namespace) -> int:
     known = _Known()
     redact = known.text
     try:
@@ -69,16 +78,42 @@ def _main(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # the reader of our output went away, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
     except Exception:
         import traceback
 
         text = redact(traceback.format_exc())
         print(f"{text}\nThis is a bug in the runner. Please report it.", file=sys.stderr)
         return 1
+
+
+class _Screen:
+    """A stream whose reader may go away, as `| head` does: a migration goes on without one."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write *text*, if somebody reads it."""
+        with self._if_read():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Let what is written be read."""
+        with self._if_read():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextmanager
+    def _if_read(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
 
 # arguments
@@ -228,7 +263,7 @@ def _verify(options: argparse.Namespace, known: _Known) -> int:
     from runner.report.progress import ProgressDisplay
 
     # it only reads: Ctrl-C may end it anywhere
-    console = _console(stderr=options.format != "text", quiet=options.quiet)
+    console = _console(options, stderr=options.format != "text", quiet=options.quiet)
     with ProgressDisplay(console) as display:
         result = plan.verify(display.tell, show_values=options.show_values)
     _show(result, options)
@@ -243,9 +278,9 @@ def _lint(options: argparse.Namespace, known: _Known) -> int:
     if found.problems:
         raise PlanError.of(found.problems)
     for note in found.notes:
-        print(note)
+        print(note, file=options.screen)
     plans = "1 plan is" if len(found.files) == 1 else f"{len(found.files)} plans are"
-    print(f"{plans} well-formed; nothing was connected to")
+    print(f"{plans} well-formed; nothing was connected to", file=options.screen)
     return 0
 
 
@@ -266,7 +301,7 @@ def _report(options: argparse.Namespace, known: _Known) -> int:
     if options.format == "html":
         from runner.report.html import to_html
 
-        print(to_html(result))
+        print(to_html(result), file=options.screen)
     else:
         _show(result, options)
     return result.exit_code
@@ -283,13 +318,21 @@ def _finalise(options: argparse.Namespace, known: _Known) -> int:
 
 
 def _confirmed(what: str, options: argparse.Namespace, act: Callable[..., Any]) -> int:
-    """Show what a destructive command would do; do it once somebody said yes."""
+    """Show what a destructive command would do; do it once somebody said yes.
+
+    A program that reads JSON or Markdown gets one document, and is not asked.
+    """
+    from dataclasses import replace
+
     if not options.yes:
         preview = act(confirmed=False)
+        asks = options.format == "text" and sys.stdin.isatty() and options.screen.isatty()
+        if preview.action != "nothing" and not asks:
+            preview = replace(preview, exit_code=HazardError.exit_code)
         _show(preview, options)
         if preview.action == "nothing":
             return 0
-        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        if not asks:
             raise HazardError(f"{what} was not confirmed; nothing was changed", "add --yes")
         if input("Do it? Type yes: ").strip() != "yes":
             raise HazardError(f"{what} was not confirmed; nothing was changed")
@@ -345,7 +388,7 @@ def _with_progress(plan: Plan, options: argparse.Namespace, act: Callable[[Any, 
     stop = Stop()
     shows_text = options.format == "text"
     try:
-        console = _console(stderr=not shows_text, quiet=options.quiet)
+        console = _console(options, stderr=not shows_text, quiet=options.quiet)
         with _signals(stop), ProgressDisplay(console) as display:
             result = act(display.tell, stop)
     except (StoppedError, PausedError) as error:
@@ -408,34 +451,36 @@ def _signals(stop: Stop) -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def _console(*, stderr: bool = False, quiet: bool = False) -> Any:
+def _console(options: argparse.Namespace, *, stderr: bool = False, quiet: bool = False) -> Any:
     from rich.console import Console
 
-    return Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=False)
+    file = None if stderr else options.screen
+    return Console(file=file, stderr=stderr, quiet=quiet, highlight=False, soft_wrap=False)
 
 
 def _show(result: Any, options: argparse.Namespace) -> None:
+    options.shown = True
     match options.format:
         case "json":
             import json
 
             from runner.results import to_json
 
-            print(json.dumps(to_json(result), indent=2, ensure_ascii=True))
+            print(json.dumps(to_json(result), indent=2, ensure_ascii=True), file=options.screen)
         case "markdown":
             from runner.report.markdown import to_markdown
 
-            print(to_markdown(result))
+            print(to_markdown(result), file=options.screen)
         case _:
             from runner.report.terminal import render
 
-            render(result, _console(), verbose=options.verbose)
+            render(result, _console(options), verbose=options.verbose)
 
 
 def _print_error(error: RunnerError, options: argparse.Namespace) -> None:
     from runner.report.terminal import failure
 
-    if getattr(options, "format", "text") == "json":
+    if getattr(options, "format", "text") == "json" and not options.shown:
         import json
 
         found = {
@@ -444,8 +489,8 @@ def _print_error(error: RunnerError, options: argparse.Namespace) -> None:
             "hint": error.hint,
             "exit_code": error.exit_code,
         }
-        print(json.dumps(found, indent=2))
-    failure(error, _console(stderr=True))
+        print(json.dumps(found, indent=2), file=options.screen)
+    failure(error, _console(options, stderr=True))
 
 
 if __name__ == "__main__":

@@ -380,12 +380,12 @@ class Journal:
 
     def commit(self, row: BatchRow) -> None:
         """Record one finished batch: everything in one transaction."""
+        ids = zlib.compress(jsonvalues.dumps(list(row.ids)), 1)
         with self._lock:
             # memory follows the file: what was not committed waits for nothing
-            self._waiting[row.partition] = self._commit(row)
+            self._waiting[row.partition] = self._commit(row, ids)
 
-    def _commit(self, row: BatchRow) -> dict[int, str]:
-        ids = zlib.compress(jsonvalues.dumps(list(row.ids)), 1)
+    def _commit(self, row: BatchRow, ids: bytes) -> dict[int, str]:
         losses = [
             [each.field, each.what, each.policy, each.reversible, count]
             for each, count in row.losses.items()

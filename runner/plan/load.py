@@ -89,6 +89,8 @@ def load_document(
         PlanError: With every problem, each at its place; those of transforms that the
             schema does not see are among them if there are others.
     """
+    if limit is not None and limit < 1:
+        raise PlanError(f"--limit {limit}: expected a whole number, 1 or more")
     examined = examine(path, variables=variables, allow_unset=allow_unset, environ=environ)
     if examined.document is None:
         raise PlanError.of(every_problem(examined))

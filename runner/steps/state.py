@@ -10,6 +10,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from runner.copy.journal import Journal
 from runner.errors import JournalError, PlanError
 from runner.plan.model import PlanDocument
 
+_MOMENT_S = 0.002
+_MOMENTS = 50
 _STAMP = "%Y-%m-%dT%H-%M-%S"
 _NETWORK = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.s3fs", "afs", "ceph"}
@@ -148,20 +151,21 @@ class State:
         except OSError as error:
             raise _cannot_write(self.folder, error) from error
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                holder = os.pread(descriptor, 100, 0).decode(errors="replace").strip()
+            if not _take(descriptor):
                 raise JournalError(
-                    f"another runner works on this plan (process {holder or 'unknown'})",
+                    f"another runner works on this plan (process {_holder_of(descriptor)})",
                     "wait for it, or stop it: `runner status` shows how far it is",
-                ) from error
+                )
             self._refuse_other_plan()
             with suppress(OSError):  # a full disk: the lock holds without a name on it
                 self._own()
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-            yield
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    os.ftruncate(descriptor, 0)
         finally:
             os.close(descriptor)
 
@@ -178,6 +182,42 @@ class State:
         finally:
             os.close(descriptor)
         return False
+
+
+def _take(descriptor: int) -> bool:
+    """Take the lock, unless a runner has it."""
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        # A shared lock is refused by a runner only: else somebody looks who has it (`status`),
+        # which takes no longer than this.
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        time.sleep(_MOMENT_S)
+
+
+def _holder_of(descriptor: int) -> str:
+    """The process that holds the lock; it writes its name right after it took it."""
+    for _ in range(_MOMENTS):
+        name = os.pread(descriptor, 100, 0).decode(errors="replace").strip()
+        if name.isdecimal() and _lives(int(name)):
+            return name
+        time.sleep(_MOMENT_S)
+    return "unknown"
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except PermissionError:  # somebody else's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def _began(folder: RunFolder) -> datetime:

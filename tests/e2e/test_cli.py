@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -603,6 +606,86 @@ def test_a_dsn_that_cannot_be_read_is_the_plans_fault_and_not_tried_again(
     assert "target.dsn" in found.stderr
     assert "defsecret" not in found.stdout + found.stderr
     assert "Traceback" not in found.stderr.split("target.dsn")[-1]
+
+
+def test_a_rollback_that_nobody_confirmed_prints_one_document(places: Places, cli: Cli) -> None:
+    small(places)
+    assert cli("run", "plan.yaml").returncode == 0
+    shown = cli("rollback", "plan.yaml", "--format", "json")
+    found = json.loads(shown.stdout)
+    assert (found["done"], found["action"], found["exit_code"]) == (False, "drop", 4)
+    assert shown.returncode == 4
+    assert "add --yes" in shown.stderr
+
+
+@pytest.mark.parametrize("limit", ["0", "-3"])
+def test_a_limit_below_one_is_refused(places: Places, cli: Cli, limit: str) -> None:
+    small(places)
+    found = cli("run", "plan.yaml", f"--limit={limit}")
+    assert found.returncode == 2
+    assert f"--limit {limit}: expected a whole number, 1 or more" in found.stderr
+    assert not (places.folder / "target.parquet").exists()
+
+
+@pytest.mark.parametrize("closed", ["stdout", "both"])
+def test_a_run_whose_reader_goes_away_goes_on_and_its_exit_code_stands(
+    places: Places, closed: str
+) -> None:
+    """As under `| head`: the pipe is closed at a batch, and again there is news to print."""
+    small(places, count=200)
+    reads, writes = os.pipe()
+    errors = writes if closed == "both" else subprocess.PIPE
+    process = held_back(places, stdout=writes, stderr=errors, text=None)
+    os.close(writes)
+    wait_for_a_batch(places, process)
+    os.close(reads)
+    (places.folder / "gate").touch()
+    _, notes = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert not notes
+    assert len(places.read(places.options("files", "target"))) == 200
+
+
+def test_what_a_transform_prints_is_no_part_of_the_result(places: Places, cli: Cli) -> None:
+    (places.folder / "loud.py").write_text(
+        "print('at import')\n\n\n"
+        "def clean(record):\n    print('at', record.id)\n    return record\n"
+    )
+    small(places, count=20, transforms=[{"python": "loud.py:clean"}])
+    for arguments in (["--dry-run"], []):
+        found = cli("run", "plan.yaml", "--format", "json", *arguments)
+        assert found.returncode == 0, found.stderr
+        assert json.loads(found.stdout)["name"] == "plan"
+        assert "at import" in found.stderr
+        assert "at doc-" in found.stderr
+
+
+def test_a_number_beyond_float32_is_refused_without_a_warning_of_numpy(
+    places: Places, cli: Cli
+) -> None:
+    (places.folder / "big.jsonl").write_text('{"id": "a", "vector": [1e300, 1]}\n')
+    places.plan({"store": "files", "path": "big.jsonl"}, places.options("files", "target"))
+    found = cli("run", "plan.yaml", "--dry-run")
+    assert found.returncode == 3, found.stderr
+    assert "RuntimeWarning" not in found.stderr
+    assert "infinity" in found.stdout
+
+
+def test_the_status_of_a_run_that_was_killed_dates_its_last_sign(places: Places, cli: Cli) -> None:
+    small(places, count=200)
+    process = held_back(places)
+    wait_for_a_batch(places, process)
+    process.kill()
+    process.communicate(timeout=60)
+    found = json.loads(cli("status", "plan.yaml", "--format", "json").stdout)
+    assert found["running"] is False
+    assert found["silent_s"] > 0
+    with sqlite3.connect(next(places.folder.glob(".runner/plan/runs/*/journal.sqlite"))) as db:
+        (began,) = db.execute("SELECT started_at FROM steps WHERE state = 'intent'").fetchone()
+        (last,) = db.execute("SELECT max(at) FROM audit").fetchone()
+    worked = datetime.fromisoformat(last) - datetime.fromisoformat(began)
+    assert found["seconds"] >= worked.total_seconds() > 0
+    assert re.search(r"last sign +\S+ \S+ UTC · .+ ago", cli("status", "plan.yaml").stdout)
 
 
 def test_an_empty_source_passes_with_nothing_to_compare(places: Places, cli: Cli) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
@@ -84,3 +88,35 @@ def test_the_file_system_is_that_of_the_nearest_mount(tmp_path):
     assert file_system_of(tmp_path / "a" / "b", mounts) == "nfs4"
     assert file_system_of(tmp_path / "with space", mounts) == "tmpfs"
     assert file_system_of(tmp_path.parent, mounts) == "ext4"
+
+
+def test_who_looks_whether_a_plan_is_locked_keeps_no_run_from_starting(tmp_path):
+    found = state(tmp_path)
+    with found.lock():
+        pass
+    with (
+        (found.folder / "lock").open() as looking,
+        ThreadPoolExecutor(1) as pool,
+        ExitStack() as stack,
+    ):
+        fcntl.flock(looking, fcntl.LOCK_SH)  # as `status` does, if for longer
+        starting = pool.submit(stack.enter_context, found.lock())
+        with pytest.raises(TimeoutError):
+            starting.result(0.2)
+        fcntl.flock(looking, fcntl.LOCK_UN)
+        starting.result(60)
+
+
+def test_the_process_that_is_named_as_the_lock_s_holder_lives(tmp_path):
+    found = state(tmp_path)
+    named = pytest.raises(JournalError, match=rf"process {os.getpid()}\)")
+    with found.lock(), named, found.lock():
+        pass
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with (found.folder / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.write(str(ended.pid))  # of one that was killed before
+        held.flush()
+        with pytest.raises(JournalError, match=r"process unknown\)"), found.lock():
+            pass
