@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -126,6 +128,9 @@ class Rollback:
         claimed = self._claimed()
         if claimed is not None:
             claimed.write_mark(self.journal.fact("replaced_mark"))
+        for folder in self.journal.fact("made_folders") or ():  # the deepest comes first
+            with suppress(OSError):  # gone already, or something lies in it
+                Path(folder).rmdir()
         self.journal.keep("rolled back", {"removed": undo.removed}, rolled_back=True)
 
     def _remove_from(self, undo: Undo) -> None:
