@@ -548,6 +548,8 @@ class Capabilities:
         tolerance: Largest absolute error of a component, for vectors of length 1, where the
             fidelity is not exact.
         zero_vector: Whether a zero vector can be written under cosine.
+        lengths: Metric → shortest and longest vector, but for the zero vector, that comes back;
+            a metric that is missing here has no limits.
         missing_vector: Whether a record may lack its vector.
         documents: Whether a document has a place of its own; else it is a metadata key.
         namespaces: Whether collections are divided into namespaces or tenants.
@@ -570,6 +572,7 @@ class Capabilities:
     max_dim: int = 65_535
     tolerance: float = 0.0
     zero_vector: bool = True
+    lengths: Mapping[Metric, tuple[float, float]] = field(default_factory=dict)
     missing_vector: bool = False
     documents: bool = True
     namespaces: bool = False

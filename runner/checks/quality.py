@@ -417,7 +417,9 @@ def fault_rate_bound(n: int) -> float:
 
 def _prepared(vectors: FloatArray, metric: Metric, centre: FloatArray | None) -> FloatArray:
     if metric is Metric.COSINE:
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        # squares of float32 over- and underflow where the vectors themselves do not
+        squares = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
+        lengths = np.sqrt(squares)[:, None]
         unit: FloatArray = np.zeros_like(vectors)
         np.divide(vectors, lengths, out=unit, where=lengths > 0)
         return unit

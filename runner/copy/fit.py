@@ -22,7 +22,7 @@ from runner.jsonvalues import ValueKind, kind_of
 from runner.model import (
     Batch,
     Capabilities,
-    Fidelity,
+    FloatArray,
     Id,
     IdRule,
     Metadata,
@@ -181,9 +181,8 @@ class Fitting:
                 finite = np.isfinite(array).all(axis=1)
                 for row in np.flatnonzero(~finite).tolist():
                     misfits[row] = f"{label} holds NaN or infinity"
-                if spec is not None and self._normalises(spec.metric):
-                    for row in np.flatnonzero(finite & ~np.isfinite(squared)).tolist():
-                        misfits[row] = f"{label} is too long for the target to normalise"
+            if spec is not None and spec.metric in self.capabilities.lengths:
+                self._judge_lengths(array, squared, spec.metric, label, misfits)
             absent = batch.present.get(name)
             needed = self.room.needs_vector or not self.capabilities.missing_vector
             if absent is not None and needed:
@@ -197,8 +196,24 @@ class Fitting:
                 for row in np.flatnonzero(squared == 0).tolist():
                     misfits[row] = f"{label} is zero, which the target refuses under cosine"
 
-    def _normalises(self, metric: Metric) -> bool:
-        return self.capabilities.metrics.get(metric) is Fidelity.NORMALISED
+    def _judge_lengths(
+        self,
+        array: FloatArray,
+        squared: FloatArray,
+        metric: Metric,
+        label: str,
+        misfits: dict[int, str],
+    ) -> None:
+        shortest, longest = self.capabilities.lengths[metric]
+        # squares are float32's and may have under- or overflowed: only those far inside are sure
+        odd = np.flatnonzero(~((squared > 4 * shortest**2) & (squared < longest**2 / 4)))
+        exact = np.linalg.norm(array[odd].astype(np.float64), axis=1)
+        for row, length in zip(odd.tolist(), exact.tolist(), strict=True):
+            if length > longest or 0 < length < shortest:
+                misfits[row] = (
+                    f"{label} has length {length:.3g}, the target keeps {shortest:g} to "
+                    f"{longest:g} under {metric.value}"
+                )
 
     def _judge_documents(self, batch: Batch, misfits: dict[int, str]) -> None:
         for row, document in enumerate(batch.documents):

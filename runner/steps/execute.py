@@ -222,8 +222,16 @@ class Execution:
                 f"{step.collection} has come into being since the plan was compiled",
                 "look at who made it; then run again",
             )
+        self._note_folders()
         self._make(step.spec)
         self._mark("running")
+
+    def _note_folders(self) -> None:
+        """Keep which folders the target's creation will make, for a rollback to remove."""
+        if self.journal.fact("made_folders") is None:
+            paths = type(self.target).whereabouts(self.target.location).paths
+            made = [str(each) for path in paths for each in path.parents if not each.exists()]
+            self.journal.keep(made_folders=made)
 
     def _make(self, spec: CollectionSpec) -> None:
         tried = False

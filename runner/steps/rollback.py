@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from runner.checks.compare import differences
 from runner.checks.digest import IdSet, id_digests, keys_of
@@ -125,6 +127,9 @@ class Rollback:
         if undo.collection:
             self._remove_from(undo)
         self._restore_mark()
+        for folder in self.journal.fact("made_folders") or ():  # the deepest comes first
+            with suppress(OSError):  # gone already, or something lies in it
+                Path(folder).rmdir()
         self.journal.keep("rolled back", {"removed": undo.removed}, rolled_back=True)
 
     def _remove_from(self, undo: Undo) -> None:

@@ -70,6 +70,7 @@ URI_KEY = "chroma_uri"
 
 _MARK_KEY = "runner"
 _TENANT, _DATABASE = "default_tenant", "default_database"
+_COSINE_LENGTHS = (1e-15, 1e18)
 _NAMED = ("tenant", "database", "collection")
 _DATABASE_FILE = "chroma.sqlite3"
 _FORMER_FILE = "chroma-collections.parquet"  # before Chroma 0.4
@@ -115,6 +116,7 @@ _CAPABILITIES = Capabilities(
         Metric.COSINE: Fidelity.ROUNDED, Metric.L2: Fidelity.EXACT, Metric.DOT: Fidelity.EXACT,
     },
     tolerance=_COSINE_TOLERANCE,
+    lengths={Metric.COSINE: _COSINE_LENGTHS},
     max_readers=4,
     max_writers=2,
     swaps=True,
@@ -320,6 +322,8 @@ class ChromaStore(Target):
         engine, held = self._there()
         found, scores = [], []
         rows = np.ascontiguousarray(queries, dtype=np.float32)
+        if _index_of(held)[0] is Metric.COSINE:
+            rows = _of_kept_lengths(rows)
         for start in range(0, len(rows), _SEARCHED):
             ids, distances = engine.query(held, rows[start : start + _SEARCHED], k)
             found += ids
@@ -740,15 +744,26 @@ def _rows(batch: Batch, where: str) -> Rows:
     return Rows([str(each) for each in batch.ids], batch.vector, batch.documents, metadata, uris)
 
 
+def _of_kept_lengths(queries: FloatArray) -> FloatArray:
+    """The same directions: queries that Chroma's float32 length cannot tell are scaled to 1."""
+    shortest, longest = _COSINE_LENGTHS
+    wide = queries.astype(np.float64)
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    odd = (lengths > longest) | ((lengths < shortest) & (lengths > 0))
+    np.divide(wide, lengths, out=wide, where=odd)
+    return wide.astype(np.float32)
+
+
 def _check_lengths(batch: Batch, where: str) -> None:
     """Chroma divides by the float32 length: outside these bounds NaN or zeros would come back."""
+    shortest, longest = _COSINE_LENGTHS
     lengths = np.linalg.norm(batch.vector.astype(np.float64), axis=1)
-    wrong = np.flatnonzero((lengths > 1e18) | ((lengths < 1e-15) & (lengths > 0)))
+    wrong = np.flatnonzero((lengths > longest) | ((lengths < shortest) & (lengths > 0)))
     if len(wrong):
         row = int(wrong[0])
         raise StoreError(
             f"{where}: the vector of record {batch.ids[row]!r} has length {lengths[row]:.3g}; a "
-            "cosine collection keeps lengths of 1e-15 to 1e18, and 0",
+            f"cosine collection keeps lengths of {shortest:g} to {longest:g}, and 0",
             "scale the vectors in the source; their direction is all that cosine compares",
         )
 

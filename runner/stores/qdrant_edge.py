@@ -39,7 +39,7 @@ from runner.model import (
 )
 from runner.stores.base import Access, Location
 from runner.stores.qdrant import PrivateCopy, QdrantStore, name_problem, only_dense
-from runner.stores.qdrant_points import METRICS, bad_values, is_id
+from runner.stores.qdrant_points import METRICS, bad_values, is_id, prepared
 from runner.stores.whereabouts import Whereabouts
 
 __all__ = ["QdrantEdge"]
@@ -273,7 +273,7 @@ class QdrantEdge(QdrantStore):
         params = edge.SearchParams(exact=exact, hnsw_ef=int(ef) if ef and not exact else None)
         ids: list[list[Id]] = []
         scores: list[list[float]] = []
-        for query in queries.astype(np.float32).tolist():
+        for query in prepared(queries.astype(np.float32), spec.metric).tolist():
             request = edge.QueryRequest(
                 limit=k,
                 query=edge.Query.Nearest(query, using=name or None),

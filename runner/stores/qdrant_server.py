@@ -26,7 +26,7 @@ from runner.stores.base import Access, Location
 from runner.stores.qdrant import QdrantStore, joined, name_problem, only_dense
 from runner.stores.qdrant_address import Address, FullError, RefusedError, Transport, Want
 from runner.stores.qdrant_grpc import GrpcTransport
-from runner.stores.qdrant_points import METRICS, is_id
+from runner.stores.qdrant_points import METRICS, is_id, prepared
 from runner.stores.qdrant_rest import RestTransport
 from runner.stores.qdrant_wire import Rows
 from runner.stores.whereabouts import Whereabouts, host_of
@@ -295,7 +295,7 @@ class QdrantServer(QdrantStore):
             params["hnsw_ef"] = int(ef)
         found: list[list[tuple[Id, float]]] = []
         for at in range(0, len(queries), _QUERIES_AT_ONCE):
-            some = queries[at : at + _QUERIES_AT_ONCE]
+            some = prepared(queries[at : at + _QUERIES_AT_ONCE], spec.metric)
             found += self._wire.search(self._collection, some, k, name, params)
         return Hits(
             ids=[[record_id for record_id, _ in each] for each in found],

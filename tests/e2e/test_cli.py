@@ -252,6 +252,26 @@ def test_a_record_that_somebody_changed_since_stays(served: Places, cli: Cli) ->
     assert list(served.read(there)) == ["doc-00003"]
 
 
+@pytest.mark.parametrize("store", ["files", "faiss"])
+def test_a_rollback_removes_the_folders_that_the_run_made_and_no_others(
+    places: Places, cli: Cli, store: str
+) -> None:
+    small(places)
+    (places.folder / "was").mkdir()
+    target = {**places.options(store, "out"), "path": f"was/deep/er/out.{store[:3]}.parquet"}
+    for name in ("plan", "second"):
+        places.plan(places.options("files", "source"), target, name=name)
+    assert cli("run", "plan.yaml").returncode == 0
+    assert (places.folder / "was" / "deep" / "er").is_dir()
+    assert cli("rollback", "plan.yaml", "--yes").returncode == 0
+    assert list((places.folder / "was").iterdir()) == []
+
+    assert cli("run", "second.yaml").returncode == 0
+    (places.folder / "was" / "deep" / "mine.txt").write_text("mine")
+    assert cli("rollback", "second.yaml", "--yes").returncode == 0
+    assert [each.name for each in (places.folder / "was" / "deep").iterdir()] == ["mine.txt"]
+
+
 def test_a_transform_that_fails_on_records_is_found_before_anything_is_written(
     places: Places, cli: Cli
 ) -> None:

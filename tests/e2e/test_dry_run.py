@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from runner import load_plan
@@ -115,3 +116,43 @@ def test_the_library_returns_what_the_screens_show(places: Places) -> None:
     assert plan.rollback().done is False
     assert plan.rollback(confirmed=True).done is True
     assert plan.status().phase == "rolled back"
+
+
+@pytest.mark.parametrize("length", [1e20, 1e-17])
+def test_lengths_that_a_store_does_not_keep_are_named_and_set_aside(
+    places: Places, length: float
+) -> None:
+    """Chroma under cosine would give NaN or zeros back."""
+    batch = records(60)
+    batch.vector[7] *= np.float32(length)
+    places.fill(places.options("files", "source"), batch)
+    path = places.plan(
+        places.options("files", "source"), places.options("chroma", "target"), batch_size=20
+    )
+    tried = load_plan(path).dry_run()
+    assert tried.exit_code == 3
+    assert ["the target keeps 1e-15 to 1e+18" in each.what for each in tried.problems] == [True]
+    path = places.plan(
+        places.options("files", "source"),
+        places.options("chroma", "target"),
+        validation={"max_dead_letters": 1},
+    )
+    result = load_plan(path).run()
+    assert (result.verdict.value, result.records, result.dead_letters) == ("passed", 59, 1)
+
+
+@pytest.mark.parametrize("length", [1e20, 1e-17])
+@pytest.mark.parametrize("store", ["qdrant-edge", "qdrant-double", "pgvector", "faiss"])
+def test_lengths_that_other_stores_cope_with_arrive(
+    served: Places, store: str, length: float
+) -> None:
+    word = f"{store}_{length:.0e}".replace("-", "_").replace("+", "_")
+    batch = records(60, kind="uuid")
+    batch.vector[7] *= np.float32(length)
+    served.fill(served.options("files", "source"), batch)
+    path = served.plan(served.options("files", "source"), served.options(store, word))
+    result = load_plan(path).run()
+    assert [
+        (each.name, each.summary) for each in result.checks if each.verdict.value == "failed"
+    ] == []
+    assert (result.verdict.value, result.records, result.dead_letters) == ("passed", 60, 0)

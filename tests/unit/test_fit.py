@@ -164,10 +164,16 @@ def test_a_zero_vector_is_refused_where_the_target_does():
     assert reasons(fitted) == ["vector is zero, which the target refuses under cosine"]
 
 
-def test_a_vector_too_long_to_be_normalised_is_refused_where_the_target_normalises():
-    normalises = Capabilities(ids=IdRule(), metrics={Metric.COSINE: Fidelity.NORMALISED})
-    fitted = fitting(normalises).fit(batch({}, {}, vectors=[[1e20, 0], [1, 0]]))
-    assert reasons(fitted) == ["vector is too long for the target to normalise"]
+def test_a_vector_longer_or_shorter_than_the_target_keeps_is_refused():
+    limited = Capabilities(ids=IdRule(), metrics={}, lengths={Metric.COSINE: (1e-15, 1e18)})
+    lengths = [1e20, 1.1e18, 0.9e18, 3e-20, 0.9e-15, 1.1e-15, 1, 0]
+    given_batch = batch(*[{}] * len(lengths), vectors=[[each, 0] for each in lengths])
+    fitted = fitting(limited).fit(given_batch)
+    assert [each.row for each in fitted.misfits] == [0, 1, 3, 4]
+    assert reasons(fitted)[0] == (
+        "vector has length 1e+20, the target keeps 1e-15 to 1e+18 under cosine"
+    )
+    assert not fitting(OPEN).fit(given_batch).misfits
 
 
 def test_doubles_that_the_store_moves_are_counted():
