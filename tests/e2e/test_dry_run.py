@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from runner import load_plan
-from runner.results import to_json
+from runner.model import Metadata, Metric
+from runner.results import LossRow, to_json
 from runner.testing import folder_digest
 from tests.e2e.conftest import Cli
 from tests.e2e.places import STORES, Places, records
@@ -89,3 +90,61 @@ def test_the_library_returns_what_the_screens_show(places: Places) -> None:
     assert plan.rollback().done is False
     assert plan.rollback(confirmed=True).done is True
     assert plan.status().phase == "rolled back"
+
+
+NUMBERS = [{"n": "1"}, {"n": "3.7"}, {"n": "x"}, {"n": "4"}]
+
+
+@pytest.mark.parametrize(
+    ("on_error", "end", "reversible"),
+    [("set_null", "null", False), ("keep", "kept as it was", True)],
+)
+def test_what_a_transform_cannot_handle_is_counted_in_the_loss_report(
+    places: Places, on_error: str, end: str, reversible: bool
+) -> None:
+    """In the dry run from the sample, in the result of all."""
+    source, target = places.options("files", "source"), places.options("jsonl", "target")
+    places.fill(source, records(4).with_(metadata=Metadata.of(NUMBERS)))
+    plan = load_plan(
+        places.plan(source, target, transforms=[{"cast": {"n": "int"}, "on_error": on_error}])
+    )
+    expected = (
+        LossRow("n", f"transforms[0].cast cannot handle it → {end}", 2, 4, on_error, reversible),
+    )
+    assert plan.dry_run().losses == expected
+    assert plan.run().losses == expected
+
+
+EMPTIES = """
+import numpy as np
+
+def empties(record):
+    if record.metadata["n"] == "1":
+        record.document = None
+    if record.metadata["n"] == "3.7":
+        record.document = "other"
+        record.vectors = {"": np.zeros(16, dtype=np.float32)}
+    if record.metadata["n"] == "4":
+        return None
+    return record
+"""
+
+
+def test_documents_and_vectors_that_a_transform_changes_are_in_the_loss_report(
+    places: Places,
+) -> None:
+    source, target = places.options("files", "source"), places.options("jsonl", "target")
+    places.fill(source, records(4).with_(metadata=Metadata.of(NUMBERS)), metric=Metric.L2)
+    (places.folder / "mine.py").write_text(EMPTIES)
+    plan = load_plan(
+        places.plan(
+            source, target, validation={"max_dead_letters": 1, "queries": "none"},
+            transforms=[{"python": "mine.py:empties", "on_error": "dead_letter"}],
+        )
+    )  # fmt: skip
+    for losses in (plan.dry_run().losses, plan.run().losses):
+        assert [(each.field, each.what, each.records, each.reversible) for each in losses] == [
+            ("document", "changed by a transform", 1, False),
+            ("document", "emptied by a transform", 1, False),
+            ("vector", "all zero or missing after a transform", 1, False),
+        ]
