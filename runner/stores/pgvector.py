@@ -31,6 +31,7 @@ from runner.errors import (
 from runner.jsonvalues import ValueKind
 from runner.model import (
     DEFAULT_VECTOR,
+    NO_METRIC,
     Batch,
     BatchSize,
     Capabilities,
@@ -195,6 +196,9 @@ class PgvectorStore(Target):
                 return None
             indexes = vector_indexes(session, table)
             metric = self._metric_of(session, table, indexes)
+            assumed = not indexes and not any(
+                line.startswith(_METRIC) for line in comment_lines(session, table)
+            )
             dim = self._dim(session, table)
         half = table.vector.type == "halfvec"
         vector = VectorSpec(
@@ -212,7 +216,7 @@ class PgvectorStore(Target):
                 table.key.type, "integer" if table.key.type in INTEGER_KEYS else "string"
             ),
             fields={each.name: each.type for each in table.extras},
-            extra={"columns": table.mapping()},
+            extra={"columns": table.mapping(), **({NO_METRIC: True} if assumed else {})},
         )
 
     @_mapped

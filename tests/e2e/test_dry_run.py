@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import psycopg2
 import pytest
 
 from runner import load_plan
@@ -148,3 +149,59 @@ def test_documents_and_vectors_that_a_transform_changes_are_in_the_loss_report(
             ("document", "emptied by a transform", 1, False),
             ("vector", "all zero or missing after a transform", 1, False),
         ]
+
+
+def test_only_what_the_plan_drops_is_said_to_be_dropped(places: Places, cli: Cli) -> None:
+    """Not what only records have that do not fit; an empty key has a share as others have."""
+    own = [{"a": 1, "gone": 2}, {"a": 1, "": 3, "odd": 4}]
+    places.fill(places.options("files", "source"), records(2).with_(metadata=Metadata.of(own)))
+    path = places.plan(
+        places.options("files", "source"), places.options("chroma", "target"),
+        transforms=[{"drop": ["gone"]}],
+    )  # fmt: skip
+    tried = load_plan(path).dry_run()
+    assert tried.exit_code == 3
+    unfit = "only in records that do not fit"
+    assert {each.name: each.note for each in tried.fields} == {
+        "a": "kept", "gone": "dropped by the plan", "": unfit, "odd": unfit,
+    }  # fmt: skip
+    found = cli("run", "plan.yaml", "--dry-run", "--format", "markdown")
+    lines = [line for line in found.stdout.splitlines() if unfit in line]
+    assert len(lines) == 2
+    assert all("50 %" in line for line in lines)
+
+
+def test_a_changed_metric_names_what_the_existing_collection_compares_by(served: Places) -> None:
+    source = served.options("files", "source")
+    served.fill(source, records(9))
+    for table, index in (("metric_l2", {"type": "hnsw"}), ("metric_none", {"type": "none"})):
+        to = served.options("pgvector", table)
+        first = load_plan(
+            served.plan(source, {**to, "metric": "l2", "index": index}, allow=["changed-metric"])
+        )
+        first.run()
+        first.state.folder.rename(served.folder / table)
+        tried = load_plan(served.plan(source, {**to, "if_exists": "append"})).dry_run()
+        (hazard,) = [each for each in tried.hazards if each.name == "changed-metric"]
+        assert hazard.why == f"{table} compares by l2, the source by cosine"
+
+
+def test_a_table_without_an_index_has_no_metric_of_its_own(served: Places) -> None:
+    """It is searched by what the plan says, so that saying it is all it takes."""
+    to = served.options("pgvector", "metric_open")
+    with psycopg2.connect(served.environment["TEST_DSN"]) as session:
+        session.cursor().execute("CREATE EXTENSION IF NOT EXISTS vector")
+        session.cursor().execute(
+            "CREATE TABLE metric_open (id text PRIMARY KEY, document text, metadata jsonb, "
+            "embedding vector(16))"
+        )
+    session.close()
+    source = served.options("files", "source")
+    served.fill(source, records(9), metric=Metric.L2)
+    tried = load_plan(served.plan(source, {**to, "if_exists": "append"})).dry_run()
+    (hazard,) = tried.hazards
+    assert "no metric of its own" in hazard.why
+    assert "`target.metric`" in hazard.why
+    said = load_plan(served.plan(source, {**to, "metric": "l2", "if_exists": "append"}))
+    assert said.dry_run().hazards == ()
+    assert said.run().exit_code == 0
