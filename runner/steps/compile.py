@@ -18,6 +18,7 @@ from runner.errors import CapabilityError, HazardError, PlanError, RunnerError, 
 from runner.jsonvalues import ValueKind
 from runner.model import (
     NO_METRIC,
+    TYPED,
     Capabilities,
     CollectionSpec,
     Endpoint,
@@ -536,6 +537,9 @@ def _field_rows(found: Preflight, effects: Sequence[FieldEffect]) -> list[FieldR
     for name, summary in before.fields.items():
         effect = named.get(name)
         becomes, note = _fate(name, summary, found, effect)
+        typed = found.source_spec.extra.get(TYPED, {}).get(name)
+        if typed and note == "kept":
+            note = typed
         arrived.add(becomes if becomes in after.fields else name)
         rows.append(_row(name, summary, before, becomes, note))
     for name, summary in after.fields.items():
@@ -613,6 +617,9 @@ def loss_rows(
         specs: ``source`` and ``target``, as far as they are known.
     """
     rows = []
+    given = specs.get("source")
+    for name, what in (given.extra.get(TYPED, {}) if given else {}).items():
+        rows.append(LossRow(name, what, None, looked_at, "store", reversible=False))
     for side, store in (("source", source), ("target", target)):
         spec = specs.get(side)
         for name, vector in (spec.vectors if spec else {}).items():

@@ -32,6 +32,7 @@ from runner.jsonvalues import ValueKind
 from runner.model import (
     DEFAULT_VECTOR,
     NO_METRIC,
+    TYPED,
     Batch,
     BatchSize,
     Capabilities,
@@ -96,6 +97,7 @@ from runner.stores.pgvector_table import (
     extension_schema,
     find_relation,
     map_columns,
+    typed_as,
     vector_indexes,
 )
 
@@ -216,7 +218,11 @@ class PgvectorStore(Target):
                 table.key.type, "integer" if table.key.type in INTEGER_KEYS else "string"
             ),
             fields={each.name: each.type for each in table.extras},
-            extra={"columns": table.mapping(), **({NO_METRIC: True} if assumed else {})},
+            extra={
+                "columns": table.mapping(),
+                TYPED: {each.name: typed_as(each.type) for each in table.extras if each.is_typed},
+                **({NO_METRIC: True} if assumed else {}),
+            },
         )
 
     @_mapped

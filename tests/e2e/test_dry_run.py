@@ -205,3 +205,32 @@ def test_a_table_without_an_index_has_no_metric_of_its_own(served: Places) -> No
     said = load_plan(served.plan(source, {**to, "metric": "l2", "if_exists": "append"}))
     assert said.dry_run().hazards == ()
     assert said.run().exit_code == 0
+
+
+def test_columns_whose_type_metadata_does_not_carry_are_named(served: Places) -> None:
+    from_ = served.options("pgvector", "typed_from")
+    with psycopg2.connect(served.environment["TEST_DSN"]) as session:
+        session.cursor().execute("CREATE EXTENSION IF NOT EXISTS vector")
+        session.cursor().execute(
+            "CREATE TYPE mood AS ENUM ('fine'); "
+            "CREATE TABLE typed_from (id text PRIMARY KEY, embedding vector(2), "
+            "lang text, size int, day date, raw bytea, host inet, price numeric, days date[], "
+            "words text[], of mood); "
+            "INSERT INTO typed_from VALUES ('a', '[1,2]', 'en', 3, '2024-02-01', '\\xdead', "
+            "'10.0.0.1', 1.50, '{2024-02-01}', '{x}', 'fine')"
+        )
+    session.close()
+    plan = load_plan(
+        served.plan(from_, served.options("pgvector", "typed_to"), validation={"queries": "none"})
+    )
+    expected = {
+        "day": "date → text", "raw": "bytea → text", "host": "inet → text",
+        "price": "numeric → number", "days": "date[] → list of text", "of": "mood → JSON",
+    }  # fmt: skip
+    tried = plan.dry_run()
+    assert {each.field: each.what for each in tried.losses} == expected
+    assert not any(each.reversible for each in tried.losses)
+    notes = {each.name: each.note for each in tried.fields}
+    assert notes == {**expected, "lang": "kept", "size": "kept", "words": "kept"}
+    assert {each.field: each.what for each in plan.run().losses} == expected
+    assert served.read(served.options("pgvector", "typed_to"))["a"][2]["day"] == "2024-02-01"
