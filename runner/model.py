@@ -32,6 +32,10 @@ Cursor = str
 
 DEFAULT_VECTOR = ""
 """The name of a collection's vector where the store gives it none."""
+NO_METRIC = "no_metric"
+"""In a collection's `extra`: its metric is an assumption, for nothing there depends on one."""
+TYPED = "typed"
+"""In a collection's `extra`: fields whose type values do not carry → what becomes of it."""
 
 
 class Metric(StrEnum):

@@ -85,7 +85,8 @@ class LossRow:
         what: What happens: ``list of objects → JSON text``.
         records: In how many records; None if unknown.
         looked_at: Out of how many looked at; equal to the whole for a finished run.
-        policy: The plan's policy that decided, or ``store`` for the store's own nature.
+        policy: The plan's policy that decided, ``transforms`` for what these did, ``store`` for
+            the store's own nature, or ``restored by the runner``.
         reversible: Whether the way back restores it.
     """
 

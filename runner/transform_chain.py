@@ -78,7 +78,8 @@ class StepStats:
         seen: Records that came in.
         changed: Records that went on and are different.
         failed: Records it could not handle or set aside, whatever became of them.
-        failed_fields: Field → records in which it could not be computed.
+        failed_fields: Field → records in which it could not be computed; ``""`` for those
+            where no field is named.
     """
 
     seen: int
@@ -184,7 +185,7 @@ def _apply_step(step: LoadedStep, batch: Batch, dead: list[DeadLetter]) -> tuple
         seen=len(batch),
         changed=changed,
         failed=len(failed) + len(outcome.aside),
-        failed_fields=Counter(each.field for each in outcome.failures if each.field),
+        failed_fields=Counter(each.field for each in outcome.failures),
     )
     if not reasons:
         return outcome.batch, stats

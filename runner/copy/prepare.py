@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from runner import jsonvalues
 from runner.copy.dead_letters import DeadLetterRow
+from runner.copy.effects import changed_contents, settled
 from runner.copy.fit import JSON_FIELDS, Fitting, Loss, unfitted
 from runner.copy.ids import ORIGINAL_ID, IdMap, restored
 from runner.model import Batch, Id, Metadata, Select
@@ -80,7 +81,7 @@ class Preparation:
         batch = originals(page) if self.ids.restore else unfitted(page)
         losses = _restorations(page, batch)
         dead: list[DeadLetterRow] = []
-        batch, source_ids, transforms = self._transform(batch, source_ids, dead)
+        batch, source_ids, transforms = self._transform(batch, source_ids, dead, losses)
         if not self.ids.keeps:
             batch, source_ids = self._map_ids(batch, source_ids, dead, losses)
         if self._renames:
@@ -95,11 +96,17 @@ class Preparation:
         return Prepared(fitted.batch, source_ids, dead, losses + fitted.losses, transforms)
 
     def _transform(
-        self, batch: Batch, source_ids: list[Id], dead: list[DeadLetterRow]
+        self,
+        batch: Batch,
+        source_ids: list[Id],
+        dead: list[DeadLetterRow],
+        losses: Counter[Loss],
     ) -> tuple[Batch, list[Id], dict[str, tuple[int, int, int]]]:
         if self.chain.is_empty:
             return batch, source_ids, {}
         applied = self.chain.apply(batch)
+        losses += settled(self.chain.steps, applied.stats)
+        losses += changed_contents(batch, applied.batch)
         if applied.dead:
             # transforms see restored ids; dead letters name the ids that the source knows
             known = {

@@ -82,7 +82,7 @@ def _page(result: RunResult, charts: dict[str, list[Chart]], most: int, longest:
                 short(row.name),
                 short(", ".join(row.kinds)),
                 short(row.becomes),
-                share(row.records, row.looked_at) if row.name else "",
+                share(row.records, row.looked_at),
                 short(row.note),
             )
             for row in result.fields[:most]

@@ -301,7 +301,7 @@ def _fields(rows: Sequence[FieldRow]) -> str:
                     _code(row.name, in_table=True) if row.name else "",
                     _text(", ".join(row.kinds)),
                     _code(row.becomes, in_table=True) if row.becomes else "",
-                    share(row.records, row.looked_at) if row.name else "",
+                    share(row.records, row.looked_at),
                     _text(row.note),
                 )
                 for row in rows

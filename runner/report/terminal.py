@@ -516,7 +516,7 @@ def _fields(console: Console, fields: Sequence[FieldRow], *, everything: bool) -
         if row.becomes and row.name:
             kinds = f"{kinds} → {brief(row.becomes, _LONGEST_NAME)}".lstrip()
         name = _name(row.name or row.becomes)
-        share_of = share(row.records, row.looked_at) if row.name else ""
+        share_of = share(row.records, row.looked_at)
         table.add_row(name, Text(kinds), Text(share_of), Text(clean(row.note)))
     _put(console, table)
     _more(console, len(fields) - len(rows))

@@ -17,6 +17,8 @@ from runner.copy.prepare import RESTORED
 from runner.errors import CapabilityError, HazardError, PlanError, RunnerError, TransformError
 from runner.jsonvalues import ValueKind
 from runner.model import (
+    NO_METRIC,
+    TYPED,
     Capabilities,
     CollectionSpec,
     Endpoint,
@@ -385,14 +387,25 @@ def _why(hazard: Hazard, found: Preflight, step: Step) -> str:
         case Hazard.OVERWRITE_RECORDS:
             return f"{found.collisions[0]:,} records of {name} have ids that will be written"
         case Hazard.CHANGED_METRIC:
-            metrics = {each.metric.value for each in found.source_spec.vectors.values()}
-            wanted = {each.metric.value for each in found.wanted.vectors.values()}
-            return f"metric {', '.join(sorted(metrics))} becomes {', '.join(sorted(wanted))}"
+            return _why_metric(found, appends=isinstance(step, Append))
         case Hazard.LOSSY_FIELDS:
             names = sorted({each.field for each in found.losses if _is_lossy(each)})
             return f"the plan gives up values of {', '.join(names)}"
         case _:
             return hazard.value
+
+
+def _why_metric(found: Preflight, *, appends: bool) -> str:
+    metrics = ", ".join(sorted({each.metric.value for each in found.source_spec.vectors.values()}))
+    there = ", ".join(sorted({each.metric.value for each in found.collection.vectors.values()}))
+    if not appends:
+        return f"metric {metrics} becomes {there}"
+    if found.collection.extra.get(NO_METRIC):
+        return (
+            f"{found.collection.name} has no index and so no metric of its own; by "
+            f"`target.metric`, or without it, it is searched by {there}, the source by {metrics}"
+        )
+    return f"{found.collection.name} compares by {there}, the source by {metrics}"
 
 
 def _is_lossy(loss: Loss) -> bool:
@@ -538,6 +551,9 @@ def _field_rows(found: Preflight, effects: Sequence[FieldEffect]) -> list[FieldR
     for name, summary in before.fields.items():
         effect = named.get(name)
         becomes, note = _fate(name, summary, found, effect)
+        typed = found.source_spec.extra.get(TYPED, {}).get(name)
+        if typed and note == "kept":
+            note = typed
         arrived.add(becomes if becomes in after.fields else name)
         rows.append(_row(name, summary, before, becomes, note))
     for name, summary in after.fields.items():
@@ -615,6 +631,9 @@ def loss_rows(
         specs: ``source`` and ``target``, as far as they are known.
     """
     rows = []
+    given = specs.get("source")
+    for name, what in (given.extra.get(TYPED, {}) if given else {}).items():
+        rows.append(LossRow(name, what, None, looked_at, "store", reversible=False))
     for side, store in (("source", source), ("target", target)):
         spec = specs.get(side)
         for name, vector in (spec.vectors if spec else {}).items():

@@ -31,6 +31,8 @@ from runner.errors import (
 from runner.jsonvalues import ValueKind
 from runner.model import (
     DEFAULT_VECTOR,
+    NO_METRIC,
+    TYPED,
     Batch,
     BatchSize,
     Capabilities,
@@ -99,6 +101,7 @@ from runner.stores.pgvector_table import (
     extension_schema,
     find_relation,
     map_columns,
+    typed_as,
     vector_indexes,
 )
 
@@ -214,6 +217,9 @@ class PgvectorStore(Target):
                 refuse_hidden_rows(session, table)
             indexes = vector_indexes(session, table)
             metric = self._metric_of(session, table, indexes)
+            assumed = not indexes and not any(
+                line.startswith(_METRIC) for line in comment_lines(session, table)
+            )
             dim = self._dim(session, table)
         half = table.vector.type == "halfvec"
         vector = VectorSpec(
@@ -231,7 +237,11 @@ class PgvectorStore(Target):
                 table.key.type, "integer" if table.key.type in INTEGER_KEYS else "string"
             ),
             fields={each.name: each.type for each in table.extras},
-            extra={"columns": table.mapping()},
+            extra={
+                "columns": table.mapping(),
+                TYPED: {each.name: typed_as(each.type) for each in table.extras if each.is_typed},
+                **({NO_METRIC: True} if assumed else {}),
+            },
             room=table.room,
         )
 

@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 
 import numpy as np
+import psycopg2
 import pytest
 
 from runner import load_plan
-from runner.results import to_json
+from runner.model import Metadata, Metric
+from runner.results import LossRow, to_json
 from runner.testing import folder_digest
 from tests.e2e.conftest import Cli
 from tests.e2e.places import STORES, Places, records
@@ -156,3 +158,146 @@ def test_lengths_that_other_stores_cope_with_arrive(
         (each.name, each.summary) for each in result.checks if each.verdict.value == "failed"
     ] == []
     assert (result.verdict.value, result.records, result.dead_letters) == ("passed", 60, 0)
+
+
+NUMBERS = [{"n": "1"}, {"n": "3.7"}, {"n": "x"}, {"n": "4"}]
+
+
+@pytest.mark.parametrize(
+    ("on_error", "end", "reversible"),
+    [("set_null", "null", False), ("keep", "kept as it was", True)],
+)
+def test_what_a_transform_cannot_handle_is_counted_in_the_loss_report(
+    places: Places, on_error: str, end: str, reversible: bool
+) -> None:
+    """In the dry run from the sample, in the result of all."""
+    source, target = places.options("files", "source"), places.options("jsonl", "target")
+    places.fill(source, records(4).with_(metadata=Metadata.of(NUMBERS)))
+    plan = load_plan(
+        places.plan(source, target, transforms=[{"cast": {"n": "int"}, "on_error": on_error}])
+    )
+    expected = (
+        LossRow("n", f"transforms[0].cast cannot handle it → {end}", 2, 4, on_error, reversible),
+    )
+    assert plan.dry_run().losses == expected
+    assert plan.run().losses == expected
+
+
+EMPTIES = """
+import numpy as np
+
+def empties(record):
+    if record.metadata["n"] == "1":
+        record.document = None
+    if record.metadata["n"] == "3.7":
+        record.document = "other"
+        record.vectors = {"": np.zeros(16, dtype=np.float32)}
+    if record.metadata["n"] == "4":
+        return None
+    return record
+"""
+
+
+def test_documents_and_vectors_that_a_transform_changes_are_in_the_loss_report(
+    places: Places,
+) -> None:
+    source, target = places.options("files", "source"), places.options("jsonl", "target")
+    places.fill(source, records(4).with_(metadata=Metadata.of(NUMBERS)), metric=Metric.L2)
+    (places.folder / "mine.py").write_text(EMPTIES)
+    plan = load_plan(
+        places.plan(
+            source, target, validation={"max_dead_letters": 1, "queries": "none"},
+            transforms=[{"python": "mine.py:empties", "on_error": "dead_letter"}],
+        )
+    )  # fmt: skip
+    for losses in (plan.dry_run().losses, plan.run().losses):
+        assert [(each.field, each.what, each.records, each.reversible) for each in losses] == [
+            ("document", "changed by a transform", 1, False),
+            ("document", "emptied by a transform", 1, False),
+            ("vector", "all zero or missing after a transform", 1, False),
+        ]
+
+
+def test_only_what_the_plan_drops_is_said_to_be_dropped(places: Places, cli: Cli) -> None:
+    """Not what only records have that do not fit; an empty key has a share as others have."""
+    own = [{"a": 1, "gone": 2}, {"a": 1, "": 3, "odd": 4}]
+    places.fill(places.options("files", "source"), records(2).with_(metadata=Metadata.of(own)))
+    path = places.plan(
+        places.options("files", "source"), places.options("chroma", "target"),
+        transforms=[{"drop": ["gone"]}],
+    )  # fmt: skip
+    tried = load_plan(path).dry_run()
+    assert tried.exit_code == 3
+    unfit = "only in records that do not fit"
+    assert {each.name: each.note for each in tried.fields} == {
+        "a": "kept", "gone": "dropped by the plan", "": unfit, "odd": unfit,
+    }  # fmt: skip
+    found = cli("run", "plan.yaml", "--dry-run", "--format", "markdown")
+    lines = [line for line in found.stdout.splitlines() if unfit in line]
+    assert len(lines) == 2
+    assert all("50 %" in line for line in lines)
+
+
+def test_a_changed_metric_names_what_the_existing_collection_compares_by(served: Places) -> None:
+    source = served.options("files", "source")
+    served.fill(source, records(9))
+    for table, index in (("metric_l2", {"type": "hnsw"}), ("metric_none", {"type": "none"})):
+        to = served.options("pgvector", table)
+        first = load_plan(
+            served.plan(source, {**to, "metric": "l2", "index": index}, allow=["changed-metric"])
+        )
+        first.run()
+        first.state.folder.rename(served.folder / table)
+        tried = load_plan(served.plan(source, {**to, "if_exists": "append"})).dry_run()
+        (hazard,) = [each for each in tried.hazards if each.name == "changed-metric"]
+        assert hazard.why == f"{table} compares by l2, the source by cosine"
+
+
+def test_a_table_without_an_index_has_no_metric_of_its_own(served: Places) -> None:
+    """It is searched by what the plan says, so that saying it is all it takes."""
+    to = served.options("pgvector", "metric_open")
+    with psycopg2.connect(served.environment["TEST_DSN"]) as session:
+        session.cursor().execute("CREATE EXTENSION IF NOT EXISTS vector")
+        session.cursor().execute(
+            "CREATE TABLE metric_open (id text PRIMARY KEY, document text, metadata jsonb, "
+            "embedding vector(16))"
+        )
+    session.close()
+    source = served.options("files", "source")
+    served.fill(source, records(9), metric=Metric.L2)
+    tried = load_plan(served.plan(source, {**to, "if_exists": "append"})).dry_run()
+    (hazard,) = tried.hazards
+    assert "no metric of its own" in hazard.why
+    assert "`target.metric`" in hazard.why
+    said = load_plan(served.plan(source, {**to, "metric": "l2", "if_exists": "append"}))
+    assert said.dry_run().hazards == ()
+    assert said.run().exit_code == 0
+
+
+def test_columns_whose_type_metadata_does_not_carry_are_named(served: Places) -> None:
+    from_ = served.options("pgvector", "typed_from")
+    with psycopg2.connect(served.environment["TEST_DSN"]) as session:
+        session.cursor().execute("CREATE EXTENSION IF NOT EXISTS vector")
+        session.cursor().execute(
+            "CREATE TYPE mood AS ENUM ('fine'); "
+            "CREATE TABLE typed_from (id text PRIMARY KEY, embedding vector(2), "
+            "lang text, size int, day date, raw bytea, host inet, price numeric, days date[], "
+            "words text[], of mood); "
+            "INSERT INTO typed_from VALUES ('a', '[1,2]', 'en', 3, '2024-02-01', '\\xdead', "
+            "'10.0.0.1', 1.50, '{2024-02-01}', '{x}', 'fine')"
+        )
+    session.close()
+    plan = load_plan(
+        served.plan(from_, served.options("pgvector", "typed_to"), validation={"queries": "none"})
+    )
+    expected = {
+        "day": "date → text", "raw": "bytea → text", "host": "inet → text",
+        "price": "numeric → number", "days": "date[] → list of text", "of": "mood → JSON",
+    }  # fmt: skip
+    tried = plan.dry_run()
+    assert {each.field: each.what for each in tried.losses} == expected
+    assert not any(each.reversible for each in tried.losses)
+    notes = {each.name: each.note for each in tried.fields}
+    assert notes == {**expected, "lang": "kept", "size": "kept", "words": "kept"}
+    assert {each.field: each.what for each in plan.run().losses} == expected
+    assert served.read(served.options("pgvector", "typed_to"))["a"][2]["day"] == "2024-02-01"
