@@ -422,8 +422,10 @@ class FaissSegment:
     def type(self) -> str:
         """``flat``, ``hnsw``, ``ivfflat``, or the name of FAISS's class."""
         for kind, name in (
-            (faiss.IndexFlat, "flat"), (faiss.IndexHNSWFlat, "hnsw"), (faiss.IndexIVFFlat, "ivfflat"),
-        ):  # fmt: skip
+            (faiss.IndexFlat, "flat"),
+            (faiss.IndexHNSWFlat, "hnsw"),
+            (faiss.IndexIVFFlat, "ivfflat"),
+        ):
             if isinstance(self._inner, kind):
                 return name
         return type(self._inner).__name__
