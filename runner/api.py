@@ -55,6 +55,7 @@ from runner.results import (
     StatusResult,
     Verdict,
     to_json,
+    verdict_of,
 )
 from runner.steps.compile import (
     Compiled,
@@ -441,7 +442,7 @@ class Plan:
                 checks = run_checks(ends, self.document.validation, retrying, tell, rescan=True)
                 audit = audit_check(journal, folder.audit)
                 checks.append(audit)
-                journal.audit("verified", verdict=_verdict_of(checks).value)
+                journal.audit("verified", verdict=verdict_of(checks).value)
                 if audit.verdict is Verdict.PASSED:  # else the file is evidence
                     journal.export(folder.path)
                 about = retrying.call(
@@ -459,7 +460,7 @@ class Plan:
                     steps,
                     command="verify",
                     report=folder.path / "verify.html",
-                    next_acts=self._next(journal, _verdict_of(checks), "verify"),
+                    next_acts=self._next(journal, verdict_of(checks), "verify"),
                     checks=tuple(checks),
                     target=about,
                     show_values=show_values,
@@ -794,7 +795,16 @@ class Plan:
                 back,
             )
         replaced = any(each["kind"] == "swap" for each in journal.fact("steps", []))
-        acts = ["switch your application's reads to the target", back]
+        if verdict is Verdict.SKIPPED:
+            act = f"{self.command('verify')}    compares both ends: nothing was checked yet"
+        elif self.document.limit is not None:
+            act = "only a part was copied: undo it, then run without the limit"
+        elif again == "run" and journal.fact("source_changed", False):
+            verify = self.command("verify")
+            act = f"{verify}    names what came into the source meanwhile, or left it"
+        else:
+            act = "switch your application's reads to the target"
+        acts = [act, back]
         if replaced:
             acts.append(f"{self.command('finalise')}    drops the replaced collection for good")
         return tuple(acts)
@@ -1139,11 +1149,6 @@ def _as_left(target: Target, undo: Undo) -> Side:
     finally:
         if looked_at is not target:
             looked_at.close()
-
-
-def _verdict_of(checks: Iterable[Any]) -> Verdict:
-    failed = any(each.verdict is Verdict.FAILED for each in checks)
-    return Verdict.FAILED if failed else Verdict.PASSED
 
 
 def _write_report(result: RunResult, folder: Path, name: str) -> None:

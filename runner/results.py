@@ -8,7 +8,7 @@ user asked for them.  Nothing in here is a secret.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Any, TypeVar, cast
@@ -23,7 +23,7 @@ class Verdict(StrEnum):
 
     PASSED = "passed"
     FAILED = "failed"
-    SKIPPED = "skipped"  # not asked for, or nothing to compare
+    SKIPPED = "skipped"  # not asked for, or nothing to compare; of a run: nothing was checked
 
 
 @dataclass(frozen=True)
@@ -224,6 +224,18 @@ class CheckResult:
     values: tuple[str, ...] = ()
 
 
+_OF_RECORDS = {"count", "ids", "checksum", "metadata", "queries"}
+
+
+def verdict_of(checks: Iterable[CheckResult]) -> Verdict:
+    """Failed if any check failed; skipped if none looked at the records in the target."""
+    verdicts = {each.name: each.verdict for each in checks}
+    if Verdict.FAILED in verdicts.values():
+        return Verdict.FAILED
+    looked = any(verdicts.get(name) is Verdict.PASSED for name in _OF_RECORDS)
+    return Verdict.PASSED if looked else Verdict.SKIPPED
+
+
 @dataclass(frozen=True)
 class Sample:
     """One point of the throughput chart.
@@ -268,6 +280,7 @@ class RunResult:
         command: ``run``, ``resume`` or ``verify``.
         finished_at: ISO 8601, UTC; empty while the run is not finished.
         repeated: Whether this is what an earlier command came to, and nothing was done now.
+        part: Whether only a part of the source was asked for.
     """
 
     name: str
@@ -301,10 +314,21 @@ class RunResult:
     command: str = "run"
     finished_at: str = ""
     repeated: bool = False
+    part: bool = False
+
+    @property
+    def headline(self) -> str:
+        """The verdict in words, with what keeps it from being the whole truth."""
+        word = (
+            "DONE, nothing was checked"
+            if self.verdict is Verdict.SKIPPED
+            else (self.verdict.value.upper())
+        )
+        return f"{word}, only a part was copied" if self.part else word
 
     @property
     def exit_code(self) -> int:
-        """0 if every check passed, else 7."""
+        """7 if a check failed, else 0."""
         return 7 if self.verdict is Verdict.FAILED else 0
 
 

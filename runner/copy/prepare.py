@@ -181,7 +181,7 @@ class Preparation:
             return dict(zip(page.ids, batch.ids, strict=True))
         source_ids = list(page.ids)
         if self._transforms_make_ids:
-            batch, source_ids, _ = self._transform(unfitted(page), source_ids, [])
+            batch, source_ids, _ = self._transform(unfitted(page), source_ids, [], Counter())
         found: dict[Id, Id] = {}
         for source, each, metadata in zip(source_ids, batch.ids, batch.metadata, strict=True):
             try:

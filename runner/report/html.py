@@ -55,11 +55,7 @@ def _page(result: RunResult, charts: dict[str, list[Chart]], most: int, longest:
 
     return _template().render(
         r=result,
-        word={
-            Verdict.PASSED: "PASSED",
-            Verdict.FAILED: "FAILED",
-            Verdict.SKIPPED: "NOT CHECKED",
-        }[result.verdict],
+        word=result.headline,
         most=most,
         longest=longest,
         failed=[each for each in result.checks if each.verdict is Verdict.FAILED],

@@ -115,7 +115,7 @@ def _run(result: RunResult) -> list[str]:
     if result.retries:
         facts.append(plural(result.retries, "retry", "retries"))
     return [
-        f"## {_verdict(result.verdict)}: {_text(result.name)}",
+        f"## {_SIGNS[result.verdict]} {_text(result.headline)}: {_text(result.name)}",
         _text(result.description),
         f"{_text(words_of(result.command)).capitalize()} {_code(result.run_id)} · "
         f"begun {_text(moment(result.started_at))} · " + " · ".join(facts),
@@ -401,11 +401,11 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _verdict(verdict: Verdict) -> str:
-    return {
-        Verdict.PASSED: "✅ passed",
-        Verdict.FAILED: "❌ FAILED",
-        Verdict.SKIPPED: "skipped",
-    }[verdict]
+    word = "FAILED" if verdict is Verdict.FAILED else verdict.value
+    return f"{_SIGNS[verdict]} {word}"
+
+
+_SIGNS = {Verdict.PASSED: "✅", Verdict.FAILED: "❌", Verdict.SKIPPED: "⚪"}
 
 
 def _folded(title: str, body: str) -> str:

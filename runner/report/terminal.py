@@ -191,7 +191,7 @@ def _hazard(row: HazardRow) -> Text:
 
 
 def _run(result: RunResult, console: Console, verbose: bool) -> None:
-    headline = Text(f"{_verdict_word(result.verdict)}  ", style=_STYLES[result.verdict])
+    headline = Text(f"{result.headline}  ", style=_STYLES[result.verdict])
     facts = [
         clean(result.name),
         plural(result.records, "record"),
@@ -379,7 +379,9 @@ def _status(result: StatusResult, console: Console, verbose: bool) -> None:
         return
     rows: list[tuple[str, Line]] = []
     if result.verdict is not None:
-        rows.append(("verdict", Text(_verdict_word(result.verdict), _STYLES[result.verdict])))
+        skipped = result.verdict is Verdict.SKIPPED
+        word = "nothing was checked" if skipped else _verdict_word(result.verdict)
+        rows.append(("verdict", Text(word, _STYLES[result.verdict])))
     rows.append(("copied", _copied(result)))
     if result.rate_per_s:
         left = f" · {clock(result.eta_s)} left" if result.eta_s is not None else ""

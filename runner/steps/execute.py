@@ -32,7 +32,7 @@ from runner.errors import (
 from runner.model import BatchSize, CollectionSpec, Endpoint, VectorSpec
 from runner.plan.model import PlanDocument, Validation
 from runner.report.progress import ProgressEvent
-from runner.results import CheckResult, Side, Verdict
+from runner.results import CheckResult, Side, Verdict, verdict_of
 from runner.steps.marks import BEING_REPLACED, is_mark_of, mark_text, refuse_foreign_run
 from runner.steps.model import (
     Append,
@@ -435,7 +435,7 @@ class Execution:
             # the checks saw the private copy of it; what came later is not in there either
             source_changed=self.retrying.call("looking at the source", self.source.has_changed),
             checks=[evidence.evidence_of(each) for each in results],
-            verdict=overall(results).value,
+            verdict=verdict_of(results).value,
         )
 
     def _check_step(self, number: int, name: str) -> None:
@@ -590,9 +590,3 @@ def run_checks(
         check("queries", lambda: evidence.queries_check(ends, queries))
     check("dead letters", lambda: evidence.dead_letters_check(ends, validation.max_dead_letters))
     return results
-
-
-def overall(results: list[CheckResult]) -> Verdict:
-    """Failed if any check failed."""
-    failed = any(each.verdict is Verdict.FAILED for each in results)
-    return Verdict.FAILED if failed else Verdict.PASSED

@@ -22,10 +22,10 @@ from runner.results import (
     RunResult,
     Sample,
     Side,
-    Verdict,
+    verdict_of,
 )
 from runner.steps.compile import loss_rows, step_rows
-from runner.steps.model import Step, spec_from_json
+from runner.steps.model import Check, Step, spec_from_json
 from runner.stores.base import Store
 
 _PACKAGES = {
@@ -133,8 +133,6 @@ def result_of(
         checks = tuple(result_from(each) for each in journal.fact("checks", []))
     if not show_values:
         checks = tuple(replace(each, values=()) for each in checks)
-    failed = any(each.verdict is Verdict.FAILED for each in checks)
-    verdict = Verdict.FAILED if failed else Verdict.PASSED if checks else Verdict.SKIPPED
     specs = {
         side: spec_from_json(found)
         for side, found in (
@@ -155,7 +153,7 @@ def result_of(
         strategy=journal.fact("strategy"),
         description=journal.fact("description", ""),
         run_id=journal.fact("run_id"),
-        verdict=verdict,
+        verdict=verdict_of(checks),
         started_at=journal.fact("started_at"),
         seconds=sum(seconds.values()) + journal.fact("preflight_seconds", 0.0),
         resumed=journal.fact("resumed", 0),
@@ -181,6 +179,7 @@ def result_of(
         next=next_acts,
         command=command,
         finished_at=journal.fact("finished_at", ""),
+        part=any(isinstance(each, Check) and each.limited for each in steps),
     )
 
 

@@ -432,7 +432,7 @@ class FaissSegment:
             (faiss.IndexFlat, "flat"),
             (faiss.IndexHNSWFlat, "hnsw"),
             (faiss.IndexIVFFlat, "ivfflat"),
-        ):  # fmt: skip
+        ):
             if isinstance(self._inner, kind):
                 return name
         return type(self._inner).__name__

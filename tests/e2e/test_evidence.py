@@ -403,3 +403,42 @@ _AS_HALF = (
     "CREATE INDEX ON {table} USING hnsw (embedding halfvec_cosine_ops) "
     "WITH (m = 16, ef_construction = 64)"
 )
+
+
+# what the screen makes of it
+
+UNCHECKED = {
+    "count": "none", "ids": "none", "checksum": "none", "metadata": "none", "queries": "none",
+}  # fmt: skip
+SWITCH = "switch your application's reads"
+
+
+def test_a_run_whose_checks_are_all_off_does_not_say_that_it_passed(
+    places: Places, cli: Cli
+) -> None:
+    places.fill(places.options("files", "source"), records(COUNT))
+    places.plan(
+        places.options("files", "source"), places.options("files", "target"), validation=UNCHECKED
+    )
+    found = cli("run", "plan.yaml", "--quiet")
+    assert found.returncode == 0
+    assert found.stdout.startswith("DONE, nothing was checked")
+    assert "PASSED" not in found.stdout
+    assert SWITCH not in found.stdout
+    assert "next  runner verify plan.yaml" in found.stdout
+    for form in ("markdown", "html"):
+        assert "DONE, nothing was checked" in cli("report", "plan.yaml", "--format", form).stdout
+    verified = cli("verify", "plan.yaml", "--quiet")
+    assert verified.stdout.startswith("PASSED")
+    assert SWITCH in verified.stdout
+
+
+def test_a_limited_run_says_so_first_and_is_not_to_be_switched_to(places: Places, cli: Cli) -> None:
+    places.fill(places.options("files", "source"), records(COUNT))
+    places.plan(places.options("files", "source"), places.options("files", "target"), limit=25)
+    for command in ("run", "verify"):
+        found = cli(command, "plan.yaml", "--quiet")
+        assert found.returncode == 0, found.stdout
+        assert found.stdout.startswith("PASSED, only a part was copied")
+        assert SWITCH not in found.stdout
+        assert "run without the limit" in found.stdout
