@@ -404,7 +404,7 @@ def _how_to_go_on(plan: Plan, error: StoppedError | PausedError) -> str:
     status = plan.status()
     word = "Paused" if isinstance(error, PausedError) else "Stopped"
     if not status.resumable:
-        return f"{word}; nothing was written."
+        return f"{word}; nothing was written.\n  {plan.command('run')}    tries again"
     total = "" if status.total is None else f" of {status.total:,}"
     acts = [each.partition("    ") for each in status.next]
     width = max(len(command) for command, _, _ in acts)
