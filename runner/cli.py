@@ -405,7 +405,7 @@ def _how_to_go_on(plan: Plan, paused: bool) -> str:
     status = plan.status()
     word = "Paused" if paused else "Stopped"
     if not status.unfinished:
-        return f"{word} before anything was written.\n  {plan.command('run')}    tries again"
+        return f"{word}; nothing was written.\n  {plan.command('run')}    tries again"
     total = "" if status.total is None else f" of {status.total:,}"
     acts = [each.partition("    ") for each in status.next]
     width = max(len(command) for command, _, _ in acts)

@@ -422,6 +422,9 @@ def test_the_screen_says_that_nothing_was_begun(move: MakeMove, cli: Cli) -> Non
         assert "is the server running?" in away.stderr
         assert "goes on from here" not in away.stderr
         assert "Traceback" not in away.stderr
-        assert "Paused; nothing was written." in away.stderr
+        again = f"Paused; nothing was written.\n  run {moving.file.name}    tries again"
+        assert again in away.stderr
+        assert "resume" not in away.stderr
+        assert "rollback" not in away.stderr
     finally:
         moving.proxy.up()
