@@ -561,7 +561,7 @@ class Layers:
     def _changed(self) -> StoreError:
         return StoreError(
             f"{self.place}: the files changed since the copy began",
-            "start over with --restart, or put the files back as they were",
+            "start over with --restart, or put the files back as they were, with their times",
         )
 
 

@@ -527,6 +527,26 @@ def test_a_target_that_lost_records_fails_verification_by_name(served: Places, c
         assert name in found.stdout
 
 
+@pytest.mark.parametrize(("source", "target"), [("files", "faiss"), ("jsonl", "files")])
+def test_a_checkout_that_was_moved_goes_on_and_is_taken_back(
+    places: Places, cli: Cli, source: str, target: str
+) -> None:
+    places.fill(places.options(source, "source"), records(60))
+    places.plan(places.options(source, "source"), places.options(target, "target"), batch_size=20)
+    assert interrupted(places, signal.SIGTERM) == 143
+    places.folder = places.folder.rename(places.folder.with_name("moved"))
+    (places.folder / "gate").touch()
+    resumed = cli("resume", "plan.yaml")
+    assert resumed.returncode == 0, resumed.stderr
+    assert len(places.read(places.options(target, "target"))) == 60
+    assert cli("verify", "plan.yaml").returncode == 0
+
+    places.folder = places.folder.rename(places.folder.with_name("again"))
+    assert cli("rollback", "plan.yaml", "--yes").returncode == 0
+    with places.opened(places.options(target, "target")) as store:
+        assert store.describe() is None
+
+
 def test_a_plan_that_changed_what_it_writes_is_not_resumed(places: Places, cli: Cli) -> None:
     small(places, count=300)
     assert interrupted(places, signal.SIGTERM) == 143

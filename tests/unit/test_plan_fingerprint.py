@@ -80,6 +80,19 @@ def test_what_changes_the_result_changes_it(tmp_path: Path, old: str, new: str) 
     assert _fingerprint(tmp_path, changed) != _fingerprint(tmp_path)
 
 
+def test_files_that_move_along_with_the_plan_do_not_change_it(tmp_path: Path) -> None:
+    def at(name: str, path: str) -> str:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        return _fingerprint(folder, extra={"source": {"path": path.format(folder)}})
+
+    assert at("a", "{}/in/x.parquet") == at("b", "{}/in/x.parquet")
+    assert at("a", "{}/in/x.parquet") != at("b", "{}/in/y.parquet")
+    assert at("a", "/data/x.parquet") == at("b", "/data/x.parquet")
+    assert at("a", "/data/x.parquet") != at("a", "/other/x.parquet")
+    assert at("a", "{}/../a.parquet") != at("b", "{}/../b.parquet")
+
+
 def test_the_transforms_code_and_the_identities_change_it(tmp_path: Path) -> None:
     assert _fingerprint(tmp_path, code="def f(): …") != _fingerprint(tmp_path)
     assert _fingerprint(tmp_path, extra={"identity": "y"}) != _fingerprint(tmp_path)
