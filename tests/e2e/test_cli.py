@@ -9,12 +9,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 
 from runner import load_plan
@@ -354,14 +355,12 @@ def test_dead_letters_are_mended_and_sent_again_by_a_second_plan(places: Places,
     objects = [dict(each) for each in batch.metadata]
     objects[33]["year"] = "n.d."
     broken = batch.with_(vectors={"": vectors}, metadata=Metadata.of(objects))
-    (places.folder / "source.jsonl").write_text(
-        "".join(json.dumps(each) + "\n" for each in plain_records(broken))
-    )
+    write_as_anybody(places.folder / "source.parquet", broken)
     step = {"cast": {"year": "int"}, "on_error": "dead_letter"}
     target = {"store": "faiss", "path": "target.faiss"}
     judged = {"max_dead_letters": 3, "queries": "none"}
     places.plan(
-        {"store": "files", "path": "source.jsonl"}, target, transforms=[step], validation=judged
+        {"store": "files", "path": "source.parquet"}, target, transforms=[step], validation=judged
     )
     found = cli("run", "plan.yaml")
     assert found.returncode == 0, found.stdout + found.stderr
@@ -372,7 +371,7 @@ def test_dead_letters_are_mended_and_sent_again_by_a_second_plan(places: Places,
     places.plan(source, again, "again", transforms=[step], validation={"queries": "none"})
     unmended = cli("run", "again.yaml", "--dry-run")
     assert unmended.returncode != 0
-    assert "vector holds NaN or infinity" in " ".join(unmended.stdout.split())
+    assert "'vector' holds what is no number" in " ".join(unmended.stderr.split())
 
     lines = [json.loads(each) for each in path.read_text().splitlines()]
     lines.sort(key=lambda each: each["id"])
@@ -469,12 +468,15 @@ def spoiling(places: Places) -> Callable[[ProgressEvent], None]:
     return tell
 
 
-def plain_records(batch: Batch) -> Iterator[dict[str, Any]]:
-    """The records of *batch* as anybody's JSON lines; NaN and infinity as text."""
-    for row, each in enumerate(batch.ids):
-        vector = [float(x) if np.isfinite(x) else repr(float(x)) for x in batch.vector[row]]
-        yield {"id": each, "vector": vector, "document": batch.documents[row],
-               "metadata": batch.metadata[row]}  # fmt: skip
+def write_as_anybody(path: Path, batch: Batch) -> None:
+    """A Parquet file by other means than ours, which refuse NaN and infinity."""
+    columns = {
+        "id": batch.ids,
+        "vector": pa.array(batch.vector.tolist(), pa.list_(pa.float32())),
+        "document": batch.documents,
+        "metadata": [json.dumps(each) for each in batch.metadata],
+    }
+    parquet.write_table(pa.table(columns), path)
 
 
 def test_transforms_do_what_the_plan_says(places: Places, cli: Cli) -> None:

@@ -81,5 +81,5 @@ def test_a_run_that_never_began_is_not_said_to_have_left_anything(
     path = places.plan(places.options("files", "source"), places.options("files", "target"))
     assert cli.main(["run", str(path)]) == 75
     said = capsys.readouterr().err
-    assert "Paused before anything was written." in said
+    assert "Paused; nothing was written." in said
     assert "rollback" not in said
