@@ -501,7 +501,8 @@ class _Meter:
         self.step = step
         self._began = time.monotonic()
         self._offset: float = execution.journal.fact("copy_seconds", 0.0)
-        self._recent: deque[tuple[float, int]] = deque()
+        # from the beginning on: what the first batch took counts as well
+        self._recent = deque([(0.0, execution.journal.totals().read)])
         self._told = 0.0
         self._sampled = 0.0
 
