@@ -37,7 +37,7 @@ from runner.errors import (
     StoreError,
 )
 from runner.model import BatchSize, CollectionSpec, Id
-from runner.plan.fingerprint import fingerprint
+from runner.plan.fingerprint import fingerprint, moved_along
 from runner.plan.load import load_document
 from runner.plan.model import Hazard, PlanDocument
 from runner.plan.redact import MASK, Redactor, nothing_secret_leaves
@@ -961,12 +961,16 @@ class Plan:
 
     def _places(self) -> dict[str, Any]:
         """Where both ends are: what later commands are held against."""
-        return {side: place_of(self._endpoint(side)) for side in ("source", "target")}
+        folder = self.document.path.parent
+        return {
+            side: moved_along(place_of(self._endpoint(side)), folder)
+            for side in ("source", "target")
+        }
 
     def _refuse_other_target(self, journal: Journal, target: Target, retrying: Retrying) -> None:
         retrying.call(
             "looking at the target",
-            lambda: refuse_other_target(journal, self._endpoint("target"), target),
+            lambda: refuse_other_target(journal, self._places()["target"], target),
         )
 
     def _endpoint(self, side: str) -> Any:

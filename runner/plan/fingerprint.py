@@ -40,15 +40,15 @@ def fingerprint(document: PlanDocument, *, transforms_code: str, extra: Mapping[
         "unsupported": document.unsupported,
         "transforms": [[step.name, step.args, step.on_error] for step in document.transforms],
         "code": transforms_code,
-        "extra": _moved_along(extra, document.path.parent),
+        "extra": moved_along(extra, document.path.parent),
     }
     return hashlib.sha256(jsonvalues.dumps(deciding, sort_keys=True)).hexdigest()
 
 
-def _moved_along(extra: Any, folder: Path) -> Any:
-    """*extra* with paths below *folder* relative to it: a checkout may move, plan and files."""
+def moved_along(extra: Any, folder: Path) -> Any:
+    """JSON values with paths below *folder* relative to it: a checkout may move, plan and files."""
     if isinstance(extra, Mapping):
-        return {key: _moved_along(value, folder) for key, value in extra.items()}
+        return {key: moved_along(value, folder) for key, value in extra.items()}
     if isinstance(extra, str) and os.path.isabs(extra):
         path = Path(os.path.normpath(extra))
         return str(path.relative_to(folder)) if path.is_relative_to(folder) else extra

@@ -87,15 +87,20 @@ def only_moved(kept: dict[str, Any], now: dict[str, Any]) -> bool:
     return {**kept, "address": ""} == {**now, "address": ""}
 
 
-def refuse_other_target(journal: Journal, endpoint: Endpoint, target: Target) -> None:
+def refuse_other_target(journal: Journal, now: dict[str, Any], target: Target) -> None:
     """Leave if the plan now names another target than the one that the run wrote to.
 
     A server may have moved: another address is fine where the target bears the run's mark.
 
+    Args:
+        journal: The run's.
+        now: Where the plan's target is now; see `place_of`.
+        target: Opened there.
+
     Raises:
         JournalError: It does.
     """
-    kept, now = journal.fact("places")["target"], place_of(endpoint)
+    kept = journal.fact("places")["target"]
     if kept == now:
         return
     run_id = journal.fact("run_id")
@@ -105,9 +110,12 @@ def refuse_other_target(journal: Journal, endpoint: Endpoint, target: Target) ->
         why = ", which does not bear that run's mark"
     else:
         why = ""
-    was = f"{kept['address']}/{kept['collection']}"
     raise JournalError(
-        f"the run {run_id} wrote to {kept['store']} {was}; the plan now names "
-        f"{endpoint.store} {endpoint}{why}; nothing was changed",
+        f"the run {run_id} wrote to {_words(kept)}; the plan now names {_words(now)}{why}; "
+        "nothing was changed",
         "undo that change in the plan, or in what it refers to",
     )
+
+
+def _words(place: dict[str, Any]) -> str:
+    return f"{place['store']} {place['address']}/{place['collection']}"

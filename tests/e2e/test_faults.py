@@ -402,7 +402,7 @@ def test_the_screen_of_a_paused_run_says_how_to_go_on(move: MakeMove, cli: Cli) 
 
     assert paused.returncode == 75
     assert "writing to the target failed 4 times" in paused.stderr
-    assert f"Paused after 0 of {COUNT} records. Nothing is lost" in paused.stderr
+    assert f"Paused after 0 of {COUNT} records.\nNothing is lost" in paused.stderr
     assert f"runner resume {file}      goes on from here" in paused.stderr
     assert "Traceback" not in paused.stderr
 
