@@ -144,6 +144,7 @@ def result_of(
     acts: tuple[str, ...],
     checks: tuple[CheckResult, ...] | None = None,
     target: Side | None = None,
+    seconds: float | None = None,
     show_values: bool,
 ) -> RunResult:
     """The whole result of a run, out of its journal.
@@ -156,10 +157,13 @@ def result_of(
         acts: What a person should do next.
         checks: In place of those the journal holds.
         target: In place of what the journal says of the target.
+        seconds: What *command* took, in place of what the run's steps did.
         show_values: Whether to hold the values that the checks kept.
     """
     totals = journal.totals()
-    seconds = journal.step_seconds()
+    by_step = journal.step_seconds()
+    if seconds is None:
+        seconds = sum(by_step.values()) + journal.fact("preflight_seconds", 0.0)
     if checks is None:
         checks = tuple(result_from(each) for each in journal.fact("checks", []))
     if not show_values:
@@ -186,7 +190,7 @@ def result_of(
         run_id=journal.fact("run_id"),
         verdict=verdict_of(checks),
         started_at=journal.fact("started_at"),
-        seconds=sum(seconds.values()) + journal.fact("preflight_seconds", 0.0),
+        seconds=seconds,
         resumed=journal.fact("resumed", 0),
         source=Side(**journal.fact("source")),
         target=target or Side(**journal.fact("target")),
@@ -196,7 +200,7 @@ def result_of(
         retries=journal.fact("retries", 0),
         fields=tuple(_field(each) for each in journal.fact("fields", [])),
         losses=tuple(losses),
-        steps=tuple(step_rows(steps, seconds)),
+        steps=tuple(step_rows(steps, by_step)),
         hazards=tuple(HazardRow(**each) for each in journal.fact("hazards", [])),
         checks=checks,
         throughput=tuple(_points(journal)),
@@ -228,14 +232,15 @@ def next_acts(
     plan: LoadedPlan, journal: Journal, verdict: Verdict, again: str = "run"
 ) -> tuple[str, ...]:
     """What to do after a run that came to *verdict*; *again* is the command that checks anew."""
-    back = f"{plan.commands.line('rollback')}    undoes this run"
+    undo: list[str] = []
+    if not journal.fact("finalising", False):
+        undo.append(f"{plan.commands.line('rollback')}    undoes this run")
     if verdict is Verdict.FAILED:
         return (
             "look at the failures above; the report has all of them",
             f"{plan.commands.line(again)}    checks again once the cause is mended",
-            back,
+            *undo,
         )
-    replaced = any(each["kind"] == "swap" for each in journal.fact("steps", []))
     if verdict is Verdict.SKIPPED:
         act = f"{plan.commands.line('verify')}    compares both ends: nothing was checked yet"
     elif plan.document.limit is not None:
@@ -245,10 +250,10 @@ def next_acts(
         act = f"{verify}    names what came into the source meanwhile, or left it"
     else:
         act = "switch your application's reads to the target"
-    acts = [act, back]
-    if replaced:
-        acts.append(f"{plan.commands.line('finalise')}    drops the replaced collection for good")
-    return tuple(acts)
+    if undo and any(each["kind"] == "swap" for each in journal.fact("steps", [])):
+        final = plan.commands.line("finalise")
+        undo.append(f"{final}    drops the replaced collection for good")
+    return (act, *undo)
 
 
 def status(plan: LoadedPlan) -> StatusResult:

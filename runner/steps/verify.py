@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -21,6 +22,7 @@ from runner.stores.base import Access, CanSwap, Target
 
 def verify(plan: LoadedPlan, listener: Listener, *, show_values: bool) -> RunResult:
     """Check the newest run again; the arguments are those of `runner.api.Plan.verify`."""
+    began = time.monotonic()
     retrying = patience()
     folder, journal = plan.newest_journal("verify")
     try:
@@ -83,6 +85,7 @@ def verify(plan: LoadedPlan, listener: Listener, *, show_values: bool) -> RunRes
                 acts=next_acts(plan, journal, verdict_of(checks), "verify"),
                 checks=tuple(checks),
                 target=about,
+                seconds=time.monotonic() - began,
                 show_values=show_values,
             )
         write_report(plan.redactor.result(result), folder.path, "verify")
