@@ -27,6 +27,7 @@ from runner.model import (
     DEFAULT_VECTOR,
     BatchSize,
     CollectionSpec,
+    IdRule,
     Metadata,
     Metric,
     Partition,
@@ -35,7 +36,8 @@ from runner.model import (
 )
 from runner.stores.base import Access, Location
 from runner.stores.files import FilesStore
-from runner.testing import assert_same_records, make_batch, read_all
+from runner.testing import assert_same_records, make_batch, make_ids, read_all
+from tests.unit.killed import killed_everywhere
 
 SPEC = CollectionSpec("c", {DEFAULT_VECTOR: VectorSpec(8, Metric.L2)}, id_kind="string")
 
@@ -380,26 +382,7 @@ def test_metadata_texts_spread_over_lines_still_make_one_line_each(tmp_path: Pat
         assert read_all(target).metadata.objects() == [{"a": 1}, {}]
 
 
-KILLED = """
-    import os, sys
-    from pathlib import Path
-    from runner.testing import make_batch, make_ids
-    from runner.model import IdRule
-    import runner.stores.parts as parts
-    from tests.unit.test_files import SPEC, opened
-
-    path, kill_at = Path(sys.argv[1]), int(sys.argv[2])
-    done = 0
-    real = os.fsync
-
-    def fsync(descriptor):
-        global done
-        done += 1
-        if done == kill_at:
-            os.kill(os.getpid(), 9)
-        real(descriptor)
-
-    os.fsync = fsync
+def copy_in_batches(path: Path) -> None:
     with opened(path) as target:
         if target.describe() is None:
             target.create(SPEC)
@@ -407,41 +390,21 @@ KILLED = """
             target.write(make_batch(10, seed=start, ids=make_ids(10, IdRule(), start)))
         target.delete(["r-00003"])
         target.finish(SPEC)
-    print("finished")
-"""
 
 
 @pytest.mark.parametrize("name", ["x.parquet", "x"])
 def test_a_copy_killed_anywhere_goes_on_to_the_same_records(tmp_path: Path, name: str) -> None:
-    """Killed before every third time that something is made durable, and gone on with."""
-    root = Path(__file__).parents[2]
+    effects = killed_everywhere(copy_in_batches, tmp_path, name)
 
-    def run(path: Path, kill_at: int) -> bool:
-        done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(KILLED), str(path), str(kill_at)],
-            env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, cwd=root,
-            check=False,
-        )  # fmt: skip
-        assert done.returncode in (0, -9), done.stderr
-        return done.returncode == 0
-
-    undisturbed = tmp_path / "undisturbed" / name
-    assert run(undisturbed, 0)
-    with opened(undisturbed, Access.READ) as store:
+    assert effects > 10
+    with opened(tmp_path / "0" / name, Access.READ) as store:
         expected = read_all(store)
     assert len(expected) == 29
-    kill_at = 0
-    while True:
-        kill_at += 3 if kill_at else 1
-        path = tmp_path / str(kill_at) / name
-        survived = run(path, kill_at)
-        assert run(path, 0)
+    for point in range(1, effects + 1):
+        path = tmp_path / str(point) / name
         with opened(path, Access.READ) as store:
             same(expected, read_all(store))
         assert not list(path.parent.rglob("*.tmp"))
-        if survived:
-            break
-    assert kill_at > 10
 
 
 def test_a_full_disk_is_a_clear_error_and_leaves_what_was_there(tmp_path: Path) -> None:
