@@ -11,11 +11,14 @@ The exchange format, for pandas, DuckDB and people as well.  A Parquet file has 
     one JSON object as text; ``{}`` where a record has none.
 ``vector``
     a fixed-size list of float32; null where a record has none.
+``namespace``
+    text; null for the default one.  The column is there where a record is in another.
 
 and says under ``runner`` in its schema metadata what the collection is, as JSON: ``dim``,
-``metric``, ``id_kind``.  A line of JSON lines is ``{"id", "vector", "document", "metadata"}``;
-its metric stands in a note beside it, ``<file>.runner.json``.  Vectors come back bit for bit.
-What a run says under ``dead_letter`` of a record that it set aside is not metadata.
+``metric``, ``id_kind``.  A line of JSON lines is ``{"id", "vector", "document", "metadata"}``,
+with ``"namespace"`` where it is not the default one; its metric stands in a note beside it,
+``<file>.runner.json``.  Vectors come back bit for bit.  What a run says under ``dead_letter``
+of a record that it set aside is not metadata.
 
 Reading takes files of others too: option ``columns`` names their columns, a struct is as good
 as JSON text for the metadata, and every other column becomes metadata (null: the record lacks
@@ -96,7 +99,8 @@ class FilesStore(LayeredStore):
     """A collection in Parquet or JSON lines.
 
     Options: ``path`` (``*.parquet``, ``*.jsonl``, ``*.jsonl.gz``, ``*.jsonl.zst``, a folder or
-    a glob), ``columns`` (``{id, vector, document, metadata}``: the names in files of others),
+    a glob), ``columns`` (``{id, vector, document, metadata, namespace}``: the names in files of
+    others; null for ``namespace``: none holds it), ``namespaces`` (``all`` or those to read),
     ``metric`` (of files that do not say).
     """
 
@@ -107,6 +111,7 @@ class FilesStore(LayeredStore):
         metrics=dict.fromkeys(Metric, Fidelity.EXACT),
         values={ValueKind.NON_FINITE: Outcome.ALTERED, ValueKind.UNKNOWN: Outcome.REFUSED},
         missing_vector=True,
+        namespaces=True,
         searches=False,
         swaps=True,
         max_readers=4,
@@ -177,7 +182,7 @@ class FilesStore(LayeredStore):
             wrong = {
                 role: name
                 for role, name in given.items()
-                if theirs and not any(each.has_column(name) for each in theirs)
+                if name is not None and theirs and not any(each.has_column(name) for each in theirs)
             }
             why, hint = "no record has that", "correct `source.columns`"
         names = list(dict.fromkeys(name for each in segments for name in each.column_names()))
@@ -190,6 +195,21 @@ class FilesStore(LayeredStore):
                 f"it has {', '.join(names)}",
                 hint,
             )
+
+    def namespaces(self) -> list[str]:
+        """Those that the plan chooses; else those of the records, which are all read for it."""
+        chosen = self._chosen
+        if chosen is not None:
+            return sorted(chosen)
+        if not self._exists or not any(each.has_namespaces for each in self._layers().segments):
+            return [""]
+        return sorted({namespace for namespace, _ in self.scan_ids()}) or [""]
+
+    @property
+    def _chosen(self) -> frozenset[str] | None:
+        """The namespaces to read; None for all."""
+        given = self.location.options.get("namespaces", "all")
+        return None if given == "all" else frozenset(given)
 
     def close(self) -> None:
         """Forget what was read."""
@@ -239,10 +259,18 @@ class FilesStore(LayeredStore):
             # a single file is merged from its parts: both are there for a moment
             needed = size_bytes * 2 if self._suffix else size_bytes
             findings += place_findings(self._path, needed)
-        if self._suffix not in LINES_SUFFIXES and columns_of(self.location) != Columns():
+        columns = columns_of(self.location)
+        if self._suffix not in LINES_SUFFIXES and columns != Columns():
             findings.append(Finding(
-                "the runner writes Parquet with columns of its own: id, document, metadata, vector",
+                "the runner writes Parquet with columns of its own: id, document, metadata, "
+                "vector, namespace",
                 "leave `target.columns` out",
+                key="target.columns",
+            ))  # fmt: skip
+        elif columns.namespace is None and wanted.namespaces in ("named", "both"):
+            findings.append(Finding(
+                "`columns` says that no key holds the namespace, and records have one",
+                "leave `target.columns.namespace` out",
                 key="target.columns",
             ))  # fmt: skip
         shape = "folder of Parquet files" if not self._suffix else f"{self._suffix[1:]} file"
@@ -425,7 +453,8 @@ class FilesStore(LayeredStore):
             state = (layered, [(each.name, each.identity) for each in base], traces)
             if not self._opened or self._opened[0] != state:
                 staged = self._staged if layered else None
-                self._opened = (state, open_layers(self._path, base, staged, layered=layered))
+                layers = open_layers(self._path, base, staged, layered=layered, chosen=self._chosen)
+                self._opened = (state, layers)
             return self._opened[1]
 
     def _unfinished(self) -> Layers:
@@ -458,7 +487,12 @@ class FilesStore(LayeredStore):
         batches = (each for segment in layers.segments for each in layers.chunks(segment))
         if self._suffix in PARQUET_SUFFIXES:
             kind = self._final_kind(layers.segments, str(spec.get("id_kind")))
-            write_through(self._path, batches, lambda path: TableWriter(path, spec, kind))
+            spaces = any(each.has_namespaces for each in layers.segments)
+            write_through(
+                self._path,
+                batches,
+                lambda path: TableWriter(path, spec, kind, namespaces=spaces),
+            )
         else:
             name, columns = self._path.name, columns_of(self.location)
             write_through(self._path, batches, lambda path: LinesWriter(path, name, columns))
@@ -509,8 +543,8 @@ def columns_of(location: Location) -> Columns:
         return Columns(**names)
     except TypeError as error:
         raise PlanError(
-            f"{location.side}.columns: expected some of id, vector, document, metadata; "
-            f"found {', '.join(map(str, names))}"
+            f"{location.side}.columns: expected some of id, vector, document, metadata, "
+            f"namespace; found {', '.join(map(str, names))}"
         ) from error
 
 
@@ -520,6 +554,11 @@ def _rewrite(segment: Segment, layers: Layers, spec: Mapping[str, Any]) -> None:
     kind = "mixed" if segment.id_kind == "unknown" else segment.id_kind
     if not path.name.lower().endswith(PARQUET_SUFFIXES):
         path = path.with_name(path.name + ".parquet")
-    write_through(path, layers.chunks(segment), lambda to: TableWriter(to, spec, kind))
+    spaces = segment.has_namespaces
+    write_through(
+        path,
+        layers.chunks(segment),
+        lambda to: TableWriter(to, spec, kind, namespaces=spaces),
+    )
     if path != segment.path:
         remove(segment.path)

@@ -9,12 +9,14 @@ import pytest
 
 from runner import load_plan, stores
 from runner.copy.ids import uuid_for
-from runner.errors import CapabilityError
+from runner.copy.journal import BatchRow, Journal
+from runner.errors import CapabilityError, StoreError
 from runner.model import Batch, CollectionSpec, Metadata, VectorSpec
 from runner.results import RunResult, Verdict
 from runner.stores.base import Access
 from tests.conformance.test_toy import PLACES
 from tests.e2e.places import DIM, Places, records
+from tests.toy import NamespacedToy
 
 COUNT = 40
 CHECKS = {"queries": {"sample": 20, "k": 5, "min_recall_ratio": 0.95}}
@@ -133,6 +135,72 @@ def test_namespaces_come_back_from_a_field(served: Places, store: str, apart: bo
             assert np.allclose(found.vector, batch.vector, atol=1e-6)
     if store in ("faiss", "pgvector"):
         assert places.digest(at("back")) == places.digest(at("sent"))
+
+
+@pytest.mark.parametrize("store", ["files", "jsonl", "folder"])
+def test_files_keep_namespaces_and_give_them_back(places: Places, store: str) -> None:
+    sent = tenants("", "acme", "globex")
+    fill(places, at("sent"), sent)
+    move(places, at("sent"), places.options(store, "kept"))
+    assert places.digest(places.options(store, "kept")) == places.digest(at("sent"))
+    there = places.options("faiss", "there")
+    move(places, places.options(store, "kept"), there, namespace_to=FIELD)
+    back = places.options(store, "back")
+    result = move(places, there, back)
+    assert places.digest(back) == places.digest(at("sent"))
+    assert losses(result)["namespace", "tenant → namespace again"] == (2 * COUNT + 3, True)
+
+
+@pytest.mark.parametrize("written", [0, 3, 6, 9, 12])
+def test_a_run_that_breaks_off_goes_on_in_every_namespace(
+    places: Places, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    """Between two namespaces of one page as well: their UUIDs alternate in Chroma."""
+    fill(places, at("sent"), tenants("", "acme", "globex"))
+    there = places.options("chroma", "there")
+    move(places, at("sent"), there, namespace_to=FIELD)
+    move(places, there, at("undisturbed"))
+    plan = places.plan(there, at("back"), batch_size=15, workers=1)
+    write = NamespacedToy.write
+    left = iter([True] * written)
+
+    def write_some(self: NamespacedToy, batch: Batch, *, fresh: bool = False) -> None:
+        if not next(left, False):
+            raise StoreError("the disk is full")
+        write(self, batch, fresh=fresh)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(NamespacedToy, "write", write_some)
+        with pytest.raises(StoreError, match="the disk is full"):
+            load_plan(plan).run()
+    result = load_plan(plan).resume()
+    assert result.verdict is Verdict.PASSED
+    assert result.resumed == 1
+    assert places.digest(at("back")) == places.digest(at("undisturbed"))
+
+
+def test_a_run_that_broke_off_is_taken_back_in_every_namespace(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(places, at("sent"), tenants("", "acme", "globex"))
+    mine = records(5, seed=9).with_(ids=[f"mine-{row}" for row in range(5)], namespace="acme")
+    fill(places, at("there"), [mine])
+    plan = places.plan(at("sent"), {**at("there"), "if_exists": "append"}, batch_size=15)
+    commit = Journal.commit
+    left = iter([True] * 4)
+
+    def commit_some(self: Journal, row: BatchRow) -> None:
+        if not next(left, False):
+            raise StoreError("killed after the write and before its record")
+        commit(self, row)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "commit", commit_some)
+        with pytest.raises(StoreError, match="killed"):
+            load_plan(plan).run()
+    assert len(places.read(at("there"))) > 5
+    load_plan(plan).rollback(confirmed=True)
+    assert places.read(at("there")).keys() == set(mine.ids)
 
 
 def test_ids_that_do_not_meet_are_kept_and_those_that_do_are_made_distinct(places: Places) -> None:
