@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from runner.copy.ids import uuid_for
 from runner.copy.journal import BatchRow, Journal
 from runner.errors import CapabilityError, StoreError
 from runner.model import Batch, CollectionSpec, Metadata, VectorSpec
+from runner.plan import schema
 from runner.results import RunResult, Verdict
 from runner.stores.base import Access
 from tests.conformance.test_toy import PLACES
@@ -24,11 +26,14 @@ FIELD = {"field": "tenant"}
 
 
 @pytest.fixture(autouse=True)
-def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A store with namespaces that needs no engine."""
-    monkeypatch.setitem(stores._BUILT_IN, "toy", "tests.toy:NamespacedToy")
-    monkeypatch.setattr("tests.conformance.test_toy.PLACES", PLACES)
+    schema.validator.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setitem(stores._BUILT_IN, "toy", "tests.toy:NamespacedToy")
+        yield
     PLACES.clear()
+    schema.validator.cache_clear()
 
 
 def at(name: str) -> dict[str, Any]:
