@@ -19,10 +19,36 @@ from runner.errors import Id
 from runner.jsonvalues import ValueKind
 
 __all__ = [
-    "DEFAULT_VECTOR", "Batch", "BatchSize", "BoolArray", "Capabilities", "CollectionSpec",
-    "Cursor", "Endpoint", "Fidelity", "Finding", "FloatArray", "Hits", "Id", "IdRule",
-    "IndexSpec", "KeyRule", "Metadata", "Metric", "Outcome", "Page", "Partition", "Proposal",
-    "Room", "Select", "Severity", "SparseVector", "VectorKind", "VectorSpec",
+    "DEFAULT_VECTOR",
+    "MULTI_VECTOR",
+    "SPARSE_VECTOR",
+    "Batch",
+    "BatchSize",
+    "BoolArray",
+    "Capabilities",
+    "CollectionSpec",
+    "Cursor",
+    "Endpoint",
+    "Fidelity",
+    "Finding",
+    "FloatArray",
+    "Hits",
+    "Id",
+    "IdRule",
+    "IndexSpec",
+    "KeyRule",
+    "Metadata",
+    "Metric",
+    "Outcome",
+    "Page",
+    "Partition",
+    "Proposal",
+    "Room",
+    "Select",
+    "Severity",
+    "SparseVector",
+    "VectorKind",
+    "VectorSpec",
 ]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float32]
@@ -32,6 +58,10 @@ Cursor = str
 
 DEFAULT_VECTOR = ""
 """The name of a collection's vector where the store gives it none."""
+SPARSE_VECTOR = "sparse"
+"""The name of its sparse vector where the store gives it none."""
+MULTI_VECTOR = "multi"
+"""The name of its multi-vector where the store gives it none."""
 NO_METRIC = "no_metric"
 """In a collection's `extra`: its metric is an assumption, for nothing there depends on one."""
 TYPED = "typed"
@@ -380,6 +410,11 @@ class CollectionSpec:
     namespaces: str = ""
 
     @property
+    def dense(self) -> dict[str, VectorSpec]:
+        """The dense ones of its vectors."""
+        return {k: v for k, v in self.vectors.items() if v.kind is VectorKind.DENSE}
+
+    @property
     def vector(self) -> VectorSpec:
         """The only vector.
 
@@ -560,7 +595,9 @@ class Capabilities:
         missing_vector: Whether a record may lack its vector.
         documents: Whether a document has a place of its own; else it is a metadata key.
         namespaces: Whether collections are divided into namespaces or tenants.
-        named_vectors, sparse_vectors, multi_vectors: Whether it holds those.
+        named_vectors: Whether a collection has any number of vectors, each with a name; else
+            one of each kind that it holds.
+        sparse_vectors, multi_vectors: Whether it holds those kinds.
         searches: Whether it answers nearest-neighbour queries at all.
         max_batch_records: Most records in one `write`; None for no limit.
         max_batch_bytes: Most bytes in one `write`; None for no limit.

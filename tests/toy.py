@@ -90,25 +90,20 @@ class NamespacedToy(ToyStore):
     ) -> Batch:
         rows = self._rows()
         there = [rows.get(json.dumps([namespace, each])) for each in ids]
-        found = joined([each for each in there if each])
+        found = joined([each for each in there if each]).with_(namespace=namespace)
         nothing: list[None] = [None] * len(found)
-        return Batch(
-            found.ids,
-            found.vectors if Select.VECTORS in select else {},
-            found.documents if Select.DOCUMENTS in select else [*nothing],
-            found.metadata if Select.METADATA in select else Metadata.of(nothing),
-            namespace,
-        )
+        if Select.VECTORS not in select:
+            found = found.with_(vectors={}, present={}, sparse={}, multi={})
+        if Select.DOCUMENTS not in select:
+            found = found.with_(documents=nothing)
+        return found if Select.METADATA in select else found.with_(metadata=Metadata.of(nothing))
 
     def write(self, batch: Batch, *, fresh: bool = False) -> None:
-        if batch.vector.shape[1] != self.describe().vector.dim:
+        dims = {name: each.dim for name, each in self.describe().dense.items()}
+        if any(array.shape[1] != dims[name] for name, array in batch.vectors.items()):
             raise StoreError("the vectors have another dimension")
-        self.here["rows"].update(
-            {
-                json.dumps([batch.namespace, each]): batch.take([row])
-                for row, each in enumerate(batch.ids)
-            }
-        )
+        for row, each in enumerate(batch.ids):
+            self.here["rows"][json.dumps([batch.namespace, each])] = batch.take([row])
 
     def delete(self, ids: Sequence[Id], *, namespace: str = "") -> None:
         for each in ids:
@@ -123,5 +118,8 @@ class NamespacedToy(ToyStore):
         exact: bool = False,
         namespace: str = "",
     ) -> Hits:
-        rows = [row for row in self._rows().values() if row.namespace == namespace]
-        return nearest(self.describe().vector.metric, joined(rows), queries, k)
+        batch = joined(row for row in self._rows().values() if row.namespace == namespace)
+        if not len(batch):
+            return Hits([[] for _ in queries], [[] for _ in queries], True)
+        metric = self.describe().vectors[vector].metric
+        return nearest(metric, batch.ids, batch.vectors[vector], queries, k)

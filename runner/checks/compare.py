@@ -8,13 +8,23 @@ capabilities state; everything else stays exact.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from struct import pack, unpack
 from typing import Any
 
 import numpy as np
 
-from runner.model import Batch, BoolArray, Capabilities, Fidelity, FloatArray, Id, VectorSpec
+from runner.model import (
+    Batch,
+    BoolArray,
+    Capabilities,
+    Fidelity,
+    FloatArray,
+    Id,
+    SparseVector,
+    VectorSpec,
+)
 from runner.words import named, shown_value
 
 _NOTHING = object()
@@ -92,8 +102,12 @@ def _differences(
         expected = expected.take(present)
     for name in expected.vectors.keys() | actual.vectors.keys():
         found += _vector_differences(name, expected, actual, vectors.get(name, VectorSpec(0)))
-    for kind in ("sparse", "multi"):
-        found += _column_differences(kind, expected, actual)
+    found += _row_differences(
+        "sparse vector", expected.ids, expected.sparse, actual.sparse, vectors, _same_sparse
+    )
+    found += _row_differences(
+        "multi-vector", expected.ids, expected.multi, actual.multi, vectors, _same_multi
+    )
     if expected.documents != actual.documents:
         found += [
             Difference(each, "document differs", sent, came)
@@ -173,27 +187,40 @@ def same_vectors(sent: FloatArray, came: FloatArray, spec: VectorSpec) -> BoolAr
     return equal | close
 
 
-def _column_differences(kind: str, expected: Batch, actual: Batch) -> list[Difference]:
-    sent_columns: dict[str, list[Any]] = getattr(expected, kind)
-    came_columns: dict[str, list[Any]] = getattr(actual, kind)
+def _row_differences(
+    label: str,
+    ids: Sequence[Id],
+    sent_columns: Mapping[str, Sequence[Any]],
+    came_columns: Mapping[str, Sequence[Any]],
+    specs: Mapping[str, VectorSpec],
+    same: Callable[[Any, Any, VectorSpec], bool],
+) -> list[Difference]:
+    """Where vectors that are kept row by row differ, None standing for a missing one."""
     found = []
-    absent: list[Any] = [None] * len(expected)
-    for name in sent_columns.keys() | came_columns.keys():
-        rows = zip(
-            expected.ids,
-            sent_columns.get(name, absent),
-            came_columns.get(name, absent),
-            strict=True,
-        )
+    absent: list[Any] = [None] * len(ids)
+    for name in sorted(sent_columns.keys() | came_columns.keys()):
+        spec = specs.get(name, VectorSpec(0))
+        rows = zip(ids, sent_columns.get(name, absent), came_columns.get(name, absent), strict=True)
         for each, sent, came in rows:
-            same = (
-                np.array_equal(sent, came)
-                if isinstance(sent, np.ndarray) and isinstance(came, np.ndarray)
-                else sent is came or (sent is not None and came is not None and sent == came)
-            )
-            if not same:
-                found.append(Difference(each, f"{kind} vector {name} differs"))
+            if sent is None or came is None:
+                if sent is not came:
+                    state = "is missing" if came is None else "is unexpected"
+                    found.append(Difference(each, f"{label} {name} {state}"))
+            elif not same(sent, came, spec):
+                found.append(Difference(each, f"{label} {name} differs"))
     return found
+
+
+def _same_sparse(sent: SparseVector, came: SparseVector, spec: VectorSpec) -> bool:
+    if sent == came:
+        return True
+    if not np.array_equal(sent.indices, came.indices):
+        return False
+    return bool(same_vectors(sent.values[None, :], came.values[None, :], spec).all())
+
+
+def _same_multi(sent: FloatArray, came: FloatArray, spec: VectorSpec) -> bool:
+    return sent.shape == came.shape and bool(same_vectors(sent, came, spec).all())
 
 
 def value_difference(

@@ -276,8 +276,12 @@ class Kept:
     def part_of(self, batch: Batch) -> Batch:
         """*batch* without what may come back altered; the same before and after a target."""
         if self.altered_vectors:
-            names = batch.vectors.keys() - set(self.altered_vectors)
-            batch = batch.with_(vectors={name: batch.vectors[name] for name in names})
+            altered = set(self.altered_vectors)
+            batch = batch.with_(
+                vectors={k: v for k, v in batch.vectors.items() if k not in altered},
+                sparse={k: v for k, v in batch.sparse.items() if k not in altered},
+                multi={k: v for k, v in batch.multi.items() if k not in altered},
+            )
         signs = not self.negative_zero and any(
             b"-0.0" in each for each in batch.metadata.canonical()
         )

@@ -195,6 +195,27 @@ class Fitting:
             ):
                 for row in np.flatnonzero(squared == 0).tolist():
                     misfits[row] = f"{label} is zero, which the target refuses under cosine"
+        for name, sparse in batch.sparse.items():
+            for row, each in enumerate(sparse):
+                values = None if each is None else each.values
+                self._judge_kind(row, f"sparse vector {name}", values, misfits)
+        for name, multi in batch.multi.items():
+            label = f"multi-vector {name}"
+            dim = self.vectors[name].dim if name in self.vectors else 0
+            for row, rows in enumerate(multi):
+                self._judge_kind(row, label, rows, misfits)
+                if rows is not None and dim and rows.shape[1] != dim:
+                    misfits[row] = f"{label} has {rows.shape[1]} components, expected {dim}"
+
+    def _judge_kind(
+        self, row: int, label: str, values: FloatArray | None, misfits: dict[int, str]
+    ) -> None:
+        """What is asked of sparse and multi-vectors alike."""
+        if values is None:
+            if not self.capabilities.missing_vector:
+                misfits[row] = f"{label} is missing, which the target refuses"
+        elif not np.isfinite(values).all():
+            misfits[row] = f"{label} holds NaN or infinity"
 
     def _judge_lengths(
         self,

@@ -268,18 +268,24 @@ def _shape_faults(document: PlanDocument, found: Preflight, target: Capabilities
     faults = []
     for name, spec in found.source_spec.vectors.items():
         label = f"vector {name}" if name else "the vector"
-        if spec.kind is VectorKind.SPARSE and not target.sparse_vectors:
+        held = {
+            VectorKind.DENSE: True,
+            VectorKind.SPARSE: target.sparse_vectors,
+            VectorKind.MULTI: target.multi_vectors,
+        }
+        if not held[spec.kind]:
+            others = [each for each in found.source_spec.vectors if each != name]
             faults.append(
-                _fault(document, CapabilityError, "target", f"{label} is sparse; the target "
-                       "holds no sparse vectors")
-            )  # fmt: skip
-        if spec.kind is VectorKind.MULTI and not target.multi_vectors:
-            faults.append(
-                _fault(document, CapabilityError, "target", f"{label} is a multi-vector; the "
-                       "target holds none")
-            )  # fmt: skip
+                _fault(
+                    document,
+                    CapabilityError,
+                    "target",
+                    f"{label} is a {spec.kind} vector; the target holds none of that kind",
+                    f"to leave it out: `source.vectors: [{', '.join(others)}]`" if others else "",
+                )
+            )
         wanted = found.wanted.vectors[found.vector_names[name]]
-        if wanted.metric not in target.metrics:
+        if spec.kind is not VectorKind.SPARSE and wanted.metric not in target.metrics:
             offered = ", ".join(each.value for each in target.metrics)
             faults.append(
                 _fault(
@@ -295,17 +301,21 @@ def _shape_faults(document: PlanDocument, found: Preflight, target: Capabilities
                 _fault(document, CapabilityError, "target", f"{label} has {spec.dim:,} "
                        f"components; the target holds {target.max_dim:,}")
             )  # fmt: skip
-    if len(found.source_spec.vectors) > 1 and not target.named_vectors:
-        names = ", ".join(sorted(found.source_spec.vectors))
-        faults.append(
-            _fault(
-                document,
-                CapabilityError,
-                "source",
-                f"the source has several vectors ({names}), the target holds one",
-                "choose one with `source.vectors`",
+    kinds = Counter(each.kind for each in found.source_spec.vectors.values())
+    for kind, count in kinds.items():
+        if count > 1 and not target.named_vectors:
+            names = shown_list(
+                sorted(k for k, v in found.source_spec.vectors.items() if v.kind is kind)
             )
-        )
+            faults.append(
+                _fault(
+                    document,
+                    CapabilityError,
+                    "source",
+                    f"the source has several {kind} vectors ({names}), the target holds one",
+                    "choose one with `source.vectors: [name]`",
+                )
+            )
     if found.target_spec is not None and document.if_exists is IfExists.APPEND:
         faults += _append_faults(document, found, found.target_spec)
     return faults

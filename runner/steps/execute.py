@@ -60,7 +60,7 @@ class Execution:
 
     Args:
         document: The plan.
-        journal: With the facts that `runner.api` kept when the run began.
+        journal: With the facts that `runner.steps.runs` kept when the run began.
         steps: Compiled.
         source: Opened for reading.
         target: Opened for writing, on the plan's own collection.

@@ -1,10 +1,11 @@
-"""Makes results out of a journal: what `run`, `resume`, `verify` and `report` return."""
+"""Makes results out of a journal: what `run`, `resume`, `verify`, `report` and `status` return."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,14 @@ from runner.results import (
     RunResult,
     Sample,
     Side,
+    StatusResult,
+    Verdict,
     verdict_of,
 )
 from runner.steps.compile import loss_rows, step_rows
+from runner.steps.loaded import LoadedPlan
 from runner.steps.model import Check, Step, spec_from_json
+from runner.steps.state import RunFolder
 from runner.stores.base import Store
 
 _PACKAGES = {
@@ -36,6 +41,8 @@ _PACKAGES = {
     "qdrant": ["qdrant-client", "qdrant-edge-py"],
 }
 _MOST_POINTS = 300
+_RATE_WINDOW_S = 30.0
+_ENDED = ("finished", "rolled back", "left behind")
 
 
 def versions_of(stores: set[str]) -> dict[str, str]:
@@ -104,15 +111,40 @@ def _source_remarks(journal: Journal, command: str) -> list[Remark]:
     ]
 
 
+def report(plan: LoadedPlan, *, show_values: bool) -> RunResult:
+    """The result of the newest run; see `runner.api.Plan.report`."""
+    folder, journal = plan.newest_journal("report", read_only=True)
+    try:
+        return outcome(plan, folder, journal, "run", show_values=show_values)
+    finally:
+        journal.close()
+
+
+def outcome(
+    plan: LoadedPlan, folder: RunFolder, journal: Journal, command: str, *, show_values: bool
+) -> RunResult:
+    """What a run has come to by now."""
+    verdict = Verdict(journal.fact("verdict", Verdict.SKIPPED.value))
+    return result_of(
+        journal,
+        plan.steps_of(journal, None),
+        command=command,
+        report=folder.path / "report.html",
+        acts=next_acts(plan, journal, verdict),
+        show_values=show_values,
+    )
+
+
 def result_of(
     journal: Journal,
     steps: tuple[Step, ...],
     *,
     command: str,
     report: Path | None,
-    next_acts: tuple[str, ...],
+    acts: tuple[str, ...],
     checks: tuple[CheckResult, ...] | None = None,
     target: Side | None = None,
+    seconds: float | None = None,
     show_values: bool,
 ) -> RunResult:
     """The whole result of a run, out of its journal.
@@ -122,13 +154,16 @@ def result_of(
         steps: The run's.
         command: ``run``, ``resume`` or ``verify``.
         report: The HTML report, if there is one.
-        next_acts: What a person should do next.
+        acts: What a person should do next.
         checks: In place of those the journal holds.
         target: In place of what the journal says of the target.
+        seconds: What *command* took, in place of what the run's steps did.
         show_values: Whether to hold the values that the checks kept.
     """
     totals = journal.totals()
-    seconds = journal.step_seconds()
+    by_step = journal.step_seconds()
+    if seconds is None:
+        seconds = sum(by_step.values()) + journal.fact("preflight_seconds", 0.0)
     if checks is None:
         checks = tuple(result_from(each) for each in journal.fact("checks", []))
     if not show_values:
@@ -155,7 +190,7 @@ def result_of(
         run_id=journal.fact("run_id"),
         verdict=verdict_of(checks),
         started_at=journal.fact("started_at"),
-        seconds=sum(seconds.values()) + journal.fact("preflight_seconds", 0.0),
+        seconds=seconds,
         resumed=journal.fact("resumed", 0),
         source=Side(**journal.fact("source")),
         target=target or Side(**journal.fact("target")),
@@ -165,7 +200,7 @@ def result_of(
         retries=journal.fact("retries", 0),
         fields=tuple(_field(each) for each in journal.fact("fields", [])),
         losses=tuple(losses),
-        steps=tuple(step_rows(steps, seconds)),
+        steps=tuple(step_rows(steps, by_step)),
         hazards=tuple(HazardRow(**each) for each in journal.fact("hazards", [])),
         checks=checks,
         throughput=tuple(_points(journal)),
@@ -176,7 +211,7 @@ def result_of(
         audit_head=journal.audit_head,
         versions=journal.fact("versions", {}),
         report_path=shown_path(report) if report is not None else "",
-        next=next_acts,
+        next=acts,
         command=command,
         finished_at=journal.fact("finished_at", ""),
         part=any(isinstance(each, Check) and each.limited for each in steps),
@@ -191,6 +226,138 @@ def _points(journal: Journal) -> list[Sample]:
     points = journal.throughput()
     every = max(1, len(points) // _MOST_POINTS)
     return [Sample(*each) for each in points[::every]]
+
+
+def next_acts(
+    plan: LoadedPlan, journal: Journal, verdict: Verdict, again: str = "run"
+) -> tuple[str, ...]:
+    """What to do after a run that came to *verdict*; *again* is the command that checks anew."""
+    undo: list[str] = []
+    if not journal.fact("finalising", False):
+        undo.append(f"{plan.commands.line('rollback')}    undoes this run")
+    if verdict is Verdict.FAILED:
+        return (
+            "look at the failures above; the report has all of them",
+            f"{plan.commands.line(again)}    checks again once the cause is mended",
+            *undo,
+        )
+    if verdict is Verdict.SKIPPED:
+        act = f"{plan.commands.line('verify')}    compares both ends: nothing was checked yet"
+    elif plan.document.limit is not None:
+        act = "only a part was copied: undo it, then run without the limit"
+    elif again == "run" and journal.fact("source_changed", False):
+        verify = plan.commands.line("verify")
+        act = f"{verify}    names what came into the source meanwhile, or left it"
+    else:
+        act = "switch your application's reads to the target"
+    if undo and any(each["kind"] == "swap" for each in journal.fact("steps", [])):
+        final = plan.commands.line("finalise")
+        undo.append(f"{final}    drops the replaced collection for good")
+    return (act, *undo)
+
+
+def status(plan: LoadedPlan) -> StatusResult:
+    """How the newest run stands; reads its journal only."""
+    newest = plan.state.newest()
+    running = plan.state.is_locked()
+    if newest is None:
+        return _never_run(plan, running)
+    journal = Journal.open_existing(newest.journal, read_only=True)
+    try:
+        return _status_of(plan, newest, journal, running)
+    finally:
+        journal.close()
+
+
+def _never_run(plan: LoadedPlan, running: bool) -> StatusResult:
+    return StatusResult(
+        name=plan.name,
+        run_id="",
+        phase="never run",
+        running=running,
+        records=0,
+        total=None,
+        size_bytes=0,
+        seconds=0.0,
+        rate_per_s=None,
+        dead_letters=0,
+        retries=0,
+        verdict=None,
+        started_at="",
+        updated_at="",
+        next=(plan.commands.line("run", "--dry-run"), plan.commands.line("run")),
+    )
+
+
+def _status_of(
+    plan: LoadedPlan, folder: RunFolder, journal: Journal, running: bool
+) -> StatusResult:
+    totals = journal.totals()
+    verdict = journal.fact("verdict")
+    total = journal.fact("records_before")
+    seconds = sum(journal.step_seconds().values())
+    updated_at = journal.last_audit_time()
+    rate = rate_of(journal, totals.records, running=running)
+    acts: tuple[str, ...]
+    if journal.fact("rolled_back"):
+        phase, acts = "rolled back", (plan.commands.line("run"),)
+    elif journal.fact("abandoned"):
+        phase, acts = "left behind", (plan.commands.line("run"),)
+    elif journal.fact("rolling_back"):
+        phase = "rolling back"
+        acts = () if running else (plan.commands.line("rollback", "--yes"),)
+    elif journal.fact("finished", False):
+        phase, acts = "finished", (plan.commands.line("report"), plan.commands.line("verify"))
+    elif running:
+        phase = journal.step_in_progress() or "beginning"
+        acts = ("nothing: it goes on by itself", f"{plan.commands.line('status')}    looks again")
+        seconds += _seconds_since(journal.step_began_at())
+    else:
+        phase = journal.step_in_progress() or "beginning"
+        seconds += journal.uncounted_seconds()
+        acts = (
+            f"{plan.commands.line('resume')}    goes on from here",
+            f"{plan.commands.line('rollback')}    removes what this run created",
+        )
+    left = (total or 0) - totals.read
+    copying = running and phase == "copy"
+    return StatusResult(
+        name=plan.name,
+        run_id=folder.run_id,
+        phase=phase,
+        running=running,
+        records=totals.records,
+        total=total,
+        size_bytes=totals.size_bytes,
+        seconds=seconds,
+        rate_per_s=rate,
+        dead_letters=totals.dead_letters,
+        retries=journal.fact("retries", 0),
+        verdict=Verdict(verdict) if verdict else None,
+        started_at=journal.fact("started_at", ""),
+        updated_at=updated_at,
+        history=tuple(each.run_id for each in plan.state.run_folders()),
+        next=acts,
+        eta_s=left / rate if copying and rate and left > 0 else None,
+        silent_s=None if phase in _ENDED else _seconds_since(updated_at),
+    )
+
+
+def rate_of(journal: Journal, records: int, *, running: bool) -> float | None:
+    """Records a second: of the last half minute while it runs, else over the whole copy."""
+    points = journal.throughput()
+    if running and points:
+        last = points[-1]
+        first = next(each for each in points if last[0] - each[0] <= _RATE_WINDOW_S)
+        if last[0] > first[0]:
+            return (last[1] - first[1]) / (last[0] - first[0])
+    copied = max(journal.fact("copy_seconds", 0.0), points[-1][0] if points else 0.0)
+    return records / copied if copied else None
+
+
+def _seconds_since(at: str) -> float:
+    """Seconds from an ISO 8601 time until now; 0 if there is none."""
+    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()) if at else 0.0
 
 
 def shown_path(path: Path) -> str:

@@ -20,6 +20,8 @@ from runner.copy.prepare import Preparation, identities, originals
 from runner.errors import CollectionNotFoundError, PlanError
 from runner.model import (
     DEFAULT_VECTOR,
+    MULTI_VECTOR,
+    SPARSE_VECTOR,
     Batch,
     BatchSize,
     CollectionSpec,
@@ -142,7 +144,7 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
     id_map, id_problems = choose(document.ids, made, rule, target.name, distinct=distinct)
     # what was found over all records is what the copy does, whatever comes to the source later
     id_map = replace(id_map, restore=ids_back)
-    names = _vector_names(source_spec, kept_spec)
+    names = vector_names(source_spec, kept_spec, named=target.capabilities.named_vectors)
     homes = map(namespaces.on_target, census.namespaces)
     wanted = _wanted(document, source, source_spec, target, id_map, made, names, homes)
     average = take_inventory(sample).average_record_bytes
@@ -354,13 +356,41 @@ def mapped_id_pages(source: Source, preparation: Preparation) -> Iterator[tuple[
         yield from by_namespace.items()
 
 
-def _vector_names(source: CollectionSpec, target: CollectionSpec | None) -> dict[str, str]:
-    """Source vector → target vector: a single one takes the name of the target's single one."""
-    if target is not None and len(source.vectors) == 1 and len(target.vectors) == 1:
-        return {next(iter(source.vectors)): next(iter(target.vectors))}
-    if len(source.vectors) == 1:
-        return {next(iter(source.vectors)): DEFAULT_VECTOR}
-    return {name: name for name in source.vectors}
+_ONLY = {
+    VectorKind.DENSE: DEFAULT_VECTOR,
+    VectorKind.SPARSE: SPARSE_VECTOR,
+    VectorKind.MULTI: MULTI_VECTOR,
+}
+
+
+def vector_names(
+    source: CollectionSpec, target: CollectionSpec | None, *, named: bool
+) -> dict[str, str]:
+    """Source vector → target vector.
+
+    The only one of its kind takes the name of the target's only one.  Otherwise names stay,
+    as far as the target has names at all.
+
+    Args:
+        source: What is read.
+        target: What is there already, and is kept.
+        named: Whether the target's vectors have names.
+    """
+    names = {}
+    for name, spec in source.vectors.items():
+        alike = [each for each in source.vectors.values() if each.kind is spec.kind]
+        there = [
+            each
+            for each, found in (target.vectors if target is not None else {}).items()
+            if found.kind is spec.kind
+        ]
+        if len(alike) == 1 and len(there) == 1:
+            names[name] = there[0]
+        elif named or len(alike) > 1:
+            names[name] = name
+        else:
+            names[name] = _ONLY[spec.kind]
+    return names
 
 
 def _wanted(
@@ -379,7 +409,8 @@ def _wanted(
     vectors = {
         names[name]: VectorSpec(
             dim=each.dim,
-            metric=Metric(metric) if metric else each.metric,
+            # sparse vectors are compared by their dot product everywhere
+            metric=Metric(metric) if metric and each.kind is not VectorKind.SPARSE else each.metric,
             kind=each.kind,
         )
         for name, each in spec.vectors.items()
@@ -497,7 +528,7 @@ def _query_problem(document: PlanDocument, spec: CollectionSpec) -> str:
         return f"{queries.file.name} cannot be read as Parquet: {error}"
     if "vector" not in schema.names:
         return f"{queries.file.name} has no column `vector`; it has {', '.join(schema.names)}"
-    dims = {each.dim for each in spec.vectors.values() if each.kind is VectorKind.DENSE}
+    dims = {each.dim for each in spec.dense.values()}
     column = parquet.read_table(queries.file, columns=["vector"]).column("vector")
     lengths = {len(each) for each in column.to_pylist() if each is not None}
     if not lengths:

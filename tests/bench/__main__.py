@@ -41,7 +41,11 @@ FEW = {"chroma": 20_000}
 
 @dataclass
 class Row:
-    """One pair, checks off or read-back on; records a second and the share reached."""
+    """One pair, checks off or read-back on; records a second and the share reached.
+
+    *digest_us* is what the digest of a record costs, in microseconds of one core; digests are
+    kept with checks off as well, for a rollback needs them.
+    """
 
     source: str
     target: str
@@ -52,6 +56,12 @@ class Row:
     pipe: float
     runner: float
     share: float
+    digest_us: float
+
+    @property
+    def digest_share(self) -> float:
+        """How much of one core the digests keep busy while the runner copies."""
+        return self.digest_us * 1e-6 * self.runner
 
 
 def make_parquet(path: Path, records: int) -> None:
@@ -209,16 +219,18 @@ class Bench:
         records = self.count(source, target)
         place = self.source(source, records)
         figures = [self._once(place, target, read_back=read_back) for _ in range(repetitions)]
-        read, write, pipe, runner = (statistics.median(each) for each in zip(*figures, strict=True))
-        share = statistics.median(mine / bare for _, _, bare, mine in figures)
-        return Row(source, target, read_back, records, read, write, pipe, runner, share)
+        read, write, pipe, runner, digest = map(statistics.median, zip(*figures, strict=True))
+        share = statistics.median(mine / bare for _, _, bare, mine, _ in figures)
+        return Row(source, target, read_back, records, read, write, pipe, runner, share, digest)
 
     def _once(
         self, place: Location, target: str, *, read_back: bool
-    ) -> tuple[float, float, float, float]:
-        """Bare read, bare write, the best bare pipe, and the runner; records a second."""
+    ) -> tuple[float, float, float, float, float]:
+        """Bare read, bare write, the best bare pipe, and the runner, all in records a second;
+        then the microseconds of a record's digest.
+        """
         read = pipes.read_alone(place, self.scratch("read"))
-        write = self._write_alone(place, target, read_back=read_back)
+        write, digest = self._from_memory(place, target, read_back=read_back)
         scratch = self.scratch("pipe")
 
         def threads(writers: int) -> Callable[[Target], float]:
@@ -243,14 +255,15 @@ class Bench:
         into = self.fresh(target)
         runner = self._run(place, into, read_back=read_back)
         self.forget(into)
-        return read, write, max(piped), runner
+        return read, write, max(piped), runner, digest
 
-    def _write_alone(self, place: Location, target: str, *, read_back: bool) -> float:
+    def _from_memory(self, place: Location, target: str, *, read_back: bool) -> tuple[float, float]:
         with open_store(place, Access.READ, self.scratch("memory")) as store:
             batches = list(pipes.pages(store))
-        return self._onto(
+        write = self._onto(
             target, place, lambda to: pipes.write_alone(batches, to, read_back=read_back)
         )
+        return write, pipes.digest_us(batches)
 
     def _onto(self, store: str, like: Location, act: Callable[[Target], float]) -> float:
         location = self.fresh(store)
@@ -279,14 +292,34 @@ def _servers() -> Iterator[tuple[str, outside.QdrantAddress]]:
 
 
 def _print(row: Row) -> None:
-    mode = "read back" if row.read_back else "checks off"
     print(
-        f"{row.source:>9} → {row.target:<9} {mode:<10} {row.records:>8,}  "
+        f"{row.source:>9} → {row.target:<9} {_mode(row):<10} {row.records:>8,}  "
         f"read {row.bare_read:>8,.0f}  write {row.bare_write:>8,.0f}  "
         f"least {min(row.bare_read, row.bare_write):>8,.0f}  pipe {row.pipe:>8,.0f}  "
-        f"runner {row.runner:>8,.0f}/s  share {row.share:.2f}",
+        f"runner {row.runner:>8,.0f}/s  share {row.share:.2f}  "
+        f"digests {row.digest_us:.1f} µs, {row.digest_share:.0%} of a core",
         flush=True,
     )
+
+
+def markdown(rows: list[Row]) -> str:
+    """The table as the README shows it."""
+    lines = [
+        "| from | to | | records | least of read and write /s | pipe /s | runner /s | share |"
+        " digests |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {row.source} | {row.target} | {_mode(row)} | {row.records:,} "
+        f"| {min(row.bare_read, row.bare_write):,.0f} | {row.pipe:,.0f} | {row.runner:,.0f} "
+        f"| {row.share:.2f} | {row.digest_us:.1f} µs |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _mode(row: Row) -> str:
+    return "read back" if row.read_back else "checks off"
 
 
 def main() -> int:
@@ -328,6 +361,7 @@ def main() -> int:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     cpu = subprocess.run(["uname", "-m"], capture_output=True, text=True, check=True)
+    print(markdown(rows))
     options.output.write_text(
         json.dumps(
             {

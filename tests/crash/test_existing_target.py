@@ -80,7 +80,7 @@ class Case:
             return None
         journal = Journal.open_existing(newest.journal, read_only=True)
         try:
-            steps = plan._steps_of(journal, None)
+            steps = plan._loaded.steps_of(journal, None)
         finally:
             journal.close()
         name = next((each.kept for each in steps if isinstance(each, Swap)), None)

@@ -200,6 +200,11 @@ def test_finalise_drops_what_a_replacement_kept(served: Places, cli: Cli) -> Non
     gone = cli("rollback", "plan.yaml", "--yes")
     assert gone.returncode == 8
     assert "finalised" in gone.stderr
+    checked = cli("verify", "plan.yaml")
+    assert checked.returncode == 0, checked.stderr
+    assert "switch your application's reads" in checked.stdout
+    assert "rollback" not in checked.stdout
+    assert "finalise" not in checked.stdout
     assert len(served.read(served.options("pgvector", "final"))) == 30
 
 

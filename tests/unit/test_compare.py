@@ -17,6 +17,8 @@ from runner.model import (
     IdRule,
     Metadata,
     Metric,
+    SparseVector,
+    VectorKind,
     VectorSpec,
 )
 
@@ -160,3 +162,43 @@ def test_other_dimensions_are_seen():
     assert words(batch(["a"]), batch(["a"], [[1, 2]])) == [
         '"a": vector has 2 components, expected 3'
     ]
+
+
+def sparse(*pairs):
+    indices, values = zip(*pairs, strict=True)
+    return SparseVector(np.array(indices, np.uint32), np.array(values, np.float32))
+
+
+def kinds(expected, actual, spec):
+    return [str(each) for each in differences(expected, actual, EXACT, {"s": spec, "m": spec})]
+
+
+def test_sparse_vectors_are_compared_row_by_row():
+    sent = batch(["a", "b", "c", "d"]).with_(
+        sparse={"s": [sparse((1, 0.5), (7, 2)), None, sparse((3, 1)), None]}
+    )
+    came = sent.with_(sparse={"s": [sparse((1, 0.5), (8, 2)), None, None, sparse((3, 1))]})
+    exact = VectorSpec(0, kind=VectorKind.SPARSE)
+    assert kinds(sent, sent, exact) == []
+    assert kinds(sent, came, exact) == [
+        '"a": sparse vector s differs',
+        '"c": sparse vector s is missing',
+        '"d": sparse vector s is unexpected',
+    ]
+    moved = sent.with_(sparse={"s": [sparse((1, 0.5001), (7, 2)), None, sparse((3, 1)), None]})
+    assert kinds(sent, moved, exact) == ['"a": sparse vector s differs']
+    assert not kinds(sent, moved, VectorSpec(0, fidelity=Fidelity.ROUNDED, tolerance=1e-3))
+
+
+def test_multi_vectors_are_compared_token_by_token():
+    tokens = np.float32([[3, 0, 4], [0, 2, 0]])
+    sent = batch(["a", "b"]).with_(multi={"m": [tokens, None]})
+    exact = VectorSpec(3, kind=VectorKind.MULTI)
+    scaled = sent.with_(multi={"m": [np.float32([[0.6, 0, 0.8], [0, 1, 0]]), None]})
+    fewer = sent.with_(multi={"m": [tokens[:1], None]})
+    assert kinds(sent, sent.with_(multi={"m": [tokens.copy(), None]}), exact) == []
+    assert kinds(sent, scaled, exact) == ['"a": multi-vector m differs']
+    normalised = VectorSpec(3, fidelity=Fidelity.NORMALISED, tolerance=1e-6)
+    assert kinds(sent, scaled, normalised) == []
+    assert kinds(sent, fewer, normalised) == ['"a": multi-vector m differs']
+    assert kinds(sent, batch(["a", "b"]), exact) == ['"a": multi-vector m is missing']

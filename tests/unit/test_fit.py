@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,6 +20,8 @@ from runner.model import (
     Metadata,
     Metric,
     Outcome,
+    SparseVector,
+    VectorKind,
     VectorSpec,
 )
 from runner.plan.model import FieldPolicy, Unsupported
@@ -191,3 +195,24 @@ def test_a_companion_field_of_the_users_own_is_left_alone():
 def test_metadata_that_is_too_large_is_set_aside():
     small = Capabilities(ids=IdRule(), metrics={}, max_metadata_bytes=10)
     assert len(reasons(fitting(small).fit(batch({"a": "x" * 20}, {"a": 1})))) == 1
+
+
+def test_sparse_and_multi_vectors_are_judged_as_dense_ones_are():
+    found = batch({}, {}, {}).with_(
+        sparse={
+            "s": [
+                SparseVector(np.array([1], np.uint32), np.array([value], np.float32))
+                for value in (1, np.inf, 2)
+            ]
+        },
+        multi={"m": [np.ones((2, 2), np.float32), None, np.ones((2, 3), np.float32)]},
+    )
+    to = Fitting(OPEN, {"": VectorSpec(2), "m": VectorSpec(2, kind=VectorKind.MULTI)})
+    fitted = to.fit(found)
+    assert fitted.batch.ids == ["id-0"]
+    assert [each.reason for each in fitted.misfits] == [
+        "multi-vector m is missing, which the target refuses",
+        "multi-vector m has 3 components, expected 2",
+    ]
+    lax = Fitting(replace(OPEN, missing_vector=True), {"": VectorSpec(2)}).fit(found)
+    assert [each.reason for each in lax.misfits] == ["sparse vector s holds NaN or infinity"]

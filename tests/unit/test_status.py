@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.api import _rate_of
 from runner.copy.journal import Journal
+from runner.steps.outcome import rate_of
 
 
 @pytest.fixture
@@ -23,14 +23,14 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 def test_while_a_run_goes_on_its_rate_is_that_of_late(journal: Journal) -> None:
-    assert _rate_of(journal, 4600, running=True) == pytest.approx(100.0)
+    assert rate_of(journal, 4600, running=True) == pytest.approx(100.0)
 
 
 def test_afterwards_it_is_that_of_the_whole_copy(journal: Journal) -> None:
-    assert _rate_of(journal, 4600, running=False) == pytest.approx(46.0)
+    assert rate_of(journal, 4600, running=False) == pytest.approx(46.0)
 
 
 def test_nothing_copied_has_no_rate(tmp_path: Path) -> None:
     empty = Journal.create(tmp_path / "empty.sqlite")
-    assert _rate_of(empty, 0, running=True) is None
+    assert rate_of(empty, 0, running=True) is None
     empty.close()

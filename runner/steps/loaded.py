@@ -1,0 +1,214 @@
+"""What every command works on: a loaded plan, its runs, and its two ends."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from runner.copy.ids import IdMap, NamespaceMap
+from runner.copy.journal import Journal
+from runner.copy.prepare import Preparation
+from runner.copy.retry import Retrying, Stop
+from runner.errors import CollectionNotFoundError, JournalError, RunnerError
+from runner.model import Endpoint
+from runner.plan.commands import Commands, Given
+from runner.plan.fingerprint import fingerprint, moved_along
+from runner.plan.model import PlanDocument
+from runner.plan.redact import Redactor
+from runner.steps.compile import pace_of
+from runner.steps.marks import place_of, refuse_other_target
+from runner.steps.model import Step, spec_from_json, steps_from_json
+from runner.steps.preflight import chain_of, preparation_for
+from runner.steps.state import RunFolder, State
+from runner.stores import open_store, store_class
+from runner.stores.base import Access, Location, Store, Target
+
+
+class LoadedPlan:
+    """A plan with what it was loaded with.
+
+    Args:
+        document: What the file says.
+        given: What it was loaded with besides.
+
+    Attributes:
+        state: Where its runs are.
+        redactor: Knows its secrets.
+        commands: What to type next.
+    """
+
+    def __init__(self, document: PlanDocument, given: Given) -> None:
+        self.document = document
+        self.given = given
+        self.state = State(document)
+        self.redactor = Redactor(document.secrets)
+        self.commands = Commands(document, given, self.redactor)
+
+    @property
+    def name(self) -> str:
+        """The plan's name."""
+        return self.document.name
+
+    @contextmanager
+    def as_begun(self) -> Iterator[LoadedPlan]:
+        """This plan for a command about the newest run, with that run's ``--limit``."""
+        limited = self._limited_as_begun()
+        try:
+            yield limited
+        except RunnerError as error:
+            error.hint = limited.commands.hint(error.hint)
+            raise
+
+    def _limited_as_begun(self) -> LoadedPlan:
+        newest = self.state.newest()
+        if self.given.limit is not None or newest is None:
+            return self
+        try:
+            journal = Journal.open_existing(newest.journal, read_only=True)
+        except JournalError:
+            return self  # who needs it will say so
+        limit = journal.fact("limit_given")
+        journal.close()
+        if limit is None:
+            return self
+        return LoadedPlan(replace(self.document, limit=limit), replace(self.given, limit=limit))
+
+    # both ends
+
+    def _location(self, side: str) -> Location:
+        return self.document.source if side == "source" else self.document.target
+
+    def endpoint(self, side: str) -> Endpoint:
+        """Where ``source`` or ``target`` is."""
+        location = self._location(side)
+        return store_class(location.store).endpoint(location)
+
+    def places(self) -> dict[str, Any]:
+        """Where both ends are: what later commands are held against."""
+        folder = self.document.path.parent
+        return {
+            side: moved_along(place_of(self.endpoint(side)), folder)
+            for side in ("source", "target")
+        }
+
+    def refuse_other_target(self, journal: Journal, target: Target, retrying: Retrying) -> None:
+        """Leave if the plan now names another target than the one that the run wrote to."""
+        retrying.call(
+            "looking at the target",
+            lambda: refuse_other_target(journal, self.places()["target"], target),
+        )
+
+    def fingerprint(self) -> str:
+        """It changes when the result would."""
+        extra = {side: dict(self.endpoint(side).identity) for side in ("source", "target")}
+        return fingerprint(self.document, transforms_code=chain_of(self.document).code, extra=extra)
+
+    @contextmanager
+    def open(self, side: str, access: Access, scratch: Path, retrying: Retrying) -> Iterator[Store]:
+        """``source`` or ``target``, opened; its snapshots lie in *scratch*."""
+        location = self._location(side)
+        folder = scratch / side
+        folder.mkdir(parents=True, exist_ok=True)
+        store = retrying.call(f"opening the {side}", lambda: open_store(location, access, folder))
+        try:
+            yield store
+        finally:
+            store.close()
+
+    # its runs
+
+    def newest_journal(self, what: str, *, read_only: bool = False) -> tuple[RunFolder, Journal]:
+        """The newest run's folder and journal; the caller closes it.
+
+        Args:
+            what: The verb of what is wanted, for errors.
+            read_only: Whether the journal is only to be read.
+
+        Raises:
+            JournalError: There is no run, or none of which this can be wanted.
+        """
+        newest = self.state.newest()
+        if newest is None:
+            raise JournalError(
+                f"there is no run of {self.name} to {what}",
+                "start one with `run`",
+            )
+        journal = Journal.open_existing(
+            newest.journal, read_only=read_only, redact=self.redactor.text
+        )
+        gone = "rolled back" if journal.fact("rolled_back") else ""
+        gone = gone or ("left behind by --restart" if journal.fact("abandoned") else "")
+        if gone and what != "report":
+            journal.close()
+            raise JournalError(
+                f"the newest run, {newest.run_id}, was {gone}; there is nothing to {what}",
+                "start a new one with `run`",
+            )
+        if what not in ("report", "roll back"):
+            try:
+                refuse_half_undone(newest, journal)
+            except JournalError:
+                journal.close()
+                raise
+        return newest, journal
+
+    def steps_of(self, journal: Journal, target: Target | None) -> tuple[Step, ...]:
+        """The run's steps, at the pace that the plan has by now; *target* may know its own."""
+        capabilities = (
+            target.capabilities
+            if target is not None
+            else store_class(self.document.target.store).capabilities
+        )
+        pace = pace_of(self.document, capabilities)
+        return steps_from_json(
+            journal.fact("steps", []),
+            batch_records=pace.batch_records,
+            writers=pace.writers,
+            verify_every=pace.verify_every,
+            validation=self.document.validation,
+            limited=self.document.limit is not None,
+        )
+
+    def preparation_of(self, journal: Journal, target: Target) -> Preparation:
+        """What the run makes of every record."""
+        return preparation_for(
+            self.document,
+            target,
+            spec_from_json(journal.fact("collection")),
+            IdMap(**journal.fact("id_map")),
+            journal.fact("vector_names"),
+            NamespaceMap(**journal.fact("namespaces")),
+        )
+
+
+def refuse_half_undone(folder: RunFolder, journal: Journal) -> None:
+    """Leave if a rollback of the run was begun: what it removed, nothing would notice."""
+    if journal.fact("rolling_back"):
+        raise JournalError(
+            f"a rollback of the run {folder.run_id} was begun and broke off",
+            "complete it: `runner rollback --yes`",
+        )
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A private folder for snapshots, outside everything a dry run must leave alone."""
+    with tempfile.TemporaryDirectory(prefix="vector-migration-") as folder:
+        yield Path(folder)
+
+
+def patience(stop: Stop | None = None) -> Retrying:
+    """For commands, and parts of one, that leave nothing to resume."""
+    return Retrying(stop or Stop(), then="try again")
+
+
+def no_source(plan: LoadedPlan) -> CollectionNotFoundError:
+    """The error of a source that is not there."""
+    return CollectionNotFoundError(
+        f"{plan.document.place('source')}: there is no {plan.endpoint('source')}",
+        "look at the source's keys: `runner inspect` reads them as a run does",
+    )
