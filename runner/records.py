@@ -45,6 +45,7 @@ from runner.stores.segments import (
     joined_kind,
     kind_of_ids,
     merged_metadata,
+    parted,
     plain,
     specs_seen,
 )
@@ -86,9 +87,9 @@ def write_records(
         path: A file that ends in ``.parquet``; folders on the way are made.
         records: A table, an iterable of tables, of `Batch`, or of mappings.  Columns and keys
             are ``id`` (text or whole numbers), ``vector`` (numbers; None where a record has
-            none), ``document`` and ``metadata`` (an object); every other one becomes a
-            metadata field.  Dates become ISO texts.
-        columns: Other names of those four: ``{"vector": "embedding"}``.
+            none), ``document``, ``metadata`` (an object) and ``namespace`` (text; None for the
+            default one); every other one becomes a metadata field.  Dates become ISO texts.
+        columns: Other names of those five: ``{"vector": "embedding"}``.
         metric: ``cosine``, ``dot`` or ``l2``: how the vectors are meant to be compared.  The
             plan's ``source.metric`` where left out, else cosine.
 
@@ -122,7 +123,7 @@ def _columns(given: Mapping[str, str] | None) -> Columns:
     strange = set(given or ()) - {"id", "vector", "document", "metadata"}
     if strange:
         raise PlanError(
-            "columns: expected some of id, vector, document, metadata; "
+            "columns: expected some of id, vector, document, metadata, namespace; "
             f"found {', '.join(given or ())}"
         )
     names: dict[str, Any] = dict(given or {})
@@ -150,7 +151,7 @@ def _batches(records: Any, columns: Columns) -> Iterator[Batch]:
     for first in given:
         if isinstance(first, Mapping):
             rows = [first, *islice(given, _AT_ONCE - 1)]
-            yield _from_mappings(rows, columns, seen)
+            yield from _from_mappings(rows, columns, seen)
             seen += len(rows)
         elif isinstance(first, Batch):
             yield first
@@ -178,15 +179,18 @@ def _from_table(table: ArrowTable, columns: Columns) -> Iterator[Batch]:
     row = 0
     for rows in stream:
         for start in range(0, rows.num_rows, _AT_ONCE):
-            yield reader.batch(rows.slice(start, _AT_ONCE), Select.ALL, row + start)
+            some = rows.slice(start, _AT_ONCE)
+            batch = reader.batch(some, Select.ALL, row + start)
+            yield from parted(batch, reader.namespaces(some))
         row += rows.num_rows
 
 
-def _from_mappings(rows: list[Any], columns: Columns, seen: int) -> Batch:
+def _from_mappings(rows: list[Any], columns: Columns, seen: int) -> Iterator[Batch]:
     ids: list[Id] = []
     vectors: list[FloatArray | None] = []
     documents: list[str | None] = []
     objects = []
+    namespaces: list[str] = []
     for number, row in enumerate(rows, start=seen):
         if not isinstance(row, Mapping):
             raise PlanError(f"records: found {type(row).__name__} after mappings; {_ACCEPTED}")
@@ -195,14 +199,16 @@ def _from_mappings(rows: list[Any], columns: Columns, seen: int) -> Batch:
         vectors.append(_vector_of(row, columns, place))
         documents.append(_document_of(row, columns, place))
         objects.append(_metadata_of(row, columns, place))
+        namespaces.append(_namespace_of(row, columns, place))
     array, present = _stacked(ids, vectors)
-    return Batch(
+    batch = Batch(
         ids,
         {} if array is None else {DEFAULT_VECTOR: array},
         documents,
         Metadata(objects=objects),
         present={} if present is None else {DEFAULT_VECTOR: present},
     )
+    yield from parted(batch, namespaces if any(namespaces) else None)
 
 
 def _id_of(row: Mapping[str, Any], columns: Columns, number: int) -> Id:
@@ -242,6 +248,16 @@ def _document_of(row: Mapping[str, Any], columns: Columns, place: str) -> str | 
     if found is None or isinstance(found, str):
         return found
     raise StoreError(f"{place}: {columns.document!r} is {type(found).__name__}, not text")
+
+
+def _namespace_of(row: Mapping[str, Any], columns: Columns, place: str) -> str:
+    found = None if columns.namespace is None else row.get(columns.namespace)
+    if found is None or isinstance(found, str):
+        return found or ""
+    raise StoreError(
+        f"{place}: {columns.namespace!r} is {type(found).__name__}, and names no namespace",
+        "`columns={'namespace': None}` makes it metadata",
+    )
 
 
 def _metadata_of(row: Mapping[str, Any], columns: Columns, place: str) -> dict[str, Any]:
@@ -300,6 +316,7 @@ class _GrowingFile:
         self._path = path
         self._about = dict(about)
         self._kind = ""
+        self._namespaces = False
         self._writer: TableWriter | None = None
         self._fitting: Fitting | None = None
         self.count = 0
@@ -324,7 +341,8 @@ class _GrowingFile:
         for misfit in fitting.fit(batch).misfits:
             raise StoreError(f"the record {misfit.id!r}: {misfit.reason}")
         kind = joined_kind({kind_of_ids(batch.ids), self._kind} - {""})
-        if kind != self._kind:
+        if kind != self._kind or (batch.namespace and not self._namespaces):
+            self._namespaces |= bool(batch.namespace)
             self._widen(kind)
         assert self._writer is not None
         self._writer.add(batch)
@@ -351,18 +369,21 @@ class _GrowingFile:
         return self._fitting
 
     def _widen(self, kind: str) -> None:
-        """Begin the file, or begin it anew with room for ids of every kind so far."""
+        """Begin the file, or begin it anew with room for ids and namespaces so far."""
         before, self._kind = self._writer, kind
         narrow = self._path.with_name(self._path.name + ".narrow")
         if before is not None:
             before.close()
             self._path.replace(narrow)
-        self._writer = TableWriter(self._path, {**self._about, "id_kind": kind}, kind)
+        self._writer = TableWriter(
+            self._path, {**self._about, "id_kind": kind}, kind, namespaces=self._namespaces
+        )
         if before is not None:
             try:
                 old = ParquetSegment(narrow, narrow.name, Columns())
                 for chunk in old.read(0, None, _AT_ONCE, Select.ALL):
-                    self._writer.add(chunk.batch)
+                    for part in chunk.batches():
+                        self._writer.add(part)
             finally:
                 narrow.unlink()
 
@@ -374,7 +395,11 @@ class _GrowingFile:
 def _refuse_duplicates(path: Path) -> None:
     file = ParquetSegment(path, path.name, Columns())
     census = take_census(
-        lambda: (("", chunk.batch.ids) for chunk in file.read(0, None, 10_000, ID_ONLY))
+        lambda: (
+            (part.namespace, part.ids)
+            for chunk in file.read(0, None, 10_000, ID_ONLY)
+            for part in chunk.batches()
+        )
     )
     if census.duplicates:
         ids = named_list(census.duplicates, most=10)

@@ -1,8 +1,9 @@
 """Dead letters: records that were set aside, whole, so that they can be mended and sent again.
 
 Exported, each is a line of JSON that store ``files`` reads as a source: ``id``, ``vector``,
-``document`` and ``metadata`` as they stand in the source, and under ``dead_letter`` the
-``namespace``, the ``step`` that set it aside and the ``reason``.  What JSON cannot say is
+``document`` and ``metadata`` as they stand in the source, ``namespace`` where it is not the
+default one, and under ``dead_letter`` the ``namespace``, the ``step`` that set it aside and
+the ``reason``.  What JSON cannot say is
 written as text, and ``spelled`` under ``dead_letter`` names the places: ``NaN``,
 ``Infinity`` and ``-Infinity`` as these words, a lone surrogate as ``\\ud800``, other things
 as Python writes them; what nests deeper than JSON writers go is null.
@@ -69,7 +70,8 @@ def line_of(row: DeadLetterRow) -> dict[str, Any]:
         "spelled": spelled,
     }
     source_id = _text(row.id) if isinstance(row.id, str) else row.id
-    return {"id": source_id, **record, DEAD_LETTER: about}
+    place = {"namespace": row.namespace} if row.namespace else {}
+    return {"id": source_id, **place, **record, DEAD_LETTER: about}
 
 
 def id_to_text(record_id: Id) -> str:

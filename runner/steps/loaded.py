@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runner.copy.ids import IdMap
+from runner.copy.ids import IdMap, NamespaceMap
 from runner.copy.journal import Journal
 from runner.copy.prepare import Preparation
 from runner.copy.retry import Retrying, Stop
@@ -181,6 +181,7 @@ class LoadedPlan:
             spec_from_json(journal.fact("collection")),
             IdMap(**journal.fact("id_map")),
             journal.fact("vector_names"),
+            NamespaceMap(**journal.fact("namespaces")),
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -322,11 +322,8 @@ def _keep_facts(
         preflight_seconds=round(seen.seconds, 3),
         records_before=compiled.estimate.records,
         steps=steps_to_json(compiled.steps),
-        id_map={
-            "kind": compiled.id_map.kind,
-            "field": compiled.id_map.field,
-            "restore": compiled.id_map.restore,
-        },
+        id_map=asdict(compiled.id_map),
+        namespaces=asdict(compiled.namespaces),
         vector_names=dict(compiled.vector_names),
         collection=spec_to_json(compiled.collection),
         source_spec=spec_to_json(found.source_spec),

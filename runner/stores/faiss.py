@@ -460,6 +460,11 @@ class FaissSegment:
             return {"lists": self._inner.nlist, "probes": self._inner.nprobe}
         return {}
 
+    @property
+    def has_namespaces(self) -> bool:
+        """False: an index knows of none."""
+        return False
+
     def count(self) -> int:
         """How many vectors it holds."""
         return int(self._whole.ntotal)
@@ -480,15 +485,16 @@ class FaissSegment:
                 yield Chunk(self._bare(positions, select), positions, int(positions[-1]) + 1)
             return
         for chunk in self._sidecar.read(start, last, records, select):
-            yield Chunk(
-                self._filled(chunk.batch, chunk.positions, select), chunk.positions, chunk.end
-            )
+            batch = self._filled(chunk.batch, chunk.positions, select)
+            yield Chunk(batch, chunk.positions, chunk.end)
 
-    def take(self, positions: Positions, select: Select) -> Batch:
+    def take(self, positions: Positions, select: Select) -> Chunk:
         """The records at these ascending positions."""
+        end = int(positions[-1]) + 1 if len(positions) else 0
         if self._sidecar is None:
-            return self._bare(positions, select)
-        return self._filled(self._sidecar.take(positions, select), positions, select)
+            return Chunk(self._bare(positions, select), positions, end)
+        batch = self._sidecar.take(positions, select).batch
+        return Chunk(self._filled(batch, positions, select), positions, end)
 
     def search(self, queries: FloatArray, k: int, *, exact: bool) -> Hits:
         """The *k* nearest to each of *queries*; its scores are those of FAISS."""
@@ -537,7 +543,7 @@ class FaissSegment:
     def _ids_at(self, positions: Any) -> list[list[Id | None]]:
         """The id at each position; None for FAISS's −1."""
         known = np.unique(positions[positions >= 0])
-        batch = self.take(known, ID_ONLY)
+        batch = self.take(known, ID_ONLY).batch
         names: dict[int, Id] = dict(zip(known.tolist(), batch.ids, strict=True))
         return [[names.get(each) for each in row] for row in positions.tolist()]
 
@@ -575,7 +581,7 @@ class FaissSegment:
 
     def _open_sidecar(self, given: Path | None) -> ParquetSegment | Segment | None:
         if given is not None:
-            return open_segment(given, given.name, Columns())
+            return open_segment(given, given.name, Columns(namespace=None))
         beside = _sidecars(self.path)
         mine = self.path.with_name(f"{self.path.name}.{self.identity[:8]}.parquet")
         if mine in beside:

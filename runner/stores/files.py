@@ -12,12 +12,14 @@ The exchange format, for pandas, DuckDB and people as well.  A Parquet file has 
 ``vector``
     a fixed-size list of float32; null where a record has none.  Vectors with names, sparse
     and multi-vectors have columns of their own: see `runner.stores.vector_columns`.
+``namespace``
+    text; null for the default one.  The column is there where a record is in another.
 
 and says under ``runner`` in its schema metadata what the collection is, as JSON: ``dim`` and
 ``metric``, or ``vectors``, and ``id_kind``.  A line of JSON lines is ``{"id", "vector",
-"document", "metadata"}``; its metric stands in a note beside it, ``<file>.runner.json``.
-Vectors come back bit for bit.
-What a run says under ``dead_letter`` of a record that it set aside is not metadata.
+"document", "metadata"}``, with ``"namespace"`` where it is not the default one; its metric
+stands in a note beside it, ``<file>.runner.json``.  Vectors come back bit for bit.  What a run
+says under ``dead_letter`` of a record that it set aside is not metadata.
 
 Reading takes files of others too: option ``columns`` names their columns, a struct is as good
 as JSON text for the metadata, and every other column becomes metadata (null: the record lacks
@@ -100,8 +102,9 @@ class FilesStore(LayeredStore):
     """A collection in Parquet or JSON lines.
 
     Options: ``path`` (``*.parquet``, ``*.jsonl``, ``*.jsonl.gz``, ``*.jsonl.zst``, a folder or
-    a glob), ``columns`` (``{id, vector, vectors, document, metadata}``: the names in files of
-    others), ``vectors`` (those to read), ``metric`` (of files that do not say).
+    a glob), ``columns`` (``{id, vector, vectors, document, metadata, namespace}``: the names in
+    files of others; null for ``namespace``: none holds it), ``vectors`` and ``namespaces``
+    (``all`` or those to read), ``metric`` (of files that do not say).
     """
 
     name = "files"
@@ -114,6 +117,7 @@ class FilesStore(LayeredStore):
         named_vectors=True,
         sparse_vectors=True,
         multi_vectors=True,
+        namespaces=True,
         searches=False,
         swaps=True,
         max_readers=4,
@@ -149,14 +153,14 @@ class FilesStore(LayeredStore):
         if note is not None and note.spec:
             spec = spec_from_json(self._path.name, note.spec)
             self._refuse_absent_vectors(spec.vectors)
-            return replace(spec, vectors=self._chosen(spec.vectors))
+            return replace(spec, vectors=self._chosen_vectors(spec.vectors))
         segments = self._layers().segments
         about: dict[str, Any] = {}
         for each in segments:
             if isinstance(each, ParquetSegment) and each.about:
                 about = each.about
                 break
-        vectors = dict(self._chosen(specs_in(about)))
+        vectors = dict(self._chosen_vectors(specs_in(about)))
         for segment in segments:
             for name, found in segment.vectors.items():
                 known = vectors.get(name)
@@ -175,7 +179,7 @@ class FilesStore(LayeredStore):
             self._path.name, vectors or {DEFAULT_VECTOR: VectorSpec(0)}, id_kind=kind
         )
 
-    def _chosen(self, vectors: Mapping[str, VectorSpec]) -> Mapping[str, VectorSpec]:
+    def _chosen_vectors(self, vectors: Mapping[str, VectorSpec]) -> Mapping[str, VectorSpec]:
         """Those of *vectors* that the plan wants."""
         columns = columns_of(self.location)
         return {name: each for name, each in vectors.items() if columns.reads(name)}
@@ -224,7 +228,7 @@ class FilesStore(LayeredStore):
             wrong = {
                 role: name
                 for role, name in given.items()
-                if theirs and not any(each.has_column(name) for each in theirs)
+                if name is not None and theirs and not any(each.has_column(name) for each in theirs)
             }
             why, hint = "no record has that", "correct `source.columns`"
         names = list(dict.fromkeys(name for each in segments for name in each.column_names()))
@@ -237,6 +241,21 @@ class FilesStore(LayeredStore):
                 f"it has {', '.join(names)}",
                 hint,
             )
+
+    def namespaces(self) -> list[str]:
+        """Those that the plan chooses; else those of the records, which are all read for it."""
+        chosen = self._chosen
+        if chosen is not None:
+            return sorted(chosen)
+        if not self._exists or not any(each.has_namespaces for each in self._layers().segments):
+            return [""]
+        return sorted({namespace for namespace, _ in self.scan_ids()}) or [""]
+
+    @property
+    def _chosen(self) -> frozenset[str] | None:
+        """The namespaces to read; None for all."""
+        given = self.location.options.get("namespaces", "all")
+        return None if given == "all" else frozenset(given)
 
     def close(self) -> None:
         """Forget what was read."""
@@ -287,10 +306,18 @@ class FilesStore(LayeredStore):
             # a single file is merged from its parts: both are there for a moment
             needed = size_bytes * 2 if self._suffix else size_bytes
             findings += place_findings(self._path, needed)
-        if self._suffix not in LINES_SUFFIXES and self.location.options.get("columns"):
+        columns = columns_of(self.location)
+        if self._suffix not in LINES_SUFFIXES and columns != Columns():
             findings.append(Finding(
-                "the runner writes Parquet with columns of its own: id, document, metadata, vector",
+                "the runner writes Parquet with columns of its own: id, document, metadata, "
+                "vector, namespace",
                 "leave `target.columns` out",
+                key="target.columns",
+            ))  # fmt: skip
+        elif columns.namespace is None and wanted.namespaces in ("named", "both"):
+            findings.append(Finding(
+                "`columns` says that no key holds the namespace, and records have one",
+                "leave `target.columns.namespace` out",
                 key="target.columns",
             ))  # fmt: skip
         shape = "folder of Parquet files" if not self._suffix else f"{self._suffix[1:]} file"
@@ -474,7 +501,8 @@ class FilesStore(LayeredStore):
             state = (layered, [(each.name, each.identity) for each in base], traces)
             if not self._opened or self._opened[0] != state:
                 staged = self._staged if layered else None
-                self._opened = (state, open_layers(self._path, base, staged, layered=layered))
+                layers = open_layers(self._path, base, staged, layered=layered, chosen=self._chosen)
+                self._opened = (state, layers)
             return self._opened[1]
 
     def _unfinished(self) -> Layers:
@@ -510,7 +538,12 @@ class FilesStore(LayeredStore):
         )
         if self._suffix in PARQUET_SUFFIXES:
             kind = self._final_kind(layers.segments, str(spec.get("id_kind")))
-            write_through(self._path, batches, lambda path: TableWriter(path, spec, kind))
+            spaces = any(each.has_namespaces for each in layers.segments)
+            write_through(
+                self._path,
+                batches,
+                lambda path: TableWriter(path, spec, kind, namespaces=spaces),
+            )
         else:
             name, columns = self._path.name, columns_of(self.location)
             write_through(self._path, batches, lambda path: LinesWriter(path, name, columns))
@@ -563,8 +596,8 @@ def columns_of(location: Location) -> Columns:
         return Columns(**names, chosen=None if chosen == "all" else frozenset(wanted))
     except TypeError as error:
         raise PlanError(
-            f"{location.side}.columns: expected some of id, vector, vectors, document, metadata; "
-            f"found {', '.join(map(str, names))}"
+            f"{location.side}.columns: expected some of id, vector, vectors, document, metadata, "
+            f"namespace; found {', '.join(map(str, names))}"
         ) from error
 
 
@@ -574,6 +607,11 @@ def _rewrite(segment: Segment, layers: Layers, spec: Mapping[str, Any]) -> None:
     kind = "mixed" if segment.id_kind == "unknown" else segment.id_kind
     if not path.name.lower().endswith(PARQUET_SUFFIXES):
         path = path.with_name(path.name + ".parquet")
-    write_through(path, layers.chunks(segment), lambda to: TableWriter(to, spec, kind))
+    spaces = segment.has_namespaces
+    write_through(
+        path,
+        layers.chunks(segment),
+        lambda to: TableWriter(to, spec, kind, namespaces=spaces),
+    )
     if path != segment.path:
         remove(segment.path)

@@ -59,7 +59,9 @@ from runner.stores.segments import (
     Positions,
     Segment,
     concatenated,
+    joined_chunks,
     open_segment,
+    rows_by_namespace,
     specs_in,
     to_table,
     writer_options,
@@ -287,28 +289,39 @@ def _refuse_numbers(vectors: FloatArray, dim: int, place: object, ids: Sequence[
 # Layers
 
 
+@dataclass(frozen=True)
+class Gone:
+    """Ids of a namespace that were deleted at once."""
+
+    namespace: str
+    ids: list[Id]
+
+
 class Layers:
     """Segments in order, read as one collection in which the newest record of an id holds.
 
     Args:
         place: The collection's path; for messages.
         segments: Oldest first; each name once.
-        gone: Sequence number → ids deleted then.
+        gone: Sequence number → namespace and ids deleted then.
         staged: Where new parts go; None if nothing may be written.
         layered: Whether a part may hide records of older ones.  If not, the segments are
             files of others, never indexed for a scan, and bound by their identities.
+        chosen: The namespaces to read; None for all.
     """
 
     def __init__(
         self,
         place: Path,
         segments: Sequence[Segment],
-        gone: Mapping[int, list[Id]],
+        gone: Mapping[int, Gone],
         staged: Path | None,
         *,
         layered: bool,
+        chosen: frozenset[str] | None = None,
     ) -> None:
         self.place = place
+        self._chosen = chosen
         self.layered = layered
         self._staged = staged
         self._segments = sorted(segments, key=lambda each: _order(each.name))
@@ -337,6 +350,8 @@ class Layers:
 
     def count(self) -> int:
         """How many records there are."""
+        if self._chosen is not None:
+            return sum(len(ids) for _, ids in self.scan_ids(10_000))
         self._know_the_dead()
         with self._lock:
             dead = sum(map(len, self._dead.values()))
@@ -362,58 +377,68 @@ class Layers:
     def scan(
         self, partition: Partition, after: Cursor | None, size: BatchSize, select: Select
     ) -> Iterator[Page]:
-        """See `Store.scan`; cursors are positions."""
+        """See `Store.scan`; cursors are positions.
+
+        Records of several namespaces may lie in one chunk.  It is given namespace by
+        namespace then, and a cursor inside says between which positions it lies.
+        """
         self._know_the_dead()
         start = self._place(after or partition.lower)
         stop = self._place(partition.upper) if partition.upper is not None else None
         for segment in self.segments:
-            key = _order(segment.name)
-            if key < start[0] or (stop and key > stop[0]):
+            if _order(segment.name) < start.order or (stop and _order(segment.name) > stop.order):
                 continue
-            first = start[1] if key == start[0] else 0
-            last = stop[1] if stop and key == stop[0] else None
+            here = _order(segment.name) == start.order
+            first = start.position if here else 0
+            last = stop.position if stop and _order(segment.name) == stop.order else None
             if last == 0:
                 continue
             self._refuse_changed(segment)
+            if here and start.inside is not None:
+                begun, seen = start.inside
+                whole = joined_chunks(list(segment.read(begun, first, size.records, select)))
+                yield from self._pages(segment.name, whole, size, seen)
             for chunk in segment.read(first, last, size.records, select):
-                alive = self._alive(segment.name, chunk)
-                if alive:
-                    yield from self._pages(segment.name, alive, size)
+                yield from self._pages(segment.name, chunk, size)
             self._refuse_changed(segment)
 
-    def scan_ids(self, page_size: int) -> Iterator[list[Id]]:
+    def scan_ids(self, page_size: int) -> Iterator[tuple[str, list[Id]]]:
         """Every id once."""
         for page in self.scan(Partition(0), None, BatchSize(page_size), ID_ONLY):
-            yield page.batch.ids
+            yield page.batch.namespace, page.batch.ids
 
     def chunks(self, segment: Segment, records: int = 1000) -> Iterator[Batch]:
         """What is still valid of one segment."""
         self._know_the_dead()
         for chunk in segment.read(0, None, records, Select.ALL):
-            alive = self._alive(segment.name, chunk)
+            alive = self._living_rows(segment.name, chunk)
             if alive:
-                yield alive.batch
+                yield from (
+                    chunk if len(alive) == len(chunk.batch) else chunk.take(alive)
+                ).batches()
 
     def dead_in(self, segment: Segment) -> int:
         """How many records of *segment* no longer hold."""
         self._know_the_dead()
         return len(self._dead.get(segment.name, ()))
 
-    def fetch(self, ids: Sequence[Id], select: Select) -> Batch:
-        """The records with these ids, in the order of *ids*."""
+    def fetch(self, ids: Sequence[Id], select: Select, namespace: str) -> Batch:
+        """The records of *namespace* with these ids, in the order of *ids*."""
         found: dict[tuple[bool, Id], tuple[int, int]] = {}
         batches: list[Batch] = []
-        for _, batch, _ in self._candidates(list(ids), select, only_living=True):
-            for row, each in enumerate(batch.ids):
+        if self._chosen is not None and namespace not in self._chosen:
+            ids = ()
+        for _, chunk in self._candidates(list(ids), namespace, select, only_living=True):
+            for row, each in enumerate(chunk.batch.ids):
                 found.setdefault((isinstance(each, int), each), (len(batches), row))
-            batches.append(batch)
+            batches.append(chunk.batch)
         starts = np.cumsum([0, *(len(each) for each in batches)])
         rows = [
             int(starts[place[0]]) + place[1]
             for each in ids
             if (place := found.get((isinstance(each, int), each))) is not None
         ]
-        return concatenated(batches).take(rows)
+        return concatenated(batches).take(rows).with_(namespace=namespace)
 
     def write(self, batch: Batch, about: Mapping[str, Any]) -> None:
         """Put *batch* on top, durably."""
@@ -433,23 +458,26 @@ class Layers:
             pq.write_table(table, temporary, **writer_options(table.schema))
         with self._lock:
             segment = open_segment(path, path.name, Columns())
-            self._adopt(segment, batch.ids, np.arange(len(batch), dtype=np.int64))
+            spaces = [batch.namespace] * len(batch) if batch.namespace else None
+            self._adopt(
+                segment, Chunk(batch, np.arange(len(batch), dtype=np.int64), len(batch), spaces)
+            )
             self._segments.append(segment)
             self._segments.sort(key=lambda each: _order(each.name))
 
-    def delete(self, ids: Sequence[Id]) -> None:
-        """Make these ids not be there, durably."""
+    def delete(self, ids: Sequence[Id], namespace: str) -> None:
+        """Make these ids of *namespace* not be there, durably."""
         assert self._staged is not None
         with self._lock:
-            held = [one for _, batch, _ in self._candidates(list(ids), ID_ONLY, only_living=True)
-                    for one in batch.ids]  # fmt: skip
+            there = self._candidates(list(ids), namespace, ID_ONLY, only_living=True)
+            held = [one for _, chunk in there for one in chunk.batch.ids]
             if not held:
                 return
             sequence = self._next
             self._next += 1
             with replacing(self._staged / f"_gone-{sequence:08d}.json") as temporary:
-                temporary.write_bytes(jsonvalues.dumps(held))
-            self._bury(held, sequence)
+                temporary.write_bytes(jsonvalues.dumps([namespace, held]))
+            self._bury(Gone(namespace, held), sequence)
 
     # The ids that are hidden by newer ones
 
@@ -462,46 +490,54 @@ class Layers:
         with self._lock:
             if self._index is None:
                 self._index = IdIndex()
-                events: list[tuple[tuple[int, str], Segment | list[Id]]] = [
+                events: list[tuple[tuple[int, str], Segment | Gone]] = [
                     (_order(each.name), each) for each in self._segments
                 ]
-                events += [((sequence, ""), ids) for sequence, ids in self._gone.items()]
+                events += [((sequence, ""), gone) for sequence, gone in self._gone.items()]
                 for key, event in sorted(events, key=lambda each: each[0]):
-                    if isinstance(event, list):
+                    if isinstance(event, Gone):
                         self._bury(event, key[0])
                         continue
                     for chunk in event.read(0, None, 2_000, ID_ONLY):
-                        self._adopt(event, chunk.batch.ids, chunk.positions)
+                        self._adopt(event, chunk)
             return self._index
 
-    def _adopt(self, segment: Segment, ids: list[Id], positions: Positions) -> None:
-        """Add ids to the index; of those that are elsewhere too, the older ones are dead."""
+    def _adopt(self, segment: Segment, chunk: Chunk) -> None:
+        """Add records to the index; of those that are elsewhere too, the older ones are dead."""
         index = self._ids()
         number = index.number_of(segment)
-        if self.layered:
-            mine = _order(segment.name)
-            for other, batch, places in self._candidates(ids, ID_ONLY, only_living=False):
-                if other.name == segment.name:
-                    continue
-                if _order(other.name) < mine:
-                    self._dead[other.name].update(places.tolist())
-                else:
-                    row_of = {(isinstance(each, int), each): row for row, each in enumerate(ids)}
-                    rows = [row_of[isinstance(each, int), each] for each in batch.ids]
-                    self._dead[segment.name].update(positions[rows].tolist())
-        index.add(ids, number, positions)
+        spaces = chunk.namespaces or [""] * len(chunk.batch)
+        for namespace, rows in rows_by_namespace(spaces).items():
+            ids = [chunk.batch.ids[row] for row in rows]
+            positions = chunk.positions[rows]
+            if self.layered:
+                self._hide(segment, namespace, ids, positions)
+            index.add(namespace, ids, number, positions)
 
-    def _bury(self, ids: list[Id], sequence: int) -> None:
-        for segment, _, places in self._candidates(ids, ID_ONLY, only_living=True):
+    def _hide(self, segment: Segment, namespace: str, ids: list[Id], positions: Positions) -> None:
+        """Note which of these records, and of those of the same ids elsewhere, are dead."""
+        mine = _order(segment.name)
+        for other, chunk in self._candidates(ids, namespace, ID_ONLY, only_living=False):
+            if other.name == segment.name:
+                continue
+            if _order(other.name) < mine:
+                self._dead[other.name].update(chunk.positions.tolist())
+            else:
+                row_of = {(isinstance(each, int), each): row for row, each in enumerate(ids)}
+                rows = [row_of[isinstance(each, int), each] for each in chunk.batch.ids]
+                self._dead[segment.name].update(positions[rows].tolist())
+
+    def _bury(self, gone: Gone, sequence: int) -> None:
+        for segment, chunk in self._candidates(gone.ids, gone.namespace, ID_ONLY, only_living=True):
             if _order(segment.name)[0] < sequence:
-                self._dead[segment.name].update(places.tolist())
+                self._dead[segment.name].update(chunk.positions.tolist())
 
     def _candidates(
-        self, ids: list[Id], select: Select, *, only_living: bool
-    ) -> Iterator[tuple[Segment, Batch, Positions]]:
-        """The records that have one of *ids*, segment by segment, with their positions."""
+        self, ids: list[Id], namespace: str, select: Select, *, only_living: bool
+    ) -> Iterator[tuple[Segment, Chunk]]:
+        """The records of *namespace* that have one of *ids*, segment by segment."""
         with self._lock:
-            places = self._ids().find(ids)
+            places = self._ids().find(namespace, ids)
             work = []
             for number in np.unique(places >> _POSITION_BITS):
                 segment = self._index.segments[int(number)]  # type: ignore[union-attr]
@@ -514,51 +550,72 @@ class Layers:
                     work.append((segment, positions))
         wanted = {(isinstance(each, int), each) for each in ids} if work else set()
         for segment, positions in work:
-            batch = segment.take(positions, select)
+            chunk = segment.take(positions, select)
             # a hash is not an id: two ids may share one
+            spaces = chunk.namespaces or [""] * len(chunk.batch)
             rows = [
-                row for row, each in enumerate(batch.ids) if (isinstance(each, int), each) in wanted
+                row
+                for row, each in enumerate(chunk.batch.ids)
+                if spaces[row] == namespace and (isinstance(each, int), each) in wanted
             ]
-            if len(rows) == len(batch):
-                yield segment, batch, positions
+            if len(rows) == len(chunk.batch):
+                yield segment, chunk
             elif rows:
-                yield segment, batch.take(rows), positions[rows]
+                yield segment, chunk.take(rows)
 
     # Pages
 
-    def _alive(self, name: str, chunk: Chunk) -> Chunk | None:
+    def _living_rows(self, name: str, chunk: Chunk) -> Sequence[int]:
         dead = self._dead.get(name)
         if not dead:
-            return chunk
-        rows = [row for row, each in enumerate(chunk.positions.tolist()) if each not in dead]
-        if not rows:
-            return None
-        return Chunk(chunk.batch.take(rows), chunk.positions[rows], chunk.end)
+            return range(len(chunk.batch))
+        return [row for row, each in enumerate(chunk.positions.tolist()) if each not in dead]
 
-    def _pages(self, name: str, chunk: Chunk, size: BatchSize) -> Iterator[Page]:
-        if size.bytes is None:
-            yield Page(chunk.batch, self._text(name, chunk.end))
-            return
-        starts = [0]
-        total = 0
-        for row, each in enumerate(chunk.batch.record_bytes().tolist()):
-            if total and total + each > size.bytes:
-                starts.append(row)
-                total = 0
-            total += each
-        for first, last in zip(starts, [*starts[1:], len(chunk.batch)], strict=True):
-            end = chunk.end if last == len(chunk.batch) else int(chunk.positions[last])
-            yield Page(chunk.batch.take(range(first, last)), self._text(name, end))
+    def _pages(
+        self, name: str, chunk: Chunk, size: BatchSize, seen: int | None = None
+    ) -> Iterator[Page]:
+        """What is valid of *chunk*, namespace by namespace in order of first sight.
 
-    def _text(self, name: str, position: int) -> str:
-        return jsonvalues.dumps([self.listing, name, position]).decode()
+        Args:
+            name: The segment's.
+            chunk: With the records that are not valid: they decide about the order too.
+            size: Of a page.
+            seen: The position of the last record of it that was given already.
+        """
+        if not chunk.namespaces and not self._dead.get(name) and seen is None:
+            if self._chosen is not None and "" not in self._chosen:
+                return
+            if size.bytes is None and len(chunk.batch) <= size.records:
+                yield Page(chunk.batch, self._text(name, chunk.end))
+                return
+        living = set(self._living_rows(name, chunk))
+        runs: list[tuple[str, list[int]]] = []
+        spaces = chunk.namespaces or [""] * len(chunk.batch)
+        for namespace, rows in rows_by_namespace(spaces).items():
+            if seen is not None:
+                at = np.flatnonzero(chunk.positions[rows] == seen)
+                rows = rows[int(at[0]) + 1 :] if len(at) else []
+                seen = None if len(at) else seen
+            if self._chosen is None or namespace in self._chosen:
+                kept = [row for row in rows if row in living]
+                runs += [(namespace, part) for part in _cut(chunk.batch, kept, size)]
+        for number, (namespace, rows) in enumerate(runs, start=1):
+            batch = chunk.batch if len(rows) == len(chunk.batch) else chunk.batch.take(rows)
+            inside = None
+            if number < len(runs):
+                inside = int(chunk.positions[0]), int(chunk.positions[rows[-1]])
+            yield Page(batch.with_(namespace=namespace), self._text(name, chunk.end, inside))
 
-    def _place(self, text: str | None) -> tuple[tuple[int, str], int]:
+    def _text(self, name: str, position: int, inside: tuple[int, int] | None = None) -> str:
+        return jsonvalues.dumps([self.listing, name, position, *(inside or ())]).decode()
+
+    def _place(self, text: str | None) -> _Place:
         if text is None:
-            return (0, ""), 0
+            return _Place((0, ""), 0)
         try:
-            listing, name, position = jsonvalues.loads(text)
-            found = (_order(name), int(position))
+            listing, name, position, *inside = jsonvalues.loads(text)
+            begun, seen = map(int, inside) if inside else (0, 0)
+            found = _Place(_order(name), int(position), (begun, seen) if inside else None)
         except (ValueError, TypeError) as error:
             raise StoreError(f"{self.place}: {text!r} is not a cursor of these files") from error
         if listing != self.listing:
@@ -574,6 +631,22 @@ class Layers:
             f"{self.place}: the files changed since the copy began",
             "start over with --restart, or put the files back as they were, with their times",
         )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a scan goes on: at a position of a segment.
+
+    Attributes:
+        order: The segment's.
+        position: There.
+        inside: Where the chunk before that position began, and its last record that was
+            given, if not all of it was.
+    """
+
+    order: tuple[int, str]
+    position: int
+    inside: tuple[int, int] | None = None
 
 
 class LayeredStore(Target):
@@ -615,28 +688,31 @@ class LayeredStore(Target):
 
     def scan_ids(self, page_size: int = 10_000) -> Iterator[tuple[str, list[Id]]]:
         """Every id once; of Parquet only that column is read."""
-        return (("", ids) for ids in self._layers().scan_ids(page_size))
+        return self._layers().scan_ids(page_size)
 
     def fetch(
         self, ids: Sequence[Id], select: Select = Select.ALL, *, namespace: str = ""
     ) -> Batch:
         """See `Store.fetch`.  The first call reads all ids: 16 bytes of memory a record."""
-        del namespace
-        return self._layers().fetch(ids, select)
+        return self._layers().fetch(ids, select, namespace)
 
     def delete(self, ids: Sequence[Id], *, namespace: str = "") -> None:
         """See `Target.delete`."""
-        del namespace
         if ids:
-            self._unfinished().delete(ids)
+            self._unfinished().delete(ids, namespace)
 
 
 def open_layers(
-    place: Path, base: Sequence[Segment], staged: Path | None, *, layered: bool
+    place: Path,
+    base: Sequence[Segment],
+    staged: Path | None,
+    *,
+    layered: bool,
+    chosen: frozenset[str] | None = None,
 ) -> Layers:
     """The parts in folder *staged*, if it exists, on top of *base*."""
     segments = list(base)
-    gone: dict[int, list[Id]] = {}
+    gone: dict[int, Gone] = {}
     if staged is not None and staged.is_dir():
         known = {each.name for each in segments}
         for path in sorted(staged.iterdir()):
@@ -645,7 +721,7 @@ def open_layers(
             found = _GONE.fullmatch(path.name)
             if found:
                 gone[int(found[1])] = _read_gone(path)
-    return Layers(place, segments, gone, staged, layered=layered)
+    return Layers(place, segments, gone, staged, layered=layered, chosen=chosen)
 
 
 def remove_traces(staged: Path) -> None:
@@ -680,9 +756,9 @@ class IdIndex:
             self.segments.append(segment)
         return number
 
-    def add(self, ids: Sequence[Id], number: int, positions: Positions) -> None:
-        """These ids are at these positions of segment *number*."""
-        hashes = _hashes(ids)
+    def add(self, namespace: str, ids: Sequence[Id], number: int, positions: Positions) -> None:
+        """These ids of *namespace* are at these positions of segment *number*."""
+        hashes = _hashes(namespace, ids)
         order = np.argsort(hashes, kind="stable")
         self._runs.append((hashes[order], ((number << _POSITION_BITS) | positions)[order]))
         while len(self._runs) > 1 and self._worth_merging(self._runs[-2][0], self._runs[-1][0]):
@@ -697,9 +773,9 @@ class IdIndex:
         # a merge holds both runs and the result: without a limit that is twice the index
         return len(older) < 2 * len(newer) and len(older) + len(newer) <= _LONGEST_RUN
 
-    def find(self, ids: Sequence[Id]) -> npt.NDArray[np.int64]:
-        """The packed places whose hash is that of one of *ids*."""
-        wanted = np.unique(_hashes(ids))
+    def find(self, namespace: str, ids: Sequence[Id]) -> npt.NDArray[np.int64]:
+        """The packed places whose hash is that of one of *ids* in *namespace*."""
+        wanted = np.unique(_hashes(namespace, ids))
         found = [np.empty(0, np.int64)]
         for hashes, places in self._runs:
             first = np.searchsorted(hashes, wanted, "left")
@@ -711,8 +787,9 @@ class IdIndex:
         return np.concatenate(found)
 
 
-def _hashes(ids: Sequence[Id]) -> npt.NDArray[np.int64]:
-    return np.fromiter(map(hash, ids), dtype=np.int64, count=len(ids))
+def _hashes(namespace: str, ids: Sequence[Id]) -> npt.NDArray[np.int64]:
+    found = np.fromiter(map(hash, ids), dtype=np.int64, count=len(ids))
+    return found ^ hash(namespace) if namespace else found
 
 
 def _order(name: str) -> tuple[int, str]:
@@ -721,12 +798,28 @@ def _order(name: str) -> tuple[int, str]:
     return (int(found[1]), name) if found else (0, name)
 
 
-def _read_gone(path: Path) -> list[Id]:
+def _read_gone(path: Path) -> Gone:
     try:
-        ids: list[Id] = jsonvalues.loads(path.read_bytes())
+        namespace, ids = jsonvalues.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read: {error}") from error
-    return ids
+    return Gone(namespace, ids)
+
+
+def _cut(batch: Batch, rows: list[int], size: BatchSize) -> Iterator[list[int]]:
+    """*rows* of *batch*, as many at once as *size* lets pass."""
+    sizes = batch.record_bytes().tolist() if size.bytes is not None else None
+    part: list[int] = []
+    total = 0
+    for row in rows:
+        more = sizes[row] if sizes is not None else 0
+        if part and (len(part) == size.records or total + more > (size.bytes or total + more)):
+            yield part
+            part, total = [], 0
+        part.append(row)
+        total += more
+    if part:
+        yield part
 
 
 def missing(place: object) -> CollectionNotFoundError:

@@ -86,12 +86,13 @@ class Columns:
     metadata: str = "metadata"
     vectors: Mapping[str, str] = field(default_factory=dict)
     chosen: frozenset[str] | None = None
+    namespace: str | None = "namespace"
 
     @property
     def names(self) -> frozenset[str]:
         """All of them."""
-        named = self.vectors.values()
-        return frozenset((self.id, self.vector, self.document, self.metadata, *named))
+        names = {self.id, self.vector, self.document, self.metadata, self.namespace}
+        return frozenset(each for each in {*names, *self.vectors.values()} if each is not None)
 
     def vectors_among(self, columns: Iterable[str]) -> dict[str, tuple[VectorKind, str]]:
         """Those of *columns* that hold vectors: column → kind and name, whether chosen or not."""
@@ -116,17 +117,51 @@ class Columns:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Records that lie one after the other in a segment.
+    """Records of a segment, in its order.
 
     Attributes:
-        batch: The records.
+        batch: The records, whatever their namespaces; it names the default one.
         positions: Where each begins.
         end: Where the next one begins.
+        namespaces: Of each record; None where all are in the default one.
     """
 
     batch: Batch
     positions: Positions
     end: int
+    namespaces: Sequence[str] | None = None
+
+    def take(self, rows: Sequence[int]) -> Chunk:
+        """The records at *rows*, in that order."""
+        spaces = self.namespaces
+        return Chunk(
+            self.batch.take(rows),
+            self.positions[list(rows)],
+            self.end,
+            None if spaces is None else [spaces[row] for row in rows],
+        )
+
+    def batches(self) -> Iterator[Batch]:
+        """The records, one batch a namespace."""
+        return parted(self.batch, self.namespaces)
+
+
+def parted(batch: Batch, namespaces: Sequence[str] | None) -> Iterator[Batch]:
+    """The records of *batch*, one batch for each of their *namespaces*; None: all as it says."""
+    if namespaces is None:
+        yield batch
+        return
+    for namespace, rows in rows_by_namespace(namespaces).items():
+        part = batch if len(rows) == len(batch) else batch.take(rows)
+        yield part.with_(namespace=namespace)
+
+
+def rows_by_namespace(namespaces: Sequence[str]) -> dict[str, list[int]]:
+    """Each namespace, in order of first sight, with its rows."""
+    rows: dict[str, list[int]] = {}
+    for row, namespace in enumerate(namespaces):
+        rows.setdefault(namespace, []).append(row)
+    return rows
 
 
 class Segment(Protocol):
@@ -166,6 +201,11 @@ class Segment(Protocol):
         """The vectors that it holds and that are read: name → dimension (0: not known), kind."""
         ...
 
+    @property
+    def has_namespaces(self) -> bool:
+        """Whether its records may lie in others than the default one."""
+        ...
+
     def count(self) -> int:
         """How many records it holds."""
         ...
@@ -178,7 +218,7 @@ class Segment(Protocol):
         """Its records from position *start* up to *stop*, at most *records* at once."""
         ...
 
-    def take(self, positions: Positions, select: Select) -> Batch:
+    def take(self, positions: Positions, select: Select) -> Chunk:
         """The records that begin at these ascending positions."""
         ...
 
@@ -203,13 +243,16 @@ def open_segment(path: Path, name: str, columns: Columns) -> Segment:
 # Tables
 
 
-def to_table(batch: Batch, about: Mapping[str, Any], id_kind: str = "") -> pa.Table:
+def to_table(
+    batch: Batch, about: Mapping[str, Any], id_kind: str = "", *, namespaces: bool = False
+) -> pa.Table:
     """*batch* as the table that is stored; *about* goes into its schema.
 
     Args:
         batch: The records.
         about: What the collection is; JSON.
         id_kind: ``string``, ``integer`` or ``mixed``; by default what the ids ask for.
+        namespaces: Whether there is a column for them even where this batch needs none.
     """
     kind = id_kind or kind_of_ids(batch.ids)
     columns: dict[str, Any] = {}
@@ -220,6 +263,8 @@ def to_table(batch: Batch, about: Mapping[str, Any], id_kind: str = "") -> pa.Ta
     if kind == "mixed":
         types = ["int" if isinstance(each, int) else "str" for each in batch.ids]
         columns[_ID_TYPE] = pa.array(types, pa.string())
+    if namespaces or batch.namespace:
+        columns["namespace"] = pa.array([batch.namespace or None] * len(batch), pa.string())
     columns["document"] = pa.array(batch.documents, pa.string())
     columns["metadata"] = pa.array(batch.metadata.texts(), pa.binary()).cast(pa.string())
     columns |= columns_for(batch)
@@ -242,9 +287,8 @@ def joined_kind(kinds: set[str]) -> str:
 
 def writer_options(table: pa.Schema) -> dict[str, Any]:
     """How a table of ours is written: texts packed, vectors as they are."""
-    packed = {
-        name: "zstd" for name in ("id", _ID_TYPE, "document", "metadata") if name in table.names
-    }
+    texts = ("id", _ID_TYPE, "namespace", "document", "metadata")
+    packed = {name: "zstd" for name in texts if name in table.names}
     packed |= dict.fromkeys(unpacked_paths(table.names), "none")
     statistics = ["id"]
     return {"compression": packed, "use_dictionary": False, "write_statistics": statistics}
@@ -253,17 +297,20 @@ def writer_options(table: pa.Schema) -> dict[str, Any]:
 class TableWriter:
     """A Parquet file that grows by batches; holds one row group in memory."""
 
-    def __init__(self, path: Path, about: Mapping[str, Any], id_kind: str) -> None:
+    def __init__(
+        self, path: Path, about: Mapping[str, Any], id_kind: str, *, namespaces: bool = False
+    ) -> None:
         self._path = path
         self._about = about
         self._id_kind = id_kind
+        self._namespaces = namespaces
         self._writer: Any = None
         self._waiting: list[Any] = []
         self._waiting_bytes = 0
 
     def add(self, batch: Batch) -> None:
         """Append *batch*."""
-        self.add_table(to_table(batch, self._about, self._id_kind))
+        self.add_table(to_table(batch, self._about, self._id_kind, namespaces=self._namespaces))
 
     def add_table(self, table: pa.Table) -> None:
         """Append a table; all have one schema."""
@@ -377,6 +424,22 @@ def _rows_of(
     }
 
 
+def joined_chunks(chunks: Sequence[Chunk]) -> Chunk:
+    """One chunk of all records, in order."""
+    if len(chunks) == 1:
+        return chunks[0]
+    spaces = None
+    if any(each.namespaces is not None for each in chunks):
+        spaces = [one for each in chunks for one in each.namespaces or [""] * len(each.batch)]
+    positions = [each.positions for each in chunks]
+    return Chunk(
+        concatenated([each.batch for each in chunks]),
+        np.concatenate(positions) if positions else np.empty(0, np.int64),
+        chunks[-1].end if chunks else 0,
+        spaces,
+    )
+
+
 def _presence(batch: Batch, name: str) -> BoolArray:
     if name not in batch.vectors:
         return np.zeros(len(batch), np.bool_)
@@ -449,6 +512,8 @@ class RowReader:
     def names_for(self, select: Select) -> list[str]:
         """The columns that have to be read for *select*."""
         names = [self.columns.id]
+        if self.columns.namespace is not None:
+            names.append(self.columns.namespace)
         if self.has_id_type:
             names.append(_ID_TYPE)
         if Select.VECTORS in select:
@@ -483,6 +548,23 @@ class RowReader:
                 )
         metadata = self._metadata(rows) if Select.METADATA in select else Metadata.of([None] * n)
         return vectors.of(Batch(self._ids(rows, first), {}, documents, metadata))
+
+    def namespaces(self, rows: Any) -> list[str] | None:
+        """Of each of *rows*; None where all are in the default one.
+
+        Raises:
+            StoreError: The column does not hold text.
+        """
+        name = self.columns.namespace
+        if name is None or name not in rows.schema.names:
+            return None
+        found = rows.column(name).to_pylist()
+        if not all(each is None or isinstance(each, str) for each in found):
+            raise StoreError(
+                f"{self.place}: column {name!r} is not text, and holds no namespaces",
+                "`columns: {namespace: null}` makes it metadata; or say which column does",
+            )
+        return [each or "" for each in found] if any(found) else None
 
     def _ids(self, rows: Any, first: int) -> list[Id]:
         column = rows.column(self.columns.id)
@@ -706,6 +788,11 @@ class ParquetSegment:
                 break
         return specs
 
+    @property
+    def has_namespaces(self) -> bool:
+        """Whether it has a column of them."""
+        return self._rows.columns.namespace in self.schema.names
+
     def count(self) -> int:
         """How many records it holds."""
         return self._group_starts[-1]
@@ -732,12 +819,13 @@ class ParquetSegment:
             ):
                 skip, end = max(0, start - row), min(rows.num_rows, last - row)
                 if skip < end:
-                    batch = self._rows.batch(rows.slice(skip, end - skip), select, row + skip)
+                    part = rows.slice(skip, end - skip)
+                    batch = self._rows.batch(part, select, row + skip)
                     positions = np.arange(row + skip, row + end, dtype=np.int64)
-                    yield Chunk(batch, positions, row + end)
+                    yield Chunk(batch, positions, row + end, self._rows.namespaces(part))
                 row += rows.num_rows
 
-    def take(self, positions: Positions, select: Select) -> Batch:
+    def take(self, positions: Positions, select: Select) -> Chunk:
         """The records in these ascending rows; reads only the row groups they lie in."""
         starts = np.asarray(self._group_starts)
         groups = np.unique(np.searchsorted(starts, positions, side="right") - 1)
@@ -755,9 +843,11 @@ class ParquetSegment:
                     here = _between(positions, row, row + rows.num_rows)
                     if len(here):
                         picked = rows.take(pa.array(here - row))
-                        found.append(self._rows.batch(picked, select, int(here[0])))
+                        batch = self._rows.batch(picked, select, int(here[0]))
+                        spaces = self._rows.namespaces(picked)
+                        found.append(Chunk(batch, here, int(here[-1]) + 1, spaces))
                     row += rows.num_rows
-        return concatenated(found)
+        return joined_chunks(found)
 
     @property
     def _group_starts(self) -> list[int]:
@@ -861,6 +951,11 @@ class LinesSegment:
         """``unknown``: every line may have its own."""
         return "unknown"
 
+    @property
+    def has_namespaces(self) -> bool:
+        """Every line may have its own, unless it is told that none has."""
+        return self._columns.namespace is not None
+
     @cached_property
     def vectors(self) -> Mapping[str, VectorSpec]:
         """The vectors of the first records that are read: name → dimension, kind."""
@@ -924,7 +1019,7 @@ class LinesSegment:
             if lines:
                 yield self._chunk(lines, positions, offset, select)
 
-    def take(self, positions: Positions, select: Select) -> Batch:
+    def take(self, positions: Positions, select: Select) -> Chunk:
         """The records that begin at these ascending offsets."""
         lines = []
         offset = 0
@@ -937,7 +1032,7 @@ class LinesSegment:
                 line = stream.readline()
                 offset = position + len(line)
                 lines.append(line)
-        return self._chunk(lines, positions.tolist(), offset, select).batch
+        return self._chunk(lines, positions.tolist(), offset, select)
 
     def _chunk(self, lines: list[bytes], positions: list[int], end: int, select: Select) -> Chunk:
         try:
@@ -978,7 +1073,18 @@ class LinesSegment:
                 self._metadata(each, keys, positions[row]) for row, each in enumerate(objects)
             ])  # fmt: skip
         batch = vectors.of(Batch(ids, {}, documents, metadata))
-        return Chunk(batch, np.array(positions, dtype=np.int64), end)
+        places = np.array(positions, dtype=np.int64)
+        return Chunk(batch, places, end, self._namespaces(objects, positions))
+
+    def _namespaces(self, objects: list[dict[str, Any]], positions: list[int]) -> list[str] | None:
+        name = self._columns.namespace
+        if name is None:
+            return None
+        found = [each.get(name) for each in objects]
+        for row, each in enumerate(found):
+            if each is not None and not isinstance(each, str):
+                self._fail(positions[row], f"{name!r} is not text, and names no namespace")
+        return [each or "" for each in found] if any(found) else None
 
     def _refuse_repeated_keys(
         self, objects: list[Any], lines: list[bytes], positions: list[int]
@@ -1055,6 +1161,7 @@ class LinesWriter:
     def __init__(self, path: Path, final_name: str, columns: Columns) -> None:
         names = (columns.id, columns.vector, columns.document, columns.metadata)
         self._keys = [orjson.dumps(each) + b":" for each in names]
+        self._namespace_key = orjson.dumps(columns.namespace or Columns.namespace) + b":"
         kinds = {".gz": "gzip", ".zst": "zstd"}
         self._stream = pa.output_stream(
             str(path), compression=kinds.get(Path(final_name.lower()).suffix)
@@ -1071,6 +1178,8 @@ class LinesWriter:
             if b"\n" in text:  # JSON text of others may be spread over lines
                 text = jsonvalues.dumps(jsonvalues.loads(text))
             parts = [b"{", id_key, jsonvalues.dumps(batch.ids[row])]
+            if batch.namespace:
+                parts += [b",", self._namespace_key, orjson.dumps(batch.namespace)]
             if vectors is not None and (mask is None or mask[row]):
                 parts += [b",", vector_key, numbers_text(vectors[row])]
             for key, value in json_parts(batch, row) if has_more else ():

@@ -115,18 +115,22 @@ class ToyStore(Target):
 
     def search(self, queries, k, *, vector="", exact=False, namespace=""):
         batch = joined(self.here["rows"].values())
-        array, metric = batch.vectors[vector], self.describe().vectors[vector].metric
-        close = queries.astype(float) @ array.T
-        if metric is Metric.L2:
-            close = -np.linalg.norm(queries[:, None].astype(float) - array, axis=2)
-        elif metric is Metric.COSINE:
-            close = close / np.linalg.norm(array, axis=1)
-        order = np.argsort(-close, axis=1)[:, :k]
-        scores = np.take_along_axis(close, order, 1).tolist()
-        return Hits([[batch.ids[row] for row in rows] for rows in order], scores, True)
+        metric = self.describe().vectors[vector].metric
+        return nearest(metric, batch.ids, batch.vectors[vector], queries, k)
 
     def close(self):
         pass
+
+
+def nearest(metric, ids, vectors, queries, k):
+    close = queries.astype(float) @ vectors.T
+    if metric is Metric.L2:
+        close = -np.linalg.norm(queries[:, None].astype(float) - vectors, axis=2)
+    elif metric is Metric.COSINE:
+        close = close / np.linalg.norm(vectors, axis=1)
+    order = np.argsort(-close, axis=1)[:, :k]
+    scores = np.take_along_axis(close, order, 1).tolist()
+    return Hits([[ids[row] for row in rows] for rows in order], scores, True)
 
 
 class TestToyStore(StoreConformance):
