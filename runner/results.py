@@ -39,6 +39,7 @@ class Side:
         state: One phrase: ``exists``, ``does not exist, will be created`` …
         index: The search index, in words; empty if unknown.
         storage_bytes: What it takes up in its store; None if the store does not say.
+        namespaces: In how many namespaces it lies; None if its store has none.
     """
 
     store: str
@@ -49,6 +50,7 @@ class Side:
     state: str = ""
     index: str = ""
     storage_bytes: int | None = None
+    namespaces: int | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ __all__ = [
     "clean",
     "clock",
     "duration",
+    "in_namespaces",
     "moment",
     "named",
     "named_list",
@@ -69,6 +70,11 @@ def named_list(records: Iterable[tuple[str, Id]], most: int = 3) -> str:
     found = list(records)
     more = f" {_HAIR}" if len(found) > most else ""
     return ", ".join(named(*each) for each in found[:most]) + more
+
+
+def in_namespaces(count: int | None) -> str:
+    """`` in 3 namespaces``; empty where that is not worth a word."""
+    return f" in {count:,} namespaces" if count is not None and count > 1 else ""
 
 
 def shown_list(identifiers: Iterable[Id], most: int = 3) -> str:

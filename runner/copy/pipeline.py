@@ -31,7 +31,7 @@ from runner.errors import (
 )
 from runner.model import Batch, BatchSize, Page, Partition, VectorSpec
 from runner.stores.base import Source, Target
-from runner.words import shown_list
+from runner.words import named_list
 
 
 @dataclass(frozen=True)
@@ -397,10 +397,11 @@ class Copier:
             with self._lock:
                 self.journal.note_overwritten(batch.namespace, ids, self.settings.overwrite)
             return
+        names = [(batch.namespace, each) for each in ids]
         records = "a record" if len(ids) == 1 else f"{len(ids):,} records"
         raise HazardError(
             f"hazard overwrite-records: the target holds {records} that somebody else wrote since "
-            f"this run began, under ids that it would write: {shown_list(ids[:10])}",
+            f"this run began, under ids that it would write: {named_list(names)}",
             "if they may be overwritten: `run … --allow overwrite-records`, or "
             "`allow: [overwrite-records]` in the plan; else remove them there and run again, or "
             "take the run back with `runner rollback`, which leaves them",

@@ -15,6 +15,7 @@ from runner.words import (
     brief,
     clean,
     duration,
+    in_namespaces,
     moment,
     number,
     plural,
@@ -124,7 +125,7 @@ def _end(side: Side, short: Callable[[str], str]) -> tuple[str, ...]:
     return (
         short(side.store),
         short(side.place),
-        "" if side.records is None else number(side.records),
+        "" if side.records is None else number(side.records) + in_namespaces(side.namespaces),
         "" if side.dim is None else number(side.dim),
         short(side.metric),
         short(side.index),

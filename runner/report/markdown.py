@@ -29,6 +29,7 @@ from runner.words import (
     clean,
     clock,
     duration,
+    in_namespaces,
     moment,
     number,
     plural,
@@ -190,7 +191,8 @@ def _inspected(found: InspectedSide) -> list[str]:
     remarks = _remarks(found.remarks, "Remarks")
     if about_.records is None:
         return [head, _text(about_.state) or "does not exist", remarks]
-    facts = [f"{plural(about_.records, 'record')}, about {size(found.average_record_bytes)} each"]
+    records = plural(about_.records, "record") + in_namespaces(about_.namespaces)
+    facts = [f"{records}, about {size(found.average_record_bytes)} each"]
     facts += [f"vector {_code(name)}: {_text(text)}" for name, text in found.vectors.items()]
     if about_.index:
         facts.append(f"index: {_text(about_.index)}")
@@ -279,7 +281,9 @@ def _ends(source: Side, target: Side) -> str:
                 word,
                 _text(side.store),
                 _code(side.place, in_table=True),
-                "" if side.records is None else number(side.records),
+                ""
+                if side.records is None
+                else number(side.records) + in_namespaces(side.namespaces),
                 "" if side.dim is None else number(side.dim),
                 _text(side.metric),
                 _text(side.index),

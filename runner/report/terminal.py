@@ -40,6 +40,7 @@ from runner.words import (
     clean,
     clock,
     duration,
+    in_namespaces,
     moment,
     number,
     plural,
@@ -330,7 +331,7 @@ def _inspected(found: InspectedSide, console: Console, verbose: bool) -> None:
 
 
 def _records_line(found: InspectedSide) -> str:
-    text = number(found.about.records)
+    text = number(found.about.records) + in_namespaces(found.about.namespaces)
     if found.average_record_bytes:
         text += f" · about {size(found.average_record_bytes)} each"
     return text
@@ -490,7 +491,7 @@ def _ends(console: Console, source: Side, target: Side) -> None:
 def _side_facts(side: Side) -> str:
     facts = []
     if side.records is not None:
-        facts.append(plural(side.records, "record"))
+        facts.append(plural(side.records, "record") + in_namespaces(side.namespaces))
         if side.dim:
             facts.append(plural(side.dim, "dim"))
         if side.metric:

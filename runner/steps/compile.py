@@ -50,7 +50,7 @@ from runner.steps.model import (
 )
 from runner.steps.preflight import Preflight
 from runner.transform import FieldEffect
-from runner.words import plural, shown, shown_list
+from runner.words import named, plural, shown_list
 
 _ASSUMED_WRITES_PER_S = {
     "pgvector": 10_000.0,
@@ -388,8 +388,8 @@ def _sample_faults(document: PlanDocument, found: Preflight, *, show_values: boo
     faults = []
     for (step, reason), rows in grouped.items():
         count = "1 record" if len(rows) == 1 else f"{len(rows):,} records"
-        what = f"{count} of {found.before.records:,} looked at, e.g. id {shown(rows[0].id)}: "
-        what += reason
+        first = named(rows[0].namespace, rows[0].id)
+        what = f"{count} of {found.before.records:,} looked at, e.g. id {first}: {reason}"
         if show_values and rows[0].value:
             what += f"; found {rows[0].value}"
         if step in policies:

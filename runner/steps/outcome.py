@@ -79,6 +79,9 @@ def side_of(
         state=state,
         index=str(spec.index) if spec.index is not None else "",
         storage_bytes=store.storage_bytes() if records is not None else None,
+        namespaces=len(store.namespaces())
+        if records is not None and store.capabilities.namespaces
+        else None,
     )
 
 

@@ -40,7 +40,7 @@ from runner.steps.inventory import Inventory, take_inventory
 from runner.stores.base import CanSwap, Source, Store, Target
 from runner.stores.whereabouts import overlap
 from runner.transform_loader import Chain, load_chain
-from runner.words import named_list
+from runner.words import named_list, plural
 
 SAMPLE = 1000
 _INDEX_PARAMS = ("m", "ef_construction", "ef_search", "lists", "probes")
@@ -186,7 +186,7 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
     _judge_mapped_ids(found, source, preparation, target)
     if appends and found.target_count:
         found.collisions = _collisions(source, preparation, target)
-    found.query_problem = _query_problem(document, source_spec)
+    found.query_problem = _query_problem(document, source_spec, census)
     return found
 
 
@@ -518,7 +518,7 @@ def _collisions(source: Source, preparation: Preparation, target: Target) -> int
     )
 
 
-def _query_problem(document: PlanDocument, spec: CollectionSpec) -> str:
+def _query_problem(document: PlanDocument, spec: CollectionSpec, census: IdCensus) -> str:
     queries = document.validation.queries
     if queries is None or queries.file is None:
         return ""
@@ -528,6 +528,11 @@ def _query_problem(document: PlanDocument, spec: CollectionSpec) -> str:
         return f"{queries.file.name} cannot be read as Parquet: {error}"
     if "vector" not in schema.names:
         return f"{queries.file.name} has no column `vector`; it has {', '.join(schema.names)}"
+    if set(census.namespaces) - {""} and "namespace" not in schema.names:
+        return (
+            f"{queries.file.name} has no column `namespace`, and the records lie in "
+            f"{plural(len(census.namespaces), 'namespace')}: each query is asked in one"
+        )
     dims = {each.dim for each in spec.dense.values()}
     column = parquet.read_table(queries.file, columns=["vector"]).column("vector")
     lengths = {len(each) for each in column.to_pylist() if each is not None}

@@ -12,9 +12,11 @@ import pytest
 from runner import load_plan
 from runner.copy.journal import Journal, audit_is_whole
 from runner.errors import JournalError
+from runner.model import CollectionSpec, VectorSpec
 from runner.results import Verdict
+from runner.stores.base import Access
 from tests.crash.killer import Killer
-from tests.e2e.places import PAIRS, Places, records
+from tests.e2e.places import DIM, PAIRS, Places, records
 
 COUNT = 120
 _names = itertools.count()
@@ -67,6 +69,37 @@ def test_a_killed_run_goes_on_and_ends_the_same(
     killer.run(chance.randint(2, effects // 3), path, served.environment)
     killer.run(0, path, served.environment)
     assert_as_undisturbed(path, to, served, expected)
+
+
+@pytest.mark.parametrize("way", ["into a field", "and back"])
+def test_a_killed_run_goes_on_in_every_namespace(places: Places, killer: Killer, way: str) -> None:
+    """On the way back every page holds records of all: their UUIDs lie side by side in Qdrant."""
+    kept, field = places.options("files", "kept"), places.options("qdrant-edge", "field")
+    with places.opened(kept, Access.WRITE) as target:
+        spec = CollectionSpec("kept", {"": VectorSpec(DIM)}, id_kind="string", namespaces="both")
+        target.create(spec)
+        for seed, namespace in enumerate(("", "acme", "globex")):
+            target.write(records(COUNT // 3, seed=seed).with_(namespace=namespace))
+        target.finish(spec)
+    more = {"batch_size": 10, "validation": {"level": "quick", "ids": "full"}}
+    there = places.plan(kept, field, "there", namespace_to={"field": "tenant"}, **more)
+    if way == "and back":
+        killer.run(0, there, places.environment)
+    for name in ("calm", *"abcdef"):
+        to = places.options("files" if way == "and back" else "qdrant-edge", f"to_{name}")
+        plan = (
+            places.plan(field, to, name, **more)
+            if way == "and back"
+            else places.plan(kept, to, name, namespace_to={"field": "tenant"}, **more)
+        )
+        if name == "calm":
+            effects = killer.run(0, plan, places.environment).effects
+            expected = places.digest(to).hex()
+            continue
+        point = effects * (ord(name) - ord("a") + 1) // 8
+        assert killer.run(point, plan, places.environment).died
+        killer.run(0, plan, places.environment)
+        assert_as_undisturbed(plan, to, places, expected)
 
 
 @pytest.mark.long

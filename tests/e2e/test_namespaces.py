@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 
 from runner import load_plan, stores
 from runner.copy.ids import uuid_for
 from runner.copy.journal import BatchRow, Journal
-from runner.errors import CapabilityError, StoreError
+from runner.errors import CapabilityError, PlanError, StoreError
 from runner.model import Batch, CollectionSpec, Metadata, VectorSpec
 from runner.plan import schema
+from runner.report.markdown import to_markdown
 from runner.results import RunResult, Verdict
 from runner.stores.base import Access
 from tests.conformance.test_toy import PLACES
@@ -98,6 +101,39 @@ def test_only_the_chosen_namespaces_are_read(places: Places) -> None:
     result = move(places, source, at("there"))
     assert result.records == 2 * COUNT + 3
     assert places.digest(at("there")) == places.digest(source)
+
+
+def test_screens_say_in_how_many_namespaces_the_records_lie(places: Places) -> None:
+    fill(places, at("sent"), tenants("", "acme", "globex"))
+    plan = load_plan(places.plan(at("sent"), places.options("files", "there")))
+    found = plan.dry_run()
+    assert found.source.namespaces == 3
+    assert f"{3 * COUNT + 3} in 3 namespaces" in to_markdown(found)
+    assert plan.run().target.namespaces == 3
+    source, target = plan.inspect().sides
+    assert (source.about.namespaces, target.about.namespaces) == (3, 3)
+
+
+def test_a_namespace_that_is_not_there_is_warned_of(places: Places) -> None:
+    fill(places, at("sent"), tenants("acme"))
+    source = {**at("sent"), "namespaces": ["acme", "acne"]}
+    (warning,) = load_plan(places.plan(source, at("there"))).dry_run().warnings
+    assert 'no records in "acne"' in warning.what
+
+
+def test_questions_are_asked_in_the_namespace_that_they_name(places: Places) -> None:
+    sent = tenants("acme", "globex")
+    fill(places, at("sent"), sent)
+    rows = [(batch.namespace, row) for batch in sent for row in batch.vector[:5].tolist()]
+    table = pa.table({"vector": [row for _, row in rows], "namespace": [each for each, _ in rows]})
+    parquet.write_table(table.select(["vector"]), places.folder / "questions.parquet")
+    checks = {"queries": {"file": "questions.parquet", "k": 3}}
+    path = places.plan(at("sent"), at("there"), validation=checks)
+    with pytest.raises(PlanError, match="has no column `namespace`"):
+        load_plan(path).run()
+    parquet.write_table(table, places.folder / "questions.parquet")
+    evidence = check(load_plan(path).run(), "queries").evidence
+    assert evidence["recall_source"] == evidence["recall_target"] == [1.0] * 10
 
 
 def test_a_target_without_namespaces_needs_a_word_on_where_they_go(places: Places) -> None:
