@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import termios
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,14 @@ from tests.e2e.held_back import held_back, interrupted, wait_for_a_batch
 from tests.e2e.places import Places, records
 
 COUNT = 300
+
+
+@pytest.fixture(autouse=True)
+def hangups_are_noticed() -> Iterator[None]:
+    """Tests that run under nohup would let their children ignore it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture
