@@ -58,7 +58,7 @@ from runner.model import (
     VectorSpec,
 )
 from runner.stores.base import Access, Location, Target
-from runner.stores.weaviate_objects import is_id
+from runner.stores.weaviate_objects import is_id, unreadable
 from runner.stores.weaviate_schema import (
     KEY_PATTERN,
     REFERENCE,
@@ -74,7 +74,7 @@ from runner.stores.weaviate_schema import (
     vector_settings,
 )
 from runner.stores.weaviate_tenants import Tenants
-from runner.stores.weaviate_view import NIL, PAGE, Shape, View, before, cut, joined
+from runner.stores.weaviate_view import PAGE, Shape, View, before, cut, joined
 from runner.stores.weaviate_wire import Address, Wire, ids_filter
 from runner.stores.weaviate_write import REFUSED_KINDS, Writer, level_of
 from runner.stores.whereabouts import Whereabouts, host_of
@@ -229,6 +229,14 @@ class WeaviateStore(Target):
                     f"{self.location.side}.collection",
                 )
             )
+        lost = [name for each in shape.properties.values() for name in unreadable(each)]
+        if lost:
+            found.append(
+                self._problem(
+                    f"{self._place}: {', '.join(lost)} cannot be asked for: beside a blob, the "
+                    "server reads a capital at the beginning of a name as a small letter"
+                )
+            )
         if shape.replicas > 1:
             found.append(
                 Finding(
@@ -271,7 +279,7 @@ class WeaviateStore(Target):
     ) -> Iterator[Page]:
         """Objects by ascending id.  A cursor is the last id seen: deleting it does no harm."""
         tenant = partition.namespace
-        if not self._tenants.reach(tenant):
+        if not self._view.reach(tenant):
             return
         self._view.look()
         start = after if after is not None else before(partition.lower)
@@ -280,11 +288,11 @@ class WeaviateStore(Target):
             for page in cut(batch, batch_size.bytes):
                 yield Page(page, str(page.ids[-1]))
 
-    def scan_ids(self, page_size: int = 10_000) -> Iterator[list[Id]]:
+    def scan_ids(self, page_size: int = 10_000) -> Iterator[tuple[str, list[Id]]]:
         """Every id once, ascending within a tenant."""
         for tenant in self._reached():
             for batch in self._view.ranged(None, None, min(page_size, PAGE), Select(0), tenant):
-                yield batch.ids
+                yield tenant, batch.ids
 
     def fetch(
         self, ids: Sequence[Id], select: Select = Select.ALL, *, namespace: str = ""
@@ -292,7 +300,7 @@ class WeaviateStore(Target):
         """The records with these ids, in the order of *ids*."""
         wanted = [str(each) for each in dict.fromkeys(ids) if is_id(each)]
         parts = []
-        if self._tenants.reach(namespace):
+        if self._view.reach(namespace):
             step = self._view.first_limit(BatchSize(_FETCHED), select)
             for at in range(0, len(wanted), step):
                 parts += self._view.retrieve(wanted[at : at + step], select, namespace)
@@ -303,7 +311,7 @@ class WeaviateStore(Target):
 
     def _reached(self) -> list[str]:
         """The tenants that are covered, awake."""
-        return [each for each in self.namespaces() if self._tenants.reach(each)]
+        return [each for each in self.namespaces() if self._view.reach(each)]
 
     # Making and removing the collection
 
@@ -335,6 +343,8 @@ class WeaviateStore(Target):
         fields, properties = self._proposed_properties(wanted)
         kept = ("vector_settings", "inverted_index", "description", "tenants")
         extra = {key: wanted.extra[key] for key in kept if key in wanted.extra}
+        if self._option("tenants") and "tenants" not in extra:
+            extra["tenants"] = {"enabled": True}
         proposed = CollectionSpec(
             name=self._collection,
             vectors={
@@ -528,7 +538,7 @@ class WeaviateStore(Target):
     def delete(self, ids: Sequence[Id], *, namespace: str = "") -> None:
         """Remove these objects."""
         known = [str(each) for each in ids if is_id(each)]
-        if not known or not self._tenants.reach(namespace):
+        if not known or not self._view.reach(namespace):
             return
         level = level_of(self._view.now())
         for at in range(0, len(known), _DELETED):
@@ -557,7 +567,7 @@ class WeaviateStore(Target):
         shape = self._view.now()
         theirs = shape.names[vector if vector in shape.names else next(iter(shape.names))]
         found = []
-        if self._tenants.reach(namespace):
+        if self._view.reach(namespace):
             for query in queries:
                 request = self._view.request(Select(0), namespace)
                 request.limit = k
@@ -586,9 +596,9 @@ class WeaviateStore(Target):
 _ANY_ID = base_pb2.Filters(
     operator=base_pb2.Filters.OPERATOR_NOT_EQUAL,
     target=base_pb2.FilterTarget(property="_id"),
-    value_text=NIL,
+    value_text="ffffffff-ffff-0fff-0fff-ffffffffffff",
 )
-"""Lets every object through but the one whose id is zero."""
+"""Lets every object through: no rule makes an id like this one."""
 
 
 def _described(found: Mapping[str, Any]) -> tuple[str, str | None]:

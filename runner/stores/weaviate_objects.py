@@ -20,8 +20,8 @@ from runner.model import FloatArray
 from runner.stores.weaviate_schema import REFERENCE, Property
 
 __all__ = [
-    "beacons", "decode", "is_id", "properties_request", "put", "said_exactly", "vector_message",
-    "vectors_of",
+    "beacons", "decode", "is_id", "properties_request", "put", "said_exactly", "unreadable",
+    "vector_message", "vectors_of",
 ]  # fmt: skip
 
 _MOST_INT = 2**53
@@ -286,7 +286,7 @@ def properties_request(properties: Mapping[str, Property]) -> search_get_pb2.Pro
     """Asks for these properties by name, blobs too; references come another way."""
     request = search_get_pb2.PropertiesRequest()
     for name, each in properties.items():
-        if each.nested:
+        if _holds_blob(each):
             request.object_properties.append(_nested_request(each))
         elif each.type != REFERENCE:
             request.non_ref_properties.append(name)
@@ -294,11 +294,32 @@ def properties_request(properties: Mapping[str, Property]) -> search_get_pb2.Pro
 
 
 def _nested_request(prop: Property) -> search_get_pb2.ObjectPropertiesRequest:
+    """Names all that is inside: an object that is asked for by its own name lacks its blobs."""
     return search_get_pb2.ObjectPropertiesRequest(
         prop_name=prop.name,
         primitive_properties=[name for name, each in prop.nested.items() if not each.nested],
         object_properties=[_nested_request(each) for each in prop.nested.values() if each.nested],
     )
+
+
+def _holds_blob(prop: Property) -> bool:
+    return any(each.type == "blob" or _holds_blob(each) for each in prop.nested.values())
+
+
+def unreadable(prop: Property) -> list[str]:
+    """Names inside *prop* that no request can ask for, as ``object.Name``.
+
+    The server turns a capital at the beginning of a name in a request into a small letter,
+    but for objects that are asked for whole.
+    """
+    return _capitals(prop) if _holds_blob(prop) else []
+
+
+def _capitals(prop: Property) -> list[str]:
+    found = [f"{prop.name}.{name}" for name in prop.nested if name[:1].isupper()]
+    for each in prop.nested.values():
+        found += [f"{prop.name}.{name}" for name in _capitals(each)]
+    return found
 
 
 def beacons(found: Mapping[str, Any], references: Sequence[str]) -> dict[str, list[str]]:

@@ -50,25 +50,10 @@ class Tenants:
         self._lock = threading.RLock()
 
     def covered(self) -> list[str]:
-        """The tenants that the plan's side covers, sorted.
-
-        Raises:
-            StoreError: The plan names one that does not exist, of a source.
-        """
-        states = self._known()
-        if self._chosen is None:
-            wanted = sorted(states)
-        else:
-            wanted = sorted(set(self._chosen))
-            missing = [each for each in wanted if each not in states]
-            if missing and self._side == "source":
-                raise StoreError(
-                    f"{self._collection} has no tenant {_some(missing)}",
-                    f"correct `{self._side}.tenants`",
-                )
-            wanted = [each for each in wanted if each in states]
+        """The tenants that the plan's side covers, sorted; those that it names, in any case."""
+        wanted = sorted(self._known() if self._chosen is None else set(self._chosen))
         if self._inactive == "leave":
-            wanted = [each for each in wanted if self.is_awake(each)]
+            wanted = [each for each in wanted if self._known().get(each, _ACTIVE) == _ACTIVE]
         return wanted
 
     def is_awake(self, tenant: str) -> bool:
@@ -108,28 +93,39 @@ class Tenants:
                     self._states = None
 
     def findings(self) -> list[Finding]:
-        """What is to be known of inactive tenants."""
+        """What is to be known of tenants that are missing or inactive."""
         states = self._known()
-        wanted = states.keys() if self._chosen is None else states.keys() & set(self._chosen)
-        asleep = sorted(each for each in wanted if states[each] != _ACTIVE)
-        if not asleep:
-            return []
-        what = f"{len(asleep):,} of {len(wanted):,} tenants are inactive ({_some(asleep)})"
+        wanted = states.keys() if self._chosen is None else set(self._chosen)
+        missing = sorted(wanted - states.keys())
+        asleep = sorted(each for each in wanted & states.keys() if states[each] != _ACTIVE)
+        found = []
+        if missing and self._side == "source":
+            found.append(
+                Finding(
+                    f"{self._collection} has no tenant {_some(missing)}",
+                    f"correct `{self._side}.tenants`",
+                    key=f"{self._side}.tenants",
+                )
+            )
+        if asleep:
+            found.append(
+                self._asleep(
+                    f"{len(asleep):,} of {len(wanted):,} tenants are inactive ({_some(asleep)})"
+                )
+            )
+        return found
+
+    def _asleep(self, what: str) -> Finding:
+        key = f"{self._side}.inactive_tenants"
         match self._inactive:
             case "activate":
                 what += "; they are activated, and put back at the end"
                 hint = "allow the hazard activate-tenants"
-                return [Finding(what, hint, Severity.WARNING, "activate-tenants")]
+                return Finding(what, hint, Severity.WARNING, "activate-tenants")
             case "leave":
-                return [Finding(f"{what}; they are not copied", "", Severity.WARNING,
-                                f"{self._side}.inactive_tenants")]  # fmt: skip
-        return [
-            Finding(
-                f"{what}; they cannot be read so",
-                f"write `{self._side}.inactive_tenants: activate`, or `leave` to copy the others",
-                key=f"{self._side}.inactive_tenants",
-            )
-        ]
+                return Finding(f"{what}; they are not copied", "", Severity.WARNING, key)
+        hint = f"write `{key}: activate`, or `leave` to copy the others"
+        return Finding(f"{what}; they cannot be read so", hint, key=key)
 
     def put_back(self) -> None:
         """Give the tenants that were activated the state they had."""

@@ -181,6 +181,16 @@ class View:
             raise self.missing()
         return shape
 
+    def reach(self, tenant: str) -> bool:
+        """See to it that *tenant* can be read; False if there is no such, of whatever kind.
+
+        Raises:
+            StoreError: It is inactive, and the plan does not say to activate it.
+        """
+        if bool(tenant) != self.now().has_tenants:
+            return False
+        return self._tenants.reach(tenant)
+
     def forget(self) -> None:
         """The class was made or removed."""
         self._shape = None
