@@ -34,6 +34,7 @@ _PACKAGES = {
     "files": ["pyarrow"],
     "pgvector": ["psycopg2-binary"],
     "qdrant": ["qdrant-client", "qdrant-edge-py"],
+    "weaviate": ["weaviate-client"],
 }
 _MOST_POINTS = 300
 
