@@ -21,8 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-from weaviate.proto.v1 import base_pb2, batch_delete_pb2
+from weaviate.proto.v1 import batch_delete_pb2
 
 from runner import jsonvalues
 from runner.errors import (
@@ -30,6 +29,7 @@ from runner.errors import (
     Id,
     PartialWriteError,
     PlanError,
+    StoreError,
     TransientStoreError,
 )
 from runner.model import (
@@ -73,6 +73,7 @@ from runner.stores.weaviate_schema import (
     name_problem,
     vector_settings,
 )
+from runner.stores.weaviate_search import nearest
 from runner.stores.weaviate_tenants import Tenants
 from runner.stores.weaviate_view import PAGE, Shape, View, before, cut, joined
 from runner.stores.weaviate_wire import Address, Wire, ids_filter
@@ -161,8 +162,7 @@ class WeaviateStore(Target):
         shape = self._view.look()
         if shape is None:
             return None
-        settings, found = vector_settings(shape.settings), shape.settings
-        carried = {ours: settings[theirs] for ours, theirs in shape.names.items()}
+        carried, found = self._view.vectors(), shape.settings
         extra = {
             "vector_name": shape.names.get(DEFAULT_VECTOR, ""),
             "vector_settings": carried,
@@ -381,7 +381,7 @@ class WeaviateStore(Target):
         asked = self._option("index") or {}
         carried = wanted if wanted is not None else IndexSpec("hnsw")
         kind = str(asked.get("type") or carried.type)
-        if kind not in ("hnsw", "flat", "dynamic", "none"):
+        if kind not in ("hnsw", "flat", "dynamic"):
             kind = "hnsw"
         params = dict(carried.params) if carried.type == "hnsw" else {}
         params |= {key: value for key, value in asked.items() if key != "type"}
@@ -564,41 +564,22 @@ class WeaviateStore(Target):
         namespace: str = "",
     ) -> Hits:
         """The nearest objects by distance: the dot product's with its sign turned, l2 squared."""
-        shape = self._view.now()
-        theirs = shape.names[vector if vector in shape.names else next(iter(shape.names))]
-        found = []
+        names = self._view.now().names
+        if vector not in names:
+            raise StoreError(
+                f"{self._place} has no vector {vector!r}; it has: {', '.join(sorted(names))}"
+            )
+        found: list[list[tuple[str, float]]] = [[] for _ in queries]
         if self._view.reach(namespace):
-            for query in queries:
-                request = self._view.request(Select(0), namespace)
-                request.limit = k
-                request.metadata.distance = True
-                packed = np.ascontiguousarray(query, dtype="<f4").tobytes()
-                request.near_vector.vector_bytes = packed
-                if theirs:
-                    request.near_vector.targets.target_vectors.append(theirs)
-                if exact:
-                    # with a filter that lets few objects through the index is left aside
-                    request.filters.CopyFrom(_ANY_ID)
-                found.append(self._wire.search(request))
+            found = nearest(self._wire, self._view, queries, k, vector, namespace, exact=exact)
         return Hits(
-            ids=[[each.metadata.id for each in one] for one in found] or [[] for _ in queries],
-            scores=[[each.metadata.distance for each in one] for one in found]
-            or [[] for _ in queries],
+            ids=[[record_id for record_id, _ in each] for each in found],
+            scores=[[distance for _, distance in each] for each in found],
             higher_is_better=False,
         )
 
-    # What the server was last seen to have
-
     def _option(self, key: str) -> Any:
         return self.location.options.get(key)
-
-
-_ANY_ID = base_pb2.Filters(
-    operator=base_pb2.Filters.OPERATOR_NOT_EQUAL,
-    target=base_pb2.FilterTarget(property="_id"),
-    value_text="ffffffff-ffff-0fff-0fff-ffffffffffff",
-)
-"""Lets every object through: no rule makes an id like this one."""
 
 
 def _described(found: Mapping[str, Any]) -> tuple[str, str | None]:

@@ -200,13 +200,10 @@ def _read_list(value: properties_pb2.ListValue) -> list[Any]:
     if kind is None:
         return []
     inside = getattr(value, kind).values
-    match kind:
-        case "number_values":
-            return np.frombuffer(inside, dtype="<f8").tolist()
-        case "int_values":
-            return np.frombuffer(inside, dtype="<i8").tolist()
-        case "object_values":
-            return [decode(each.fields) for each in inside]
+    if kind == "object_values":
+        return [decode(each.fields) for each in inside]
+    if kind in ("number_values", "int_values"):
+        return list(np.frombuffer(inside, "<f8" if kind == "number_values" else "<i8").tolist())
     return list(inside)
 
 

@@ -206,7 +206,7 @@ def index_settings(
         carried: The settings of a Weaviate source (see `vector_settings`).
     """
     wanted = index or IndexSpec("hnsw")
-    kind = "hnsw" if wanted.type == "none" else wanted.type
+    kind = wanted.type
     config: dict[str, Any] = {}
     if carried and carried["type"] == kind:
         config = dict(carried["config"])
@@ -216,7 +216,7 @@ def index_settings(
         part["distance"] = distance
     if kind == "hnsw":
         config |= {_INDEX_PARAMS[k]: v for k, v in wanted.params.items() if k in _INDEX_PARAMS}
-        config["skip"] = wanted.type == "none"
+        config["skip"] = False
     if spec.kind is VectorKind.MULTI:
         config["multivector"] = {**(config.get("multivector") or {}), "enabled": True}
     return {"vectorIndexType": kind, "vectorIndexConfig": config}

@@ -89,6 +89,7 @@ class View:
         collection: The class's name.
 
     Attributes:
+        collection: The class's name.
         place: Server and collection, for messages.
         document_field: The property that holds documents.
         own: The properties that are no metadata.
@@ -99,7 +100,7 @@ class View:
         self._wire = wire
         self._tenants = tenants
         self._location = location
-        self._collection = collection
+        self.collection = collection
         self.place = f"weaviate {Address.of(location)}/{collection}"
         self.document_field = str(location.options.get("document_field") or "document")
         self.own = frozenset({self.document_field, OVERFLOW})
@@ -109,7 +110,7 @@ class View:
 
     def look(self) -> Shape | None:
         """The class as it is now; None if it does not exist."""
-        found = self._wire.collection(self._collection)
+        found = self._wire.collection(self.collection)
         with self.changing:
             if found is None:
                 self.forget()
@@ -195,6 +196,12 @@ class View:
         """The class was made or removed."""
         self._shape = None
         self._tenants.forget()
+
+    def vectors(self) -> dict[str, dict[str, Any]]:
+        """Vector name → its settings, as `vector_settings` gives them."""
+        shape = self.now()
+        settings = vector_settings(shape.settings)
+        return {ours: settings[theirs] for ours, theirs in shape.names.items()}
 
     def note(self, shape: Shape) -> Shape:
         """The class was changed by us, and is so now."""
@@ -285,7 +292,7 @@ class View:
         named = [each for each in shape.names.values() if each]
         vectors = Select.VECTORS in select
         return search_get_pb2.SearchRequest(
-            collection=self._collection,
+            collection=self.collection,
             tenant=tenant,
             metadata=search_get_pb2.MetadataRequest(
                 uuid=True,
@@ -360,9 +367,9 @@ class View:
         """Put references in as beacons: gRPC follows them, and leaves out those that dangle."""
         names = self.now().references
         if listed is None:
-            came = [self._wire.get_object(self._collection, str(each), tenant) for each in ids]
+            came = [self._wire.get_object(self.collection, str(each), tenant) for each in ids]
         else:
-            came = [*self._wire.list_objects(self._collection, *listed, tenant)]
+            came = [*self._wire.list_objects(self.collection, *listed, tenant)]
         known = {each["id"]: beacons(each, names) for each in came if each is not None}
         for record_id, each in zip(ids, objects, strict=True):
             each.update(known.get(record_id, {}))

@@ -245,8 +245,8 @@ class Wire:
         self, request: search_get_pb2.SearchRequest
     ) -> Sequence[search_get_pb2.SearchResult]:
         """What a request finds: a page of a listing, or the nearest neighbours."""
-        reply: search_get_pb2.SearchReply = self._ask(self._stub.Search, request)
-        return reply.results
+        found: Sequence[search_get_pb2.SearchResult] = self._ask(self._stub.Search, request).results
+        return found
 
     def count(self, name: str, tenant: str) -> int:
         """Exact number of objects."""

@@ -1,4 +1,4 @@
-"""A real Weaviate server for tests: `WEAVIATE_TEST_URL`, or the program that is found.
+"""A Weaviate server for tests: `WEAVIATE_TEST_URL`, the program that is found, or the double.
 
 `make weaviate-server` builds the program into the user's cache folder; one called
 ``weaviate-server`` on PATH does as well.
@@ -19,7 +19,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
+
+from tests.servers import outside
 
 WEAVIATE_VERSION = "1.39.0"  # the Makefile builds this one
 _START_S = 120.0
@@ -32,6 +34,12 @@ class WeaviateAddress:
 
     url: str
     grpc_port: int
+    api_key: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The same as a location has it."""
+        return {key: value for key, value in vars(self).items() if value is not None}
 
 
 def program() -> Path | None:
@@ -127,19 +135,21 @@ class WeaviateServer:
 
 @cache
 def shared() -> WeaviateAddress:
-    """This test process's server, started when first asked for; or the one that is named."""
+    """This test process's server, started when first asked for: the one that is named, a real
+    one where there is the program, else the double.
+    """
     given = os.environ.get("WEAVIATE_TEST_URL")
     if given:
-        assert urlsplit(given).scheme in ("http", "https")
-        return WeaviateAddress(given, int(os.environ.get("WEAVIATE_TEST_GRPC_PORT", _GRPC_PORT)))
+        port = int(os.environ.get("WEAVIATE_TEST_GRPC_PORT", _GRPC_PORT))
+        return WeaviateAddress(given, port, os.environ.get("WEAVIATE_TEST_KEY"))
+    stack = ExitStack()
+    atexit.register(stack.close)
+    if program() is None:
+        return WeaviateAddress(**stack.enter_context(outside.weaviate()))
     folder = Path(tempfile.mkdtemp(prefix="runner-weaviate-"))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
     server = WeaviateServer(folder)
-
-    def stop() -> None:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(stop)
+    stack.callback(server.stop)
     return server.address
 
 
