@@ -213,7 +213,14 @@ class WeaviateStore(Target):
         if shape.has_tenants:
             found += self._tenants.findings()
         if self.access is Access.READ:
-            found += self._source_findings(shape)
+            return found + self._source_findings(shape)
+        known_as = shape.settings["class"]
+        if known_as != self._collection:
+            found.append(
+                self._problem(
+                    f"{self._collection} is an alias of {known_as}; a target is a collection"
+                )
+            )
         return found
 
     def _source_findings(self, shape: Shape) -> list[Finding]:
