@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial, wraps
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from runner import __version__, jsonvalues
 from runner.checks.evidence import Ends, audit_check
-from runner.copy.ids import IdMap
+from runner.copy.ids import IdMap, NamespaceMap
 from runner.copy.journal import Journal
 from runner.copy.prepare import Preparation
 from runner.copy.retry import Retrying, Stop
@@ -850,11 +850,8 @@ class Plan:
             preflight_seconds=round(sight.seconds, 3),
             records_before=compiled.estimate.records,
             steps=steps_to_json(compiled.steps),
-            id_map={
-                "kind": compiled.id_map.kind,
-                "field": compiled.id_map.field,
-                "restore": compiled.id_map.restore,
-            },
+            id_map=asdict(compiled.id_map),
+            namespaces=asdict(compiled.namespaces),
             vector_names=dict(compiled.vector_names),
             collection=spec_to_json(compiled.collection),
             source_spec=spec_to_json(found.source_spec),
@@ -892,6 +889,7 @@ class Plan:
             spec_from_json(journal.fact("collection")),
             IdMap(**journal.fact("id_map")),
             journal.fact("vector_names"),
+            NamespaceMap(**journal.fact("namespaces")),
         )
 
     def _in_flight(self, journal: Journal, target: Target, scratch: Path) -> list[Any]:

@@ -366,6 +366,8 @@ class CollectionSpec:
         fields: Declared metadata fields → the store's own type name; empty where schemaless.
         extra: Settings of the store's own to carry to the same kind of store; JSON values.
         room: What it has room for, where that is less than its store could hold.
+        namespaces: ``default``, ``named`` or ``both``: in which namespaces its records are to
+            lie, of a wanted collection; in which they can, of one that exists.  Empty: in any.
     """
 
     name: str
@@ -375,6 +377,7 @@ class CollectionSpec:
     fields: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     room: Room = field(default_factory=lambda: Room())
+    namespaces: str = ""
 
     @property
     def vector(self) -> VectorSpec:

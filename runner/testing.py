@@ -26,7 +26,7 @@ import unicodedata
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count as counter
 from pathlib import Path
 from typing import Any, ClassVar
@@ -159,7 +159,7 @@ def make_batch(
 
 
 def joined(batches: Iterable[Batch]) -> Batch:
-    """One batch of all records, in order; of none if there are none."""
+    """One batch of all records, in order, in the namespace of the first; of none if none."""
     parts = list(batches)
     if not parts:
         return Batch([], {}, [], Metadata.of([]))
@@ -178,6 +178,7 @@ def joined(batches: Iterable[Batch]) -> Batch:
             )
             for name in masked
         },
+        namespace=first.namespace,
         sparse={
             name: [each for part in parts for each in part.sparse[name]] for name in first.sparse
         },
@@ -256,6 +257,10 @@ def folder_digest(folder: Path | None) -> dict[str, str]:
 def _keys(ids: Iterable[Id]) -> list[tuple[bool, Id]]:
     """Ids so that ``1`` and ``True``, ``42`` and ``"42"`` stay apart."""
     return [(isinstance(each, int), each) for each in ids]
+
+
+def _records(found: Iterable[Page]) -> list[tuple[str, Id]]:
+    return [(page.batch.namespace, each) for page in found for each in page.batch.ids]
 
 
 def _some(keys: Iterable[tuple[bool, Id]]) -> list[Id]:
@@ -355,6 +360,8 @@ class StoreConformance:
         examples: How many random batches the property test writes: few for slow engines.
         keeps_large_doubles: Whether metadata doubles of 1e16 and more stay doubles.
         parallel: How many records each parallel writer writes.
+        namespaces: Those that the tests of namespaces write to, at least two; ``""`` is the
+            default one.
     """
 
     store: ClassVar[type[Target]]
@@ -364,6 +371,7 @@ class StoreConformance:
     examples: ClassVar[int] = 25
     keeps_large_doubles: ClassVar[bool] = True
     parallel: ClassVar[int] = 40
+    namespaces: ClassVar[tuple[str, ...]] = ("", "acme", "globex")
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Ask of a store only what its capabilities do not rule out."""
@@ -685,7 +693,8 @@ class StoreConformance:
             assert target.count() == 0
             assert pages(target, 10, parts=3) == []
             assert [each for _, ids in target.scan_ids() for each in ids] == []
-            assert target.namespaces() == [""]
+            if not self.can.namespaces:
+                assert target.namespaces() == [""]
             target.finish(self.spec())
             assert target.count() == 0
             assert pages(target, 10) == []
@@ -1147,6 +1156,127 @@ class StoreConformance:
             hits = target.search(batch.vector[:2], 50, exact=exact)
         for ids in hits.ids:
             assert sorted(_keys(ids)) == sorted(_keys(batch.ids))
+
+    # Namespaces
+
+    def _in_namespaces(self, place: Place) -> tuple[Target, list[Batch]]:
+        """A collection with the same ids in every namespace, and what each holds."""
+        if not self.can.namespaces:
+            pytest.skip("the store has no namespaces")
+        named = [each for each in self.namespaces if each]
+        kind = "named" if len(named) == len(self.namespaces) else "both"
+        target = place.open()
+        proposal = target.propose(replace(self.spec(), namespaces=kind), self.size, 100_000)
+        target.create(proposal.spec)
+        batches = [
+            self.batch(20 + seed, seed=seed, unit=True).with_(namespace=namespace)
+            for seed, namespace in enumerate(self.namespaces)
+        ]
+        for batch in batches:
+            write_all(target, batch)
+        return target, batches
+
+    def _by_namespace(self, store: Store, size: int, parts: int = 1) -> dict[str, Batch]:
+        found: dict[str, list[Batch]] = {}
+        for partition in store.partitions(parts):
+            for page in store.scan(partition, None, BatchSize(size)):
+                found.setdefault(page.batch.namespace, []).append(page.batch)
+        return {namespace: joined(batches) for namespace, batches in found.items()}
+
+    def _in_each(self, batches: Sequence[Batch], found: Mapping[str, Batch]) -> None:
+        assert found.keys() == {each.namespace for each in batches}
+        for batch in batches:
+            self.same(batch, found[batch.namespace])
+
+    def test_equal_ids_in_two_namespaces_are_two_records(self, place: Place) -> None:
+        target, batches = self._in_namespaces(place)
+        with target:
+            assert target.count() == sum(map(len, batches))
+            assert set(target.namespaces()) == set(self.namespaces)
+            for batch in batches:
+                found = target.fetch(batch.ids, namespace=batch.namespace)
+                assert found.namespace == batch.namespace
+                assert found.ids == batch.ids
+                self.same(batch, found)
+            target.finish(self.spec())
+            self._in_each(batches, self._by_namespace(target, 7))
+        with place.open(Access.READ) as store:
+            assert set(store.namespaces()) == set(self.namespaces)
+            self._in_each(batches, self._by_namespace(store, 1000, parts=4))
+
+    def test_ids_are_listed_by_namespace(self, place: Place) -> None:
+        target, batches = self._in_namespaces(place)
+        with target:
+            target.finish(self.spec())
+            found: dict[str, list[Id]] = {}
+            for namespace, ids in target.scan_ids(7):
+                assert 0 < len(ids) <= 7
+                found.setdefault(namespace, []).extend(ids)
+        assert found.keys() == set(self.namespaces)
+        for batch in batches:
+            assert sorted(_keys(found[batch.namespace])) == sorted(_keys(batch.ids))
+
+    @pytest.mark.parametrize("size", [3, 7, 1000])
+    def test_going_on_after_a_cursor_gives_the_rest_of_every_namespace(
+        self, place: Place, size: int
+    ) -> None:
+        target, batches = self._in_namespaces(place)
+        with target:
+            target.finish(self.spec())
+        every: list[tuple[str, Id]] = []
+        with place.open(Access.READ) as store:
+            for partition in store.partitions(2):
+                through = list(store.scan(partition, None, BatchSize(size)))
+                assert all(0 < len(page.batch) <= size for page in through)
+                here = _records(through)
+                seen = 0
+                for page in through:
+                    seen += len(page.batch)
+                    rest = _records(store.scan(partition, page.cursor, BatchSize(5)))
+                    assert sorted(rest, key=repr) == sorted(here[seen:], key=repr)
+                every += here
+        wanted = [(batch.namespace, each) for batch in batches for each in batch.ids]
+        assert sorted(every, key=repr) == sorted(wanted, key=repr)
+
+    def test_deleting_in_one_namespace_leaves_the_others(self, place: Place) -> None:
+        target, batches = self._in_namespaces(place)
+        first, second, *rest = batches
+        with target:
+            target.delete(first.ids[:5], namespace=first.namespace)
+            target.delete(second.ids, namespace=second.namespace)
+            target.delete(first.ids, namespace="nowhere")
+            left = first.take(range(5, len(first)))
+            assert target.count() == sum(map(len, [left, *rest]))
+            assert len(target.fetch(first.ids[:5], namespace=first.namespace)) == 0
+            assert len(target.fetch(first.ids, namespace="nowhere")) == 0
+            self._in_each([left, *rest], self._by_namespace(target, 9))
+            target.finish(self.spec())
+            self._in_each([left, *rest], self._by_namespace(target, 9))
+
+    def test_writing_again_in_one_namespace_replaces_there_only(self, place: Place) -> None:
+        target, batches = self._in_namespaces(place)
+        last = batches[-1]
+        with target:
+            new = self.batch(len(last), seed=99).with_(namespace=last.namespace)
+            write_all(target, new)
+            write_all(target, new)
+            self._in_each([*batches[:-1], new], self._by_namespace(target, 9))
+            target.finish(self.spec())
+            assert target.count() == sum(map(len, batches))
+            self._in_each([*batches[:-1], new], self._by_namespace(target, 9))
+
+    def test_a_search_stays_in_its_namespace(self, place: Place) -> None:
+        if not self.can.searches:
+            pytest.skip("the store does not search")
+        target, batches = self._in_namespaces(place)
+        with target:
+            target.finish(self.spec())
+            assert isinstance(target, Searchable)
+            for batch in batches:
+                hits = target.search(batch.vector, 1000, namespace=batch.namespace)
+                for row, ids in enumerate(hits.ids):
+                    assert sorted(_keys(ids)) == sorted(_keys(batch.ids))
+                    assert ids[0] == batch.ids[row]
 
     # Swapping
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from struct import Struct
 from typing import Any, Self
 
@@ -55,6 +57,15 @@ def id_digests(ids: Iterable[Id], namespace: str = "") -> Digests:
     sha = hashlib.sha256
     found = b"".join([sha(prefix + tagged(each)).digest()[:DIGEST_BYTES] for each in ids])
     return np.frombuffer(found, dtype=np.uint8).reshape(-1, DIGEST_BYTES)
+
+
+def identity_digests(records: Iterable[tuple[str, Id]]) -> Digests:
+    """One digest per namespace and id, shape ``(n, 16)``."""
+    parts = [
+        id_digests([each for _, each in group], namespace)
+        for namespace, group in groupby(records, key=itemgetter(0))
+    ]
+    return np.concatenate(parts) if parts else id_digests([])
 
 
 def record_digests(batch: Batch) -> Digests:

@@ -7,6 +7,7 @@ that the source holds is judged against the source itself.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from runner.checks.digest import (
     Kept,
     SetDigest,
     id_digests,
+    identity_digests,
     keys_of,
     pick,
     places_in,
@@ -42,7 +44,7 @@ from runner.checks.quality import (
     top1_agreement,
 )
 from runner.copy.journal import Journal
-from runner.copy.prepare import Preparation
+from runner.copy.prepare import Preparation, identities
 from runner.model import (
     Batch,
     BatchSize,
@@ -56,7 +58,7 @@ from runner.model import (
 from runner.plan.model import QueryCheck, Validation
 from runner.results import CheckResult, Verdict
 from runner.stores.base import Searchable, Source, Target
-from runner.words import named, plural, shown
+from runner.words import named, plural
 
 _SHOWN = 100
 _FETCH = 1000
@@ -165,6 +167,7 @@ def ids_check(ends: Ends) -> CheckResult:
     written = _written_ids(ends.journal)
     before = _present_before(ends.journal)
     seen = np.zeros(len(written), dtype=np.bool_)
+    arrived: Counter[str] = Counter()
     there = SetDigest()
     extra = 0
     failures: list[str] = []
@@ -174,6 +177,7 @@ def ids_check(ends: Ends) -> CheckResult:
         places = written.places(keys)
         known = places >= 0
         seen[places[known]] = True
+        arrived[namespace] += int(known.sum())
         there.add(digests[known], digests[known])
         strange = np.flatnonzero(~known & ~before.has(keys)).tolist()
         extra += len(strange)
@@ -182,7 +186,11 @@ def ids_check(ends: Ends) -> CheckResult:
     missing = int((~seen).sum())
     failures += _named(ends.journal, written.keys[~seen], "missing", _SHOWN - len(failures))
     wrong = bool(missing or extra or there != written.digest)
-    summary = [f"{missing:,} missing · {extra:,} extra"] if wrong else []
+    sent: Counter[str] = Counter()
+    for namespace, ids, *_ in ends.journal.written():
+        sent[namespace] += len(ids)
+    where = f" in {plural(len(sent), 'namespace')}" if set(sent) - {""} else ""
+    summary = [f"{missing:,} missing · {extra:,} extra{where}"] if wrong else []
     advice = [_CHANGED_TARGET] if wrong else []
     source = None if ends.limited else _compared_with_source(ends, written, seen)
     if source is not None and source.differs:
@@ -192,7 +200,7 @@ def ids_check(ends: Ends) -> CheckResult:
     return CheckResult(
         name="ids",
         verdict=Verdict.FAILED if summary else Verdict.PASSED,
-        summary=" · ".join(summary) or "0 missing · 0 extra",
+        summary=" · ".join(summary) or f"0 missing · 0 extra{where}",
         coverage="all compared" if source is not None else "all written ones compared",
         threshold="equal sets",
         failures=tuple(failures),
@@ -204,8 +212,15 @@ def ids_check(ends: Ends) -> CheckResult:
             "gone_from_source": source.gone if source is not None else 0,
             "written": len(written),
             "digest": there.hex(),
+            **({"namespaces": _by_namespace(sent, arrived)} if where else {}),
         },
     )
+
+
+def _by_namespace(sent: Counter[str], arrived: Counter[str]) -> dict[str, dict[str, int]]:
+    """How many records each namespace was sent and holds: those that differ first, then large."""
+    order = sorted(sent, key=lambda each: (sent[each] == arrived[each], -sent[each], each))
+    return {each: {"written": sent[each], "in_target": arrived[each]} for each in order[:_SHOWN]}
 
 
 def _named(journal: Journal, keys: npt.NDArray[np.uint64], what: str, limit: int) -> list[str]:
@@ -253,8 +268,8 @@ def _compared_with_source(
     there = SetDigest()
     new = 0
     failures: list[str] = []
-    for namespace, source_ids, target_ids in _source_ids(ends):
-        digests = id_digests(target_ids.values(), namespace)
+    for namespace, source_ids, target_ids in identities(ends.source, ends.preparation):
+        digests = identity_digests(target_ids.values())
         places = written.places(keys_of(digests))
         known = places >= 0
         seen[places[known]] = True
@@ -276,18 +291,6 @@ def _compared_with_source(
     # where both lost a record, the target is judged
     differs = bool(new or gone.any() or (seen.all() and there != written.digest))
     return _SourceDifference(new, int(gone.sum()), differs, failures)
-
-
-def _source_ids(ends: Ends) -> Iterator[tuple[str, list[Id], dict[Id, Id]]]:
-    """Namespace, ids, and source id → target id of all records of the source, page by page."""
-    preparation = ends.preparation
-    if not preparation.needs_for_ids:
-        for namespace, ids in ends.source.scan_ids():
-            yield namespace, ids, {each: preparation.ids.map(each) for each in ids}
-        return
-    for partition in ends.source.partitions(1):
-        for page in ends.source.scan(partition, None, BatchSize(5000), preparation.needs_for_ids):
-            yield page.batch.namespace, page.batch.ids, preparation.target_ids(page.batch)
 
 
 def checksum_check(ends: Ends, validation: Validation) -> CheckResult:
@@ -474,8 +477,8 @@ def metadata_check(ends: Ends, sample: int) -> CheckResult:
     failures: list[str] = []
     values: list[str] = []
     wrong = 0
-    for batch in _fetched(ends.source, chosen):
-        expected = ends.preparation.prepare(batch).batch
+    prepared = (ends.preparation.prepare(each) for each in _fetched(ends.source, chosen))
+    for expected in (batch for each in prepared for batch in each.batches):
         came = ends.target.fetch(expected.ids, namespace=expected.namespace)
         found = differences(
             expected, came, ends.target.capabilities, dict(ends.target_spec.vectors)
@@ -522,7 +525,7 @@ def _sample_of_source(ends: Ends, purpose: str, count: int) -> dict[str, list[Id
     copied: dict[str, list[Id]] = {}
     for batch in _fetched(ends.source, chosen):
         pairs = ends.preparation.target_ids(batch)
-        places = written.places(keys_of(id_digests(pairs.values(), batch.namespace)))
+        places = written.places(keys_of(identity_digests(pairs.values())))
         copied.setdefault(batch.namespace, []).extend(
             each for each, place in zip(pairs, places.tolist(), strict=True) if place >= 0
         )
@@ -586,11 +589,18 @@ class _Queries:
         vectors: Shape ``(q, dim)``.
         labels: What each is called in the report.
         own: The source id that a query was taken from, left out of its answers.
+        namespaces: Of the source, in which each is asked.
+        homes: Of the target.
     """
 
     vectors: FloatArray
     labels: list[str]
     own: list[Id | None]
+    namespaces: list[str]
+    homes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 def queries_check(ends: Ends, check: QueryCheck) -> CheckResult:
@@ -607,43 +617,52 @@ def queries_check(ends: Ends, check: QueryCheck) -> CheckResult:
         return CheckResult("queries", Verdict.SKIPPED, "only a part of the source was copied")
     queries = _load_queries(ends, check, name)
     threshold = f"recall of the target ≥ {check.min_recall_ratio:g} of the source's"
-    if not len(queries.vectors):
+    if not len(queries):
         return CheckResult("queries", Verdict.FAILED, "no query could be made", threshold=threshold)
     if not isinstance(ends.target, Searchable) or not ends.target.capabilities.searches:
         return CheckResult("queries", Verdict.SKIPPED, "the target cannot search")
     truth = _ground_truth(ends, queries, check.k, name)
     target_name = ends.preparation.vector_names.get(name, name)
-    found_target, ms_target = _search(ends.target, queries.vectors, check.k, target_name)
-    asked = [each for each in queries.own if each is not None]
-    to_target = _translation(ends, [asked, *truth.all_ids()])
-    own = [None if each is None else to_target.get(each) for each in queries.own]
+    found_target, ms_target = _search(ends.target, queries, queries.homes, check.k, target_name)
+    to_target = _translation(ends, queries, truth.all_ids())
+    own = [
+        None if each is None else row.get(each)
+        for row, each in zip(to_target, queries.own, strict=True)
+    ]
     found_target = _without_own(found_target, own, check.k)
+    spaces = ends.preparation.namespaces
+    # else one namespace there holds the records of several here, or the other way round
+    alike = spaces.field is None and not spaces.restore
     in_target = (
-        _truth_of_both(ends, queries, own, check.k, name)
-        if ends.held_before
-        else truth.translated(to_target)
+        truth.translated(to_target)
+        if alike and not ends.held_before
+        else _truth_of_target(ends, queries, own, check.k, name)
     )
     recall_target = recall_at_k(
         in_target,
         found_target,
-        _scored(ends.target, ends, queries, in_target, found_target, name),
+        _scored(ends.target, queries.homes, ends, queries, in_target, found_target, name),
     )
     in_order = order_kept(in_target, found_target)
     searches = isinstance(ends.source, Searchable) and ends.source.capabilities.searches
     if searches:
         assert isinstance(ends.source, Searchable)
-        found_source, ms_source = _search(ends.source, queries.vectors, check.k, name)
+        spaces_asked = queries.namespaces
+        found_source, ms_source = _search(ends.source, queries, spaces_asked, check.k, name)
         found_source = _without_own(found_source, queries.own, check.k)
         recall_source = recall_at_k(
-            truth, found_source, _scored(ends.source, ends, queries, truth, found_source, name)
+            truth,
+            found_source,
+            _scored(ends.source, spaces_asked, ends, queries, truth, found_source, name),
         )
-        to_target |= _translation(
-            ends, [[each for each in ids if each not in to_target] for ids in found_source]
-        )
-        as_target = [[to_target[each] for each in ids if each in to_target] for ids in found_source]
+        to_target = _translation(ends, queries, found_source)
+        as_target = [
+            [row[each] for each in ids if each in row]
+            for row, ids in zip(to_target, found_source, strict=True)
+        ]
     else:
         # a source that cannot search counts as perfect
-        recall_source, ms_source = np.ones(len(queries.vectors)), []
+        recall_source, ms_source = np.ones(len(queries)), []
         as_target = in_target.ids
     overlap = overlap_at_k(as_target, found_target, check.k)
     bound = paired_lower_bound(
@@ -672,7 +691,7 @@ def queries_check(ends: Ends, check: QueryCheck) -> CheckResult:
             f"recall@{check.k}  {source_words} · target {recall_target.mean():.3f} · "
             f"overlap {overlap.mean():.3f}"
         ),
-        coverage=f"{len(queries.vectors):,} queries",
+        coverage=f"{len(queries):,} queries",
         threshold=threshold,
         failures=() if passed else tuple(failures),
         advice="" if passed else _likely_cause(ends, name, target_name),
@@ -708,63 +727,130 @@ def _load_queries(ends: Ends, check: QueryCheck, name: str) -> _Queries:
             if "id" in table.column_names
             else list(range(len(rows)))
         )
+        asked = (
+            [each or "" for each in table.column("namespace").to_pylist()]
+            if "namespace" in table.column_names
+            else [""] * len(rows)
+        )
+        spaces = ends.preparation.namespaces
         return _Queries(
             np.asarray(rows, dtype=np.float32).reshape(len(rows), -1),
             [str(each) for each in labels],
             [None] * len(rows),
+            # a source whose records carry their namespaces has none of its own
+            [""] * len(rows) if spaces.restore else asked,
+            [spaces.on_target(each) for each in asked],
         )
-    ids = _sample_of_source(ends, "queries", check.sample or 0).get("", [])
-    batch = ends.source.fetch(ids, Select.VECTORS)
-    vectors = batch.vectors[name]
+    chosen = _sample_of_source(ends, "queries", check.sample or 0)
+    parts: list[FloatArray] = []
+    found = _Queries(np.zeros((0, 0), np.float32), [], [], [], [])
+    for namespace in sorted(chosen):
+        select = Select.VECTORS | ends.preparation.needs_for_ids
+        for batch in _fetched(ends.source, {namespace: chosen[namespace]}, select):
+            there = _with_vector(batch, name)
+            homes = ends.preparation.target_ids(batch)
+            parts.append(there.vectors[name])
+            found.labels += [f"like {named(namespace, each)}" for each in there.ids]
+            found.own += there.ids
+            found.namespaces += [namespace] * len(there)
+            found.homes += [homes.get(each, ("", each))[0] for each in there.ids]
+    if parts:
+        found.vectors = np.ascontiguousarray(np.concatenate(parts))
+    return found
+
+
+def _with_vector(batch: Batch, name: str) -> Batch:
+    """The records of *batch* that have that vector."""
     present = batch.present.get(name)
-    rows_there = range(len(batch)) if present is None else np.flatnonzero(present).tolist()
-    return _Queries(
-        np.ascontiguousarray(vectors[list(rows_there)]),
-        [f"like {shown(batch.ids[row])}" for row in rows_there],
-        [batch.ids[row] for row in rows_there],
-    )
+    return batch if present is None else batch.take(np.flatnonzero(present).tolist())
 
 
 def _ground_truth(ends: Ends, queries: _Queries, k: int, name: str) -> GroundTruth:
-    """Exact neighbours among the source's records that were copied."""
-    metric = ends.source_spec.vectors[name].metric
-    exact = ExactNeighbours(queries.vectors, k, metric, exclude=queries.own)
-    dead = {(type(each.id), each.id) for each in ends.journal.dead_letters()}
+    """Exact neighbours among the records of a query's namespace that were copied."""
+    exact = _Exact(ends, queries, queries.namespaces, queries.own, k, name)
+    dead = {(each.namespace, type(each.id), each.id) for each in ends.journal.dead_letters()}
     for batch in _vectors_of(ends.source, Select.VECTORS):
-        array, ids = batch.vectors[name], batch.ids
-        present = batch.present.get(name)
-        if present is not None or dead:
-            rows = [
+        if batch.namespace not in exact.spaces:
+            continue
+        there = _with_vector(batch, name)
+        if dead:
+            there = there.take([
                 row
-                for row, each in enumerate(ids)
-                if (present is None or present[row]) and (type(each), each) not in dead
-            ]
-            array, ids = array[rows], [ids[row] for row in rows]
-        exact.feed(ids, array)
+                for row, each in enumerate(there.ids)
+                if (there.namespace, type(each), each) not in dead
+            ])  # fmt: skip
+        exact.feed(there.namespace, there.ids, there.vectors[name])
     return exact.result()
 
 
-def _truth_of_both(
+def _truth_of_target(
     ends: Ends, queries: _Queries, own: Sequence[Id | None], k: int, name: str
 ) -> GroundTruth:
     """Exact neighbours among what was copied and what the target held before, by target ids."""
-    metric = ends.source_spec.vectors[name].metric
-    exact = ExactNeighbours(queries.vectors, k, metric, exclude=own)
+    exact = _Exact(ends, queries, queries.homes, own, k, name)
     written = _written_ids(ends.journal)
     for batch in _vectors_of(ends.source, Select.VECTORS | ends.preparation.needs_for_ids):
-        pairs = ends.preparation.target_ids(batch)
-        rows = [row for row, each in enumerate(batch.ids) if each in pairs]
-        ids = [pairs[batch.ids[row]] for row in rows]
-        copied = written.places(keys_of(id_digests(ids))) >= 0
-        vectors = batch.vectors[name][rows]
-        exact.feed(
-            [each for each, is_in in zip(ids, copied, strict=True) if is_in], vectors[copied]
-        )
-    for batch in _vectors_of(ends.target, Select.VECTORS):
-        strange = written.places(keys_of(id_digests(batch.ids))) < 0
-        ids = [each for each, is_in in zip(batch.ids, strange, strict=True) if is_in]
-        exact.feed(ids, next(iter(batch.vectors.values()))[strange])
+        there = _with_vector(batch, name)
+        pairs = ends.preparation.target_ids(there)
+        records = [pairs.get(each) for each in there.ids]
+        known = [row for row, each in enumerate(records) if each is not None]
+        found = [each for each in records if each is not None]
+        copied = (written.places(keys_of(identity_digests(found))) >= 0).tolist()
+        rows: dict[str, list[int]] = {}
+        for (home, _), row, is_in in zip(found, known, copied, strict=True):
+            if is_in:
+                rows.setdefault(home, []).append(row)
+        for home, some in rows.items():
+            ids = [pairs[there.ids[row]][1] for row in some]
+            exact.feed(home, ids, there.vectors[name][some])
+    for batch in _vectors_of(ends.target, Select.VECTORS) if ends.held_before else ():
+        keys = keys_of(id_digests(batch.ids, batch.namespace))
+        strange = batch.take(np.flatnonzero(written.places(keys) < 0).tolist())
+        exact.feed(batch.namespace, strange.ids, next(iter(strange.vectors.values())))
     return exact.result()
+
+
+class _Exact:
+    """Exact neighbours of queries, each within a namespace.
+
+    Args:
+        ends: What to look at.
+        queries: What to search for.
+        spaces: For each query its namespace.
+        own: For each query the id that is not to be found.
+        k: How many neighbours.
+        name: The source's vector.
+    """
+
+    def __init__(
+        self,
+        ends: Ends,
+        queries: _Queries,
+        spaces: Sequence[str],
+        own: Sequence[Id | None],
+        k: int,
+        name: str,
+    ) -> None:
+        metric = ends.source_spec.vectors[name].metric
+        rows: dict[str, list[int]] = {}
+        for row, namespace in enumerate(spaces):
+            rows.setdefault(namespace, []).append(row)
+        self.spaces = {
+            namespace: ExactNeighbours(
+                queries.vectors[some], k, metric, exclude=[own[row] for row in some]
+            )
+            for namespace, some in rows.items()
+        }
+        self._order = np.argsort([row for some in rows.values() for row in some]).tolist()
+
+    def feed(self, namespace: str, ids: Sequence[Id], vectors: FloatArray) -> None:
+        """Take in records of *namespace*, if any query asks there."""
+        if namespace in self.spaces:
+            self.spaces[namespace].feed(ids, vectors)
+
+    def result(self) -> GroundTruth:
+        """The neighbours of all queries, in their order."""
+        return GroundTruth.joined([each.result() for each in self.spaces.values()], self._order)
 
 
 def _vectors_of(store: Source, select: Select) -> Iterator[Batch]:
@@ -773,18 +859,36 @@ def _vectors_of(store: Source, select: Select) -> Iterator[Batch]:
             yield page.batch
 
 
-def _translation(ends: Ends, answers: Sequence[Iterable[Id]]) -> dict[Id, Id]:
-    """Source id → target id of everything in *answers*."""
-    needed = list(dict.fromkeys(each for ids in answers for each in ids))
-    pairs: dict[Id, Id] = {}
-    for at in range(0, len(needed), _FETCH):
-        batch = ends.source.fetch(needed[at : at + _FETCH], ends.preparation.needs_for_ids)
-        pairs.update(ends.preparation.target_ids(batch))
-    return pairs
+def _translation(
+    ends: Ends, queries: _Queries, answers: Sequence[Sequence[Id]]
+) -> list[dict[Id, Id]]:
+    """For each query, source id → target id of its own record and its *answers*.
+
+    Those that do not lie where it searches the target are left out.
+    """
+    needed: dict[str, dict[Id, None]] = {}
+    rows = list(zip(queries.namespaces, queries.own, answers, queries.homes, strict=True))
+    for namespace, own, ids, _ in rows:
+        wanted = needed.setdefault(namespace, {})
+        wanted.update(dict.fromkeys(ids if own is None else [own, *ids]))
+    chosen = {namespace: list(ids) for namespace, ids in needed.items()}
+    pairs: dict[str, dict[Id, tuple[str, Id]]] = {namespace: {} for namespace in needed}
+    for batch in _fetched(ends.source, chosen, ends.preparation.needs_for_ids):
+        pairs[batch.namespace].update(ends.preparation.target_ids(batch))
+    found = []
+    for namespace, own, ids, home in rows:
+        there = {
+            each: pairs[namespace][each]
+            for each in (ids if own is None else [own, *ids])
+            if each in pairs[namespace]
+        }
+        found.append({each: other for each, (space, other) in there.items() if space == home})
+    return found
 
 
 def _scored(
     store: Source,
+    spaces: Sequence[str],
     ends: Ends,
     queries: _Queries,
     truth: GroundTruth,
@@ -797,7 +901,7 @@ def _scored(
     metric = ends.source_spec.vectors[name].metric
     scored: list[dict[Id, float]] = [{} for _ in found]
     for row in np.flatnonzero(truth.open_ties).tolist():
-        batch = store.fetch(list(found[row]), Select.VECTORS)
+        batch = store.fetch(list(found[row]), Select.VECTORS, namespace=spaces[row])
         vectors = next(iter(batch.vectors.values()))
         scores = exact_scores(queries.vectors[row], vectors, metric)
         scored[row] = dict(zip(batch.ids, scores.tolist(), strict=True))
@@ -805,15 +909,16 @@ def _scored(
 
 
 def _search(
-    store: Searchable, queries: FloatArray, k: int, name: str
+    store: Searchable, queries: _Queries, spaces: Sequence[str], k: int, name: str
 ) -> tuple[list[list[Id]], list[float]]:
     """The answers to each query, asked one by one, and how long each took in milliseconds."""
     answers: list[list[Id]] = []
     latency: list[float] = []
-    store.search(queries[:1], k + 1, vector=name)  # the first one opens and warms
-    for row in range(len(queries)):
+    # the first one opens and warms
+    store.search(queries.vectors[:1], k + 1, vector=name, namespace=spaces[0])
+    for row, namespace in enumerate(spaces):
         began = time.perf_counter()
-        hits = store.search(queries[row : row + 1], k + 1, vector=name)
+        hits = store.search(queries.vectors[row : row + 1], k + 1, vector=name, namespace=namespace)
         latency.append(round((time.perf_counter() - began) * 1000, 3))
         answers.append(hits.ids[0])
     return answers, latency

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,19 +75,41 @@ class GroundTruth:
             for row in range(len(self))
         ]
 
-    def translated(self, names: Mapping[Id, Id]) -> GroundTruth:
-        """The same neighbours under other ids; those that have none there stay to be found."""
+    def translated(self, names: Sequence[Mapping[Id, Id]]) -> GroundTruth:
+        """The same neighbours under other ids; those that have none there stay to be found.
+
+        Args:
+            names: For each query its neighbours' ids → their ids there.
+        """
         named = [
-            [(names[each], score) for each, score in zip(ids, scores, strict=True) if each in names]
-            for ids, scores in zip(self.ids, self.scores, strict=True)
+            [(row[each], score) for each, score in zip(ids, scores, strict=True) if each in row]
+            for row, ids, scores in zip(names, self.ids, self.scores, strict=True)
         ]
+
+        def renamed(column: list[frozenset[Id]]) -> list[frozenset[Id]]:
+            rows = zip(names, column, strict=True)
+            return [frozenset(row[each] for each in ids if each in row) for row, ids in rows]
+
         return replace(
             self,
             ids=[[each for each, _ in pairs] for pairs in named],
             scores=[[score for _, score in pairs] for pairs in named],
-            better=[frozenset(names[each] for each in ids if each in names) for ids in self.better],
-            tied=[frozenset(names[each] for each in ids if each in names) for ids in self.tied],
+            better=renamed(self.better),
+            tied=renamed(self.tied),
         )
+
+    @classmethod
+    def joined(cls, parts: Sequence[GroundTruth], order: Sequence[int]) -> GroundTruth:
+        """The queries of all *parts*, at least one, in that *order*."""
+        lists: dict[str, Any] = {}
+        for name in ("ids", "scores", "better", "tied"):
+            rows = [each for part in parts for each in getattr(part, name)]
+            lists[name] = [rows[row] for row in order]
+        arrays: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts])[list(order)]
+            for name in ("kth", "tolerance", "wanted", "free", "open_ties")
+        }
+        return cls(parts[0].k, **lists, **arrays)
 
 
 class ExactNeighbours:

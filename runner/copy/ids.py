@@ -1,4 +1,4 @@
-"""How source ids become target ids, and how the originals come back.
+"""How source ids and namespaces become the target's, and how the originals come back.
 
 The map is chosen once, from the whole set of source ids and what the target can
 hold, before anything is written: the least change that fits.  An id that had to
@@ -8,6 +8,11 @@ its original id again, and the way back needs no word in the plan.
 Only ids that a runner made are turned back.  A UUID of our own namespace proves that by
 itself; of ``42`` beside an ``original_id`` of ``"42"`` nobody could tell, which is why
 ids that became text or integers have the map's name in ``runner_id`` as well.
+
+A record is known by its namespace and its id.  Where the target has no namespaces, the plan
+names a metadata field that takes them, and ``runner_namespace`` beside it says which field
+that is.  If ids of two namespaces would meet there, every record but those of the default
+namespace gets the UUID of both.
 """
 
 from __future__ import annotations
@@ -15,7 +20,8 @@ from __future__ import annotations
 import hashlib
 import re
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -30,6 +36,9 @@ ORIGINAL_ID = "original_id"
 RUNNER_ID = "runner_id"
 """Beside it, ``string`` or ``integer``: the map that made the id, where the id is no proof."""
 
+RUNNER_NAMESPACE = "runner_namespace"
+"""The name of the field that holds a record's namespace, where the target has no place for it."""
+
 _NAMESPACE = uuid5(NAMESPACE_URL, "https://pypi.org/project/vector-migration-runner/ids")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _NAMED_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -37,9 +46,14 @@ _NUMBER = re.compile(r"0|-?[1-9][0-9]*")
 _SAMPLE = 2_000
 
 
-def uuid_for(record_id: Id) -> str:
-    """The name-based UUID (version 5, RFC 9562) of an id; ``42`` and ``"42"`` differ."""
+def uuid_for(record_id: Id, namespace: str = "") -> str:
+    """The name-based UUID (version 5, RFC 9562) of an id; ``42`` and ``"42"`` differ.
+
+    That of a *namespace* other than the default one is another's.
+    """
     name = f"i:{record_id}" if isinstance(record_id, int) else f"s:{record_id}"
+    if namespace:
+        name = f"n:{len(namespace)}:{namespace}:{name}"
     digest = hashlib.sha1(
         _NAMESPACE.bytes + name.encode("utf-8", "surrogatepass"), usedforsecurity=False
     ).digest()
@@ -62,6 +76,7 @@ class IdCensus:
         longest_bytes, longest_chars: Of the text ids, in UTF-8 and in characters.
         empty, nul: How many are ``""``, how many hold U+0000.
         named: How many of the UUIDs are of version 5, as those that we make are.
+        namespaces: Namespace → how many of them it holds.
         duplicates: Namespace and id of those that occur more than once in their namespace,
             the first ten.
         sample: Namespace and id of some, spread evenly by hash; the same for the same set.
@@ -81,6 +96,7 @@ class IdCensus:
     empty: int = 0
     nul: int = 0
     named: int = 0
+    namespaces: Counter[str] = field(default_factory=Counter)
     duplicates: list[tuple[str, Id]] = field(default_factory=list)
     sample: list[tuple[str, Id]] = field(default_factory=list)
 
@@ -143,6 +159,7 @@ def take_census(pages: Callable[[], Iterable[tuple[str, Sequence[Id]]]]) -> IdCe
     spread: list[tuple[bytes, str, Id]] = []
     for namespace, ids in pages():
         census.add(ids)
+        census.namespaces[namespace] += len(ids)
         hashes.extend([hash((namespace, type(each), each)) for each in ids])
         spread += [(_spread(each, namespace), namespace, each) for each in ids]
         if len(spread) > 4 * _SAMPLE:
@@ -192,28 +209,37 @@ class IdMap:
         kind: ``keep``, ``uuid5``, ``integer``, ``string`` or ``field``.
         field: The metadata field that holds the new id when *kind* is ``field``.
         restore: Whether records that carry their original id get it back first.
+        distinct: Whether ids that leave their namespace become UUIDs, since some would meet.
     """
 
     kind: str = "keep"
     field: str | None = None
     restore: bool = True
+    distinct: bool = False
 
     @property
     def keeps(self) -> bool:
         """Whether ids pass unchanged."""
-        return self.kind == "keep"
+        return self.kind == "keep" and not self.distinct
 
-    def map(self, record_id: Id, metadata: dict[str, Any] | None = None) -> Id:
+    def map(self, record_id: Id, metadata: dict[str, Any] | None = None, left: str = "") -> Id:
         """The target id of one source id.
+
+        Args:
+            record_id: The source id.
+            metadata: Of the record.
+            left: The namespace it had and does not have on the target.
 
         Raises:
             ValueError: It has none under this map.
         """
+        if left and self.distinct:
+            return uuid_for(record_id, left)
         match self.kind:
             case "keep":
                 return record_id
             case "uuid5":
-                return uuid_for(record_id)
+                return uuid_for(record_id, left)
             case "string":
                 return str(record_id)
             case "integer":
@@ -229,14 +255,16 @@ class IdMap:
                 raise ValueError(f"metadata.{self.field} holds no text or whole number")
         raise ValueError(f"unknown id map {self.kind!r}")
 
-    def companions(self, record_id: Id) -> dict[str, Id]:
+    def companions(self, record_id: Id, left: str = "") -> dict[str, Id]:
         """The metadata fields that remember the original of an id that changed."""
-        if self.kind in ("string", "integer"):
+        if self.kind in ("string", "integer") and not (left and self.distinct):
             return {ORIGINAL_ID: record_id, RUNNER_ID: self.kind}
         return {ORIGINAL_ID: record_id}
 
-    def describe(self) -> str:
+    def describe(self, left: str = "") -> str:
         """What it does, for the loss report; empty for `keep`."""
+        if left and (self.distinct or self.kind == "uuid5"):
+            return "→ UUID (version 5 of namespace and id)"
         return {
             "keep": "",
             "uuid5": "→ UUID (version 5 of the id)",
@@ -246,26 +274,89 @@ class IdMap:
         }[self.kind]
 
 
-def restored(batch: Batch) -> Batch:
-    """*batch* with original ids where records bear proof that a runner changed them."""
-    if not batch.metadata.may_have_key(ORIGINAL_ID):
-        return batch
-    ids = list(batch.ids)
+@dataclass(frozen=True)
+class NamespaceMap:
+    """Where records' namespaces go.
+
+    Attributes:
+        field: The metadata field that takes them; None: the target's, of the same names.
+        restore: Whether records that carry their namespace in a field return to it first.
+    """
+
+    field: str | None = None
+    restore: bool = False
+
+    def on_target(self, namespace: str) -> str:
+        """The namespace on the target of records of *namespace*."""
+        return namespace if self.field is None else ""
+
+    def left(self, namespace: str) -> str:
+        """*namespace* if its records do not have it on the target; else empty."""
+        return "" if self.field is None else namespace
+
+    def companions(self, namespace: str) -> dict[str, str]:
+        """The metadata fields that remember it."""
+        if self.field is None or not namespace:
+            return {}
+        return {self.field: namespace, RUNNER_NAMESPACE: self.field}
+
+
+SAME_NAMESPACES = NamespaceMap()
+"""Every namespace stays what it is."""
+
+
+def restored(
+    batch: Batch, *, ids: bool = True, namespaces: bool = False
+) -> list[tuple[Sequence[int], Batch]]:
+    """*batch* as it was before a runner changed *ids* and *namespaces*.
+
+    Only what bears proof is turned back.  Where namespaces are not to be, records that carry
+    theirs in a field stay as they are, for their ids may be those of others without it.
+
+    Returns:
+        One batch a namespace, each with the rows it had.
+    """
+    has = batch.metadata.may_have_key
+    if not ((ids and has(ORIGINAL_ID)) or (namespaces and has(RUNNER_NAMESPACE))):
+        return [(range(len(batch)), batch)]
+    back = list(batch.ids)
     objects = list(batch.metadata.objects())
+    homes: dict[str, list[int]] = {}
     for row, found in enumerate(objects):
-        original = found.get(ORIGINAL_ID)
-        if not isinstance(original, int | str) or isinstance(original, bool):
-            continue
-        companions = _companions_of(ids[row], original, found.get(RUNNER_ID))
-        if companions:
-            ids[row] = original
-            objects[row] = {key: value for key, value in found.items() if key not in companions}
-    return batch.with_(ids=ids, metadata=Metadata(objects=objects))
+        field = _namespace_field(found) if not batch.namespace else None
+        home = batch.namespace
+        gone: tuple[str, ...] = ()
+        if field is not None and namespaces:
+            home, gone = found[field], (field, RUNNER_NAMESPACE)
+        homes.setdefault(home, []).append(row)
+        if ids and (field is None or namespaces):
+            companions = _companions_of(back[row], found, home if field else "")
+            if companions:
+                back[row] = found[ORIGINAL_ID]
+                gone += companions
+        if gone:
+            objects[row] = {key: value for key, value in found.items() if key not in gone}
+    batch = batch.with_(ids=back, metadata=Metadata(objects=objects))
+    if set(homes) <= {batch.namespace}:
+        return [(range(len(batch)), batch)]
+    return [(rows, batch.take(rows).with_(namespace=home)) for home, rows in homes.items()]
 
 
-def _companions_of(now: Id, original: Id, mark: Any) -> tuple[str, ...]:
-    """The fields that a map of ours left with *now*; empty if none made it of *original*."""
-    if now == uuid_for(original):
+def _namespace_field(metadata: Mapping[str, Any]) -> str | None:
+    """The field in which a runner left the namespace of a record; None if none did."""
+    field = metadata.get(RUNNER_NAMESPACE)
+    if isinstance(field, str) and isinstance(metadata.get(field), str) and metadata[field]:
+        return field
+    return None
+
+
+def _companions_of(now: Id, metadata: Mapping[str, Any], home: str) -> tuple[str, ...]:
+    """The fields that a map of ours left with *now*; empty if none made it of the original."""
+    original = metadata.get(ORIGINAL_ID)
+    if not isinstance(original, int | str) or isinstance(original, bool):
+        return ()
+    mark = metadata.get(RUNNER_ID)
+    if now == uuid_for(original, home):
         return (ORIGINAL_ID,)
     if mark == "string":
         ours = isinstance(now, str) and isinstance(original, int) and now == str(original)
@@ -279,7 +370,9 @@ def _companions_of(now: Id, original: Id, mark: Any) -> tuple[str, ...]:
     return (ORIGINAL_ID, RUNNER_ID) if ours else ()
 
 
-def choose(policy: IdPolicy, census: IdCensus, rule: IdRule, store: str) -> tuple[IdMap, list[str]]:
+def choose(
+    policy: IdPolicy, census: IdCensus, rule: IdRule, store: str, *, distinct: bool = False
+) -> tuple[IdMap, list[str]]:
     """The id map of a plan and what stands against it.
 
     Args:
@@ -287,6 +380,7 @@ def choose(policy: IdPolicy, census: IdCensus, rule: IdRule, store: str) -> tupl
         census: Of all source ids (restored where they carry an original).
         rule: What the target can hold.
         store: The target's name, for messages.
+        distinct: See `IdMap`; the census is of ids that have been made so.
     """
     if policy.kind == "field":
         return IdMap("field", policy.field, restore=False), []
@@ -294,7 +388,7 @@ def choose(policy: IdPolicy, census: IdCensus, rule: IdRule, store: str) -> tupl
         chosen = IdMap(policy.kind, restore=policy.kind != "keep")
         return chosen, _against(chosen, census, rule, store)
     for kind in ("keep", "string", "uuid5"):
-        chosen = IdMap(kind)
+        chosen = IdMap(kind, distinct=distinct)
         if not _against(chosen, census, rule, store):
             return chosen, []
     return IdMap(), _against(IdMap(), census, rule, store)

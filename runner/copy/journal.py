@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,7 +56,7 @@ CREATE TABLE partitions (
 CREATE TABLE batches (
     partition INTEGER NOT NULL, number INTEGER NOT NULL, cursor TEXT NOT NULL,
     read INTEGER NOT NULL, records INTEGER NOT NULL, size_bytes INTEGER NOT NULL,
-    verified INTEGER NOT NULL, namespace TEXT NOT NULL, ids BLOB NOT NULL, digests BLOB NOT NULL,
+    verified INTEGER NOT NULL, ids BLOB NOT NULL, digests BLOB NOT NULL,
     losses TEXT NOT NULL, transforms TEXT NOT NULL,
     PRIMARY KEY (partition, number)
 ) WITHOUT ROWID;
@@ -75,6 +75,21 @@ CREATE TABLE audit (
 """
 
 
+class Written(NamedTuple):
+    """The records of a batch that went to one namespace.
+
+    Attributes:
+        namespace: On the target.
+        ids: Of the records, on the target.
+        digests: Of the same, shape ``(n, 16)``: of what was read back if the batch was, else
+            of the part of what was sent that the target keeps (`runner.checks.digest.Kept`).
+    """
+
+    namespace: str
+    ids: Sequence[Id]
+    digests: Digests
+
+
 @dataclass(frozen=True)
 class BatchRow:
     """What one finished batch leaves in the journal.
@@ -83,12 +98,9 @@ class BatchRow:
         partition, number: Which batch it is; numbers count from 0 without gaps.
         cursor: Where the partition's scan stands after it.
         read: Records read from the source.
-        ids: Of the records written, on the target.
-        digests: Of the same, shape ``(n, 16)``: of what was read back if *verified*, else of
-            the part of what was sent that the target keeps (`runner.checks.digest.Kept`).
+        written: The records that were written, one entry a namespace; nearly always one.
         size_bytes: Of the same.
-        verified: Whether it was read back and found identical.
-        namespace: Of all of them.
+        verified: Whether they were read back and found identical.
         losses: Loss → records.
         transforms: Transform path → ``[seen, changed, failed]``.
         dead_letters: What was set aside, each with its record.
@@ -98,11 +110,9 @@ class BatchRow:
     number: int
     cursor: str
     read: int
-    ids: Sequence[Id]
-    digests: Digests
+    written: Sequence[Written]
     size_bytes: int
     verified: bool
-    namespace: str = ""
     losses: Mapping[Loss, int] = field(default_factory=dict)
     transforms: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     dead_letters: Sequence[DeadLetterRow] = ()
@@ -382,22 +392,26 @@ class Journal:
 
     def commit(self, row: BatchRow) -> None:
         """Record one finished batch: everything in one transaction."""
-        ids = zlib.compress(jsonvalues.dumps(list(row.ids)), 1)
+        ids = [[each.namespace, list(each.ids)] for each in row.written]
+        digests = [np.ascontiguousarray(each.digests).tobytes() for each in row.written]
         with self._lock:
             # memory follows the file: what was not committed waits for nothing
-            self._waiting[row.partition] = self._commit(row, ids)
+            self._waiting[row.partition] = self._commit(
+                row, zlib.compress(jsonvalues.dumps(ids), 1), b"".join(digests)
+            )
 
-    def _commit(self, row: BatchRow, ids: bytes) -> dict[int, str]:
+    def _commit(self, row: BatchRow, ids: bytes, digests: bytes) -> dict[int, str]:
+        records = sum(len(each.ids) for each in row.written)
         losses = [
             [each.field, each.what, each.policy, each.reversible, count]
             for each, count in row.losses.items()
         ]
         with self._transaction() as db:
             db.execute(
-                "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    row.partition, row.number, row.cursor, row.read, len(row.ids), row.size_bytes,
-                    row.verified, row.namespace, ids, np.ascontiguousarray(row.digests).tobytes(),
+                    row.partition, row.number, row.cursor, row.read, records, row.size_bytes,
+                    row.verified, ids, digests,
                     jsonvalues.dumps(losses).decode() if losses else "",
                     jsonvalues.dumps(row.transforms).decode() if row.transforms else "",
                 ),
@@ -416,7 +430,7 @@ class Journal:
             self._append_audit(
                 db,
                 "batch",
-                {"partition": row.partition, "batch": row.number, "records": len(row.ids)},
+                {"partition": row.partition, "batch": row.number, "records": records},
             )
         return waiting
 
@@ -469,16 +483,17 @@ class Journal:
         )
 
     def written(self) -> Iterator[tuple[str, list[Id], Digests, bool]]:
-        """Namespace, ids, digests, and whether they are of what was read back, batch by batch."""
+        """Namespace, ids, digests, and whether they are of what was read back, part by part."""
         for key in self._batch_keys():
             with self._lock:
-                namespace, ids, digests, verified = self._db.execute(
-                    "SELECT namespace, ids, digests, verified FROM batches "
-                    "WHERE partition = ? AND number = ?",
+                ids, digests, verified = self._db.execute(
+                    "SELECT ids, digests, verified FROM batches WHERE partition = ? AND number = ?",
                     key,
                 ).fetchone()
-            found = jsonvalues.loads(zlib.decompress(ids))
-            yield namespace, found, _as_digests(digests), bool(verified)
+            rows, first = _as_digests(digests), 0
+            for namespace, found in jsonvalues.loads(zlib.decompress(ids)):
+                yield namespace, found, rows[first : first + len(found)], bool(verified)
+                first += len(found)
 
     def _batch_keys(self) -> list[tuple[int, int]]:
         with self._lock:

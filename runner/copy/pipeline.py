@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from runner.checks.compare import Difference, differences
-from runner.checks.digest import Kept, record_digests
+from runner.checks.digest import Digests, Kept, record_digests
 from runner.copy.dead_letters import DeadLetterRow, with_records
-from runner.copy.journal import BatchRow, Journal, PartitionState
-from runner.copy.prepare import Preparation, Prepared
+from runner.copy.journal import BatchRow, Journal, PartitionState, Written
+from runner.copy.prepare import Part, Preparation, Prepared
 from runner.copy.retry import Retrying, Stop
 from runner.copy.strangers import Strangers, part_of
 from runner.errors import (
@@ -279,45 +279,55 @@ class Copier:
 
     def _copy(self, item: _Numbered) -> None:
         prepared = self.preparation.prepare(item.page.batch)
-        if len(prepared.batch):
-            prepared = self._write(item, prepared)
-        batch = prepared.batch
+        for part in prepared.parts:
+            if len(part.batch):
+                self._write(item, part, prepared)
+        batches = [each for each in prepared.batches if len(each)]
         every = self.settings.verify_every
-        verified = bool(len(batch) and every and item.number % every == 0)
-        if verified:
-            came = self.retrying.call("reading back from the target", lambda: self._there(batch))
-            found = differences(batch, came, self.target.capabilities, self.settings.vectors)
-            if found:
-                raise _mismatch(found, batch, show_values=self.settings.show_values)
-            digests = record_digests(came)
-        else:
-            digests = record_digests(self.settings.kept.part_of(batch))
-        size_bytes = batch.size_bytes
+        verified = bool(batches and every and item.number % every == 0)
+        written = [
+            Written(each.namespace, each.ids, self._digests(each, read_back=verified))
+            for each in batches
+        ]
+        size_bytes = sum(each.size_bytes for each in batches)
         self.journal.commit(
             BatchRow(
                 partition=item.partition,
                 number=item.number,
                 cursor=item.page.cursor,
                 read=len(item.page.batch),
-                ids=batch.ids,
-                digests=digests,
+                written=written,
                 size_bytes=size_bytes,
                 verified=verified,
-                namespace=batch.namespace,
                 losses=prepared.losses,
                 transforms=prepared.transforms,
                 dead_letters=with_records(prepared.dead_letters, item.page.batch),
             )
         )
-        self._note_done(item, len(batch), size_bytes, len(prepared.dead_letters), verified)
+        records = sum(map(len, batches))
+        self._note_done(item, records, size_bytes, len(prepared.dead_letters), verified)
 
-    def _write(self, item: _Numbered, prepared: Prepared) -> Prepared:
-        """Write a batch; what the target refuses record by record is set aside.
+    def _digests(self, batch: Batch, *, read_back: bool) -> Digests:
+        """Of what the target holds of *batch*, or of what it keeps of it.
+
+        Raises:
+            CheckFailedError: What was *read_back* differs.
+        """
+        if not read_back:
+            return record_digests(self.settings.kept.part_of(batch))
+        came = self.retrying.call("reading back from the target", lambda: self._there(batch))
+        found = differences(batch, came, self.target.capabilities, self.settings.vectors)
+        if found:
+            raise _mismatch(found, batch, show_values=self.settings.show_values)
+        return record_digests(came)
+
+    def _write(self, item: _Numbered, part: Part, prepared: Prepared) -> None:
+        """Write a part of a page; what the target refuses record by record is set aside.
 
         Raises:
             HazardError: Somebody else's record would be overwritten.
         """
-        batch = prepared.batch
+        batch = part.batch
         fresh = not (item.doubtful or self.settings.append)
         if not item.doubtful and self.settings.strangers.among(batch.ids, batch.namespace):
             self._judge_existing(batch)
@@ -335,19 +345,13 @@ class Copier:
                 self._write_once(batch, False)
         except PartialWriteError as error:
             keep = [row for row, each in enumerate(batch.ids) if each not in error.failed]
-            dead = [
-                DeadLetterRow(source, batch.namespace, "target", error.failed[each])
-                for source, each in zip(prepared.source_ids, batch.ids, strict=True)
+            prepared.dead_letters += [
+                DeadLetterRow(source, item.page.batch.namespace, "target", error.failed[each])
+                for source, each in zip(part.source_ids, batch.ids, strict=True)
                 if each in error.failed
             ]
-            return Prepared(
-                batch.take(keep),
-                [prepared.source_ids[row] for row in keep],
-                [*prepared.dead_letters, *dead],
-                prepared.losses,
-                prepared.transforms,
-            )
-        return prepared
+            part.batch = batch.take(keep)
+            part.source_ids = [part.source_ids[row] for row in keep]
 
     def _write_once(self, batch: Batch, fresh: bool) -> None:
         tried = False

@@ -15,7 +15,7 @@ from runner.stores.base import Location
 # What of a side decides about what is read or made, beyond the identity that its store tells.
 # Addresses and credentials are not among them: a server may move and a key be renewed
 # between a run and its resume.
-_DECIDING = ("where", "columns", "vectors", "document_field", "metric", "index")
+_DECIDING = ("where", "columns", "vectors", "document_field", "metric", "index", "namespaces")
 
 
 def fingerprint(document: PlanDocument, *, transforms_code: str, extra: Mapping[str, Any]) -> str:
@@ -34,6 +34,7 @@ def fingerprint(document: PlanDocument, *, transforms_code: str, extra: Mapping[
         "target": _side(document.target),
         "limit": document.limit,
         "ids": [document.ids.kind, document.ids.field],
+        "namespace_to": [document.namespace_to.kind, document.namespace_to.field],
         "fields": {
             name: [policy.type, policy.unsupported] for name, policy in document.fields.items()
         },

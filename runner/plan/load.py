@@ -23,6 +23,7 @@ from runner.plan.model import (
     Hazard,
     IdPolicy,
     IfExists,
+    NamespacePolicy,
     OnError,
     PlanDocument,
     QueryCheck,
@@ -304,6 +305,7 @@ class _Plan:
             transforms=self.steps(),
             validation=_validation(plan.get("validation", {})),
             ids=IdPolicy(ids) if isinstance(ids, str) else IdPolicy("field", ids["from"]),
+            namespace_to=_namespace_to(plan.get("namespace_to")),
             fields={name: _field(policy) for name, policy in plan.get("fields", {}).items()},
             unsupported=_unsupported(plan),
             allow=frozenset(Hazard(word) for word in plan.get("allow", ())),
@@ -487,6 +489,14 @@ def _queries(keys: str | Mapping[str, Any], level: str) -> QueryCheck | None:
         k=keys.get("k", standard.k),
         min_recall_ratio=keys.get("min_recall_ratio", standard.min_recall_ratio),
     )
+
+
+def _namespace_to(keys: str | Mapping[str, Any] | None) -> NamespacePolicy:
+    if keys is None:
+        return NamespacePolicy()
+    if isinstance(keys, str):
+        return NamespacePolicy("namespace")  # stores that call them tenants have the same
+    return NamespacePolicy("field", keys["field"])
 
 
 def _field(keys: Mapping[str, Any]) -> FieldPolicy:

@@ -97,12 +97,27 @@ class IdPolicy:
 
 
 @dataclass(frozen=True)
+class NamespacePolicy:
+    """Where records' namespaces go (plan key ``namespace_to``).
+
+    Attributes:
+        kind: ``auto`` (the target's own, of the same names, where it has such), ``namespace``
+            (that and nothing else) or ``field``.
+        field: The metadata field that takes them when *kind* is ``field``.
+    """
+
+    kind: str = "auto"
+    field: str | None = None
+
+
+@dataclass(frozen=True)
 class QueryCheck:
     """The search-quality check (plan key ``validation.queries``).
 
     Attributes:
         sample: Use this many of the source's own vectors as queries.
-        file: Or the vectors of this Parquet file (columns ``id``, ``text``, ``vector``).
+        file: Or the vectors of this Parquet file (columns ``id``, ``text``, ``vector``, and
+            ``namespace`` where there are several).
         k: How many neighbours each query asks for.
         min_recall_ratio: Recall of the target, as a share of the source's, to reach.
     """
@@ -157,6 +172,7 @@ class PlanDocument:
         transforms: In order.
         validation: The checks.
         ids: The id map.
+        namespace_to: Where namespaces go.
         fields: Field name → policy.
         unsupported: The policy of fields that are not named in *fields*; None for the default.
         allow: Hazards the plan allows.
@@ -182,6 +198,7 @@ class PlanDocument:
     transforms: tuple[TransformStep, ...] = ()
     validation: Validation = Validation()
     ids: IdPolicy = IdPolicy()
+    namespace_to: NamespacePolicy = NamespacePolicy()
     fields: Mapping[str, FieldPolicy] = field(default_factory=dict)
     unsupported: Unsupported | None = None
     allow: frozenset[Hazard] = frozenset()

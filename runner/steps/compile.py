@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from runner.copy.dead_letters import DeadLetterRow
 from runner.copy.fit import JSON_FIELDS, Loss
-from runner.copy.ids import ORIGINAL_ID, RUNNER_ID, IdMap
-from runner.copy.prepare import RESTORED
+from runner.copy.ids import ORIGINAL_ID, RUNNER_ID, RUNNER_NAMESPACE, IdMap, NamespaceMap
+from runner.copy.prepare import RESTORED, namespace_restored
 from runner.errors import CapabilityError, HazardError, PlanError, RunnerError, TransformError
 from runner.jsonvalues import ValueKind
 from runner.model import (
@@ -50,7 +50,7 @@ from runner.steps.model import (
 )
 from runner.steps.preflight import Preflight
 from runner.transform import FieldEffect
-from runner.words import shown
+from runner.words import plural, shown, shown_list
 
 _ASSUMED_WRITES_PER_S = {
     "pgvector": 10_000.0,
@@ -90,7 +90,7 @@ class Compiled:
         hazards: Every hazard of the steps, with who allowed it.
         fields, losses: What happens to every field, by the sample.
         estimate: What the run would take.
-        id_map, vector_names: How records change on the way.
+        id_map, namespaces, vector_names: How records change on the way.
         collection: The target as it is or will be, under its final name.
         writes_to: The name that is written to: a staging name where a swap follows.
     """
@@ -104,6 +104,7 @@ class Compiled:
     losses: tuple[LossRow, ...]
     estimate: Estimate
     id_map: IdMap
+    namespaces: NamespaceMap
     vector_names: Mapping[str, str]
     collection: CollectionSpec
     writes_to: str
@@ -166,6 +167,7 @@ def compile_plan(
     faults = [
         *_store_faults(document, found),
         *_shape_faults(document, found, target[1]),
+        *_namespace_faults(document, found, target),
         *_id_faults(document, found),
         *_sample_faults(document, found, show_values=show_values),
     ]
@@ -210,6 +212,7 @@ def compile_plan(
         ),
         estimate=_estimate(document, found, target[0], known_write_rate),
         id_map=found.id_map,
+        namespaces=found.namespaces,
         vector_names=found.vector_names,
         collection=collection,
         writes_to=writes_to,
@@ -322,7 +325,39 @@ def _append_faults(document: PlanDocument, found: Preflight, target: CollectionS
                 f"the source has {spec.dim:,}"
             )
             faults.append(_fault(document, CapabilityError, "target", what))
+    room, wanted = target.namespaces, found.wanted.namespaces
+    if room not in ("", "both", wanted):
+        words = {"default": "the default namespace only", "named": "named namespaces only"}
+        what = f"{target.name} has {words[room]}, the source's records lie in "
+        what += {"default": "the default one", "named": "named ones"}.get(wanted, "both kinds")
+        faults.append(_fault(document, CapabilityError, "target", what, _FIELD_FOR_NAMESPACES))
     return faults
+
+
+_FIELD_FOR_NAMESPACES = (
+    "`namespace_to: {field: namespace}` keeps each record's in that metadata field, and the "
+    "way back restores it"
+)
+
+
+def _namespace_faults(
+    document: PlanDocument, found: Preflight, target: tuple[Endpoint, Capabilities]
+) -> list[Fault]:
+    """What stands against where the namespaces are to go; nothing if all is in the default one."""
+    if target[1].namespaces or document.namespace_to.kind == "field":
+        return []
+    store = target[0].store
+    if document.namespace_to.kind == "namespace":
+        what = f"{store} has no namespaces"
+        return [_fault(document, CapabilityError, "namespace_to", what, _FIELD_FOR_NAMESPACES)]
+    names = [each for each in found.census.namespaces if each]
+    if not names:
+        return []
+    what = f"the source has {plural(len(names), 'namespace')} beside the default one" if (
+        "" in found.census.namespaces
+    ) else f"the source has {plural(len(names), 'namespace')}"  # fmt: skip
+    what += f" ({shown_list(names)}), {store} has none"
+    return [_fault(document, CapabilityError, "source", what, _FIELD_FOR_NAMESPACES)]
 
 
 def _id_faults(document: PlanDocument, found: Preflight) -> list[Fault]:
@@ -436,6 +471,9 @@ def _warnings(document: PlanDocument, found: Preflight) -> list[Remark]:
     if found.dead_letters and len(found.dead_letters) <= document.validation.max_dead_letters:
         what = f"{len(found.dead_letters):,} of {found.before.records:,} records looked at "
         warnings.append(Remark("", what + "would be set aside", "the plan allows that"))
+    if found.unknown_namespaces:
+        what = f"the source has no records in {shown_list(found.unknown_namespaces)}"
+        warnings.append(Remark(document.place("source.namespaces"), what, "check the names"))
     if document.limit is not None:
         given = [path for path in ("limit", "source.limit") if path in document.positions]
         warnings.append(
@@ -582,9 +620,13 @@ def _fate(
 
 
 def _why_gone(name: str, summary: FieldSummary, found: Preflight) -> str:
-    restored = {each.field == "id" for each in found.losses if each.policy == RESTORED}
-    if (name in (ORIGINAL_ID, RUNNER_ID) and True in restored) or (
+    restored = {each.field for each in found.losses if each.policy == RESTORED}
+    if (name in (ORIGINAL_ID, RUNNER_ID) and "id" in restored) or (
         name == JSON_FIELDS and restored
+    ):
+        return RESTORED
+    if namespace_restored(name) in found.losses or (
+        name == RUNNER_NAMESPACE and "namespace" in restored
     ):
         return RESTORED
     if ValueKind.OBJECT in summary.kinds and any(

@@ -202,6 +202,7 @@ def spec_from_json(found: Mapping[str, Any]) -> CollectionSpec:
         fields=found["fields"],
         extra=found["extra"],
         room=_room_from_json(found["room"]),
+        namespaces=found["namespaces"],
     )
 
 

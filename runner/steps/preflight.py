@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow.parquet as parquet
@@ -15,8 +15,8 @@ import pyarrow.parquet as parquet
 from runner.checks.digest import IdSet, id_digests, keys_of
 from runner.copy.dead_letters import DeadLetterRow
 from runner.copy.fit import Fitting, Loss
-from runner.copy.ids import IdCensus, IdMap, choose, take_census
-from runner.copy.prepare import Preparation, originals
+from runner.copy.ids import IdCensus, IdMap, NamespaceMap, choose, take_census
+from runner.copy.prepare import Preparation, identities, originals
 from runner.errors import CollectionNotFoundError, PlanError
 from runner.model import (
     DEFAULT_VECTOR,
@@ -55,6 +55,8 @@ class Preflight:
         census: Of all source ids, with originals restored.
         id_map: How ids will change; *id_problems*: what stands against it.
         vector_names: Source vector → target vector.
+        namespaces: Where namespaces will go; *unknown_namespaces*: those that the plan chooses
+            and the source does not have.
         wanted: The collection that the plan asks for, in common terms.
         proposal: What the target would make of it.
         before, after: Inventories of the sample as it is and as it would be written.
@@ -76,6 +78,8 @@ class Preflight:
     id_map: IdMap
     id_problems: list[str]
     vector_names: dict[str, str]
+    namespaces: NamespaceMap
+    unknown_namespaces: list[str]
     wanted: CollectionSpec
     proposal: Proposal
     before: Inventory
@@ -119,16 +123,28 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
     as_it_is = take_census(source.scan_ids)
     sample = _spread_sample(source, as_it_is, first)
     kind = document.ids.kind
-    restores = kind not in ("keep", "field") and as_it_is.may_be_mapped and _restores(source)
-    census = take_census(lambda: _original_id_pages(source)) if restores else as_it_is
-    rule = _id_rule(
-        target, kept_spec, census.kind if kind in ("auto", "keep") else _kind_after(kind)
+    ids_back, namespaces_back = _carried(document, source, target, as_it_is, sample)
+    namespaces = NamespaceMap(document.namespace_to.field, namespaces_back)
+
+    def pages() -> Iterator[tuple[str, list[Id]]]:
+        if ids_back or namespaces_back:
+            return _original_id_pages(source, ids=ids_back, namespaces=namespaces_back)
+        return source.scan_ids()
+
+    census = take_census(pages) if ids_back or namespaces_back else as_it_is
+    distinct = (
+        kind == "auto"
+        and _leaves_namespaces(namespaces, census)
+        and bool(take_census(lambda: (("", ids) for _, ids in pages())).duplicates)
     )
-    id_map, id_problems = choose(document.ids, census, rule, target.name)
+    made = take_census(lambda: (_distinct(*page) for page in pages())) if distinct else census
+    rule = _id_rule(target, kept_spec, made.kind if kind in ("auto", "keep") else _kind_after(kind))
+    id_map, id_problems = choose(document.ids, made, rule, target.name, distinct=distinct)
     # what was found over all records is what the copy does, whatever comes to the source later
-    id_map = replace(id_map, restore=restores)
+    id_map = replace(id_map, restore=ids_back)
     names = _vector_names(source_spec, kept_spec)
-    wanted = _wanted(document, source, source_spec, target, id_map, census, names)
+    homes = map(namespaces.on_target, census.namespaces)
+    wanted = _wanted(document, source, source_spec, target, id_map, made, names, homes)
     average = take_inventory(sample).average_record_bytes
     proposal = (
         Proposal(kept_spec, "append to what is there", tuple(target.append_findings()))
@@ -146,6 +162,10 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         id_map=id_map,
         id_problems=id_problems,
         vector_names=names,
+        namespaces=namespaces,
+        unknown_namespaces=[
+            each for each in source.namespaces() if each and each not in as_it_is.namespaces
+        ],
         wanted=wanted,
         proposal=proposal,
         before=Inventory(),
@@ -158,7 +178,7 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         *(("target", each) for each in proposal.findings),
     ]
     preparation = preparation_for(
-        document, target, found.collection, id_map, names, collect_failures=True
+        document, target, found.collection, id_map, names, namespaces, collect_failures=True
     )
     _prepare_sample(found, preparation, sample)
     _judge_mapped_ids(found, source, preparation, target)
@@ -192,6 +212,7 @@ def preparation_for(
     collection: CollectionSpec,
     id_map: IdMap,
     vector_names: dict[str, str],
+    namespaces: NamespaceMap,
     *,
     collect_failures: bool = False,
 ) -> Preparation:
@@ -216,7 +237,7 @@ def preparation_for(
         target.id_rule(collection.id_kind),
         collection.room,
     )
-    return Preparation(chain, id_map, fitting, vector_names)
+    return Preparation(chain, id_map, fitting, vector_names, namespaces)
 
 
 def chain_of(document: PlanDocument, steps: Sequence[TransformStep] | None = None) -> Chain:
@@ -269,19 +290,53 @@ def _spread_sample(source: Source, census: IdCensus, first: list[Batch]) -> list
     return [each for each in fetched if len(each)] or first
 
 
-def _restores(source: Source) -> bool:
-    """Whether any record carries an original id that it is to get back."""
-    return any(_differ(batch.ids, originals(batch).ids) for batch in _all(source, Select.METADATA))
+def _carried(
+    document: PlanDocument,
+    source: Source,
+    target: Target,
+    census: IdCensus,
+    sample: Sequence[Batch],
+) -> tuple[bool, bool]:
+    """Whether any record carries its original id, and any its namespace, to get it back."""
+    ids = document.ids.kind not in ("keep", "field") and census.may_be_mapped
+    takes = target.capabilities.namespaces or document.namespace_to.field is not None
+    namespaces = takes and "" in census.namespaces
+    looked_at: Iterable[Batch] = _all(source, Select.METADATA)
+    if not ids and (not namespaces or source.capabilities.namespaces):
+        # such a source seldom has them in a field; to read all its metadata for that is dear
+        looked_at = sample
+    found_ids = found_namespaces = False
+    for batch in looked_at:
+        for rows, part in originals(batch, ids=ids, namespaces=namespaces):
+            found_namespaces |= part.namespace != batch.namespace
+            found_ids |= _differ([batch.ids[row] for row in rows], part.ids)
+        if (found_ids or not ids) and (found_namespaces or not namespaces):
+            break
+    return found_ids, found_namespaces
+
+
+def _leaves_namespaces(namespaces: NamespaceMap, census: IdCensus) -> bool:
+    """Whether records of several namespaces come together on the target."""
+    return namespaces.field is not None and len(census.namespaces) > 1
+
+
+def _distinct(namespace: str, ids: Sequence[Id]) -> tuple[str, list[Id]]:
+    """Ids as they are where namespaces come together and ids of them would meet."""
+    mapped = IdMap(distinct=True)
+    return "", [mapped.map(each, left=namespace) for each in ids]
 
 
 def _differ(ids: Sequence[Id], others: Sequence[Id]) -> bool:
     return any(a != b or type(a) is not type(b) for a, b in zip(ids, others, strict=True))
 
 
-def _original_id_pages(source: Source) -> Iterator[tuple[str, list[Id]]]:
+def _original_id_pages(
+    source: Source, *, ids: bool, namespaces: bool
+) -> Iterator[tuple[str, list[Id]]]:
     """All source ids, page by page, with originals restored where records carry them."""
     for batch in _all(source, Select.METADATA):
-        yield batch.namespace, list(originals(batch).ids)
+        for _, part in originals(batch, ids=ids, namespaces=namespaces):
+            yield part.namespace, list(part.ids)
 
 
 def _all(source: Source, select: Select) -> Iterator[Batch]:
@@ -291,13 +346,12 @@ def _all(source: Source, select: Select) -> Iterator[Batch]:
 
 
 def mapped_id_pages(source: Source, preparation: Preparation) -> Iterator[tuple[str, list[Id]]]:
-    """Namespaces and target ids of all source records that have one, page by page."""
-    if not preparation.needs_for_ids:
-        for namespace, ids in source.scan_ids():
-            yield namespace, [preparation.ids.map(each) for each in ids]
-        return
-    for batch in _all(source, preparation.needs_for_ids):
-        yield batch.namespace, list(preparation.target_ids(batch).values())
+    """Namespaces and ids on the target of all source records that have one, page by page."""
+    for _, _, there in identities(source, preparation):
+        by_namespace: dict[str, list[Id]] = {}
+        for home, each in there.values():
+            by_namespace.setdefault(home, []).append(each)
+        yield from by_namespace.items()
 
 
 def _vector_names(source: CollectionSpec, target: CollectionSpec | None) -> dict[str, str]:
@@ -317,6 +371,7 @@ def _wanted(
     id_map: IdMap,
     census: IdCensus,
     names: dict[str, str],
+    namespaces: Iterable[str],
 ) -> CollectionSpec:
     """The plan's target in common terms: the source's shape, and what the plan says besides."""
     options = document.target.options
@@ -337,7 +392,14 @@ def _wanted(
         id_kind=census.kind if id_map.keeps else _kind_after(id_map.kind),
         fields=spec.fields if same_store else {},
         extra=spec.extra if same_store else {},
+        namespaces=_kind_of_namespaces(namespaces),
     )
+
+
+def _kind_of_namespaces(namespaces: Iterable[str]) -> str:
+    """See `CollectionSpec.namespaces`."""
+    kinds = {bool(each) for each in namespaces}
+    return "both" if len(kinds) > 1 else "named" if True in kinds else "default"
 
 
 def _wanted_index(
@@ -366,8 +428,9 @@ def _prepare_sample(found: Preflight, preparation: Preparation, sample: list[Bat
     for batch in sample:
         found.before.add(batch)
         prepared = preparation.prepare(batch)
-        found.after.add(prepared.batch)
-        written = {(type(each), each) for each in prepared.source_ids}
+        for part in prepared.parts:
+            found.after.add(part.batch)
+        written = {(type(each), each) for part in prepared.parts for each in part.source_ids}
         for each, metadata in zip(batch.ids, batch.metadata, strict=True):
             if (type(each), each) in written:
                 found.surviving.update(metadata)
@@ -397,6 +460,7 @@ def _judge_mapped_ids(
     could_collide = kind == "field" or (
         kind in ("string", "integer") and 0 < found.census.integers < found.census.count
     )
+    could_collide |= _leaves_namespaces(found.namespaces, found.census)
     if not could_collide or (found.id_problems and kind != "field"):
         return
     census = take_census(lambda: mapped_id_pages(source, preparation))

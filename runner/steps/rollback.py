@@ -309,7 +309,7 @@ def in_flight_batches(
             continue
         read = 0
         for page in source.scan(state.partition, state.cursor, _PAGE):
-            yield preparation.prepare(page.batch).batch
+            yield from preparation.prepare(page.batch).batches
             read += len(page.batch)
             if read >= most:
                 break

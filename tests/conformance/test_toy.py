@@ -110,19 +110,25 @@ class ToyStore(Target):
         return self.here["mark"]
 
     def search(self, queries, k, *, vector="", exact=False, namespace=""):
-        batch = joined(self.here["rows"].values())
-        apart = queries[:, None].astype(float) - batch.vector
-        close = queries.astype(float) @ batch.vector.T
-        if self.describe().vector.metric is Metric.L2:
-            close = -np.linalg.norm(apart, axis=2)
-        elif self.describe().vector.metric is Metric.COSINE:
-            close = close / np.linalg.norm(batch.vector, axis=1)
-        order = np.argsort(-close, axis=1)[:, :k]
-        scores = np.take_along_axis(close, order, 1).tolist()
-        return Hits([[batch.ids[row] for row in rows] for rows in order], scores, True)
+        return nearest(
+            self.describe().vector.metric, joined(self.here["rows"].values()), queries, k
+        )
 
     def close(self):
         pass
+
+
+def nearest(metric, batch, queries, k):
+    if not len(batch):
+        return Hits([[] for _ in queries], [[] for _ in queries], True)
+    close = queries.astype(float) @ batch.vector.T
+    if metric is Metric.L2:
+        close = -np.linalg.norm(queries[:, None].astype(float) - batch.vector, axis=2)
+    elif metric is Metric.COSINE:
+        close = close / np.linalg.norm(batch.vector, axis=1)
+    order = np.argsort(-close, axis=1)[:, :k]
+    scores = np.take_along_axis(close, order, 1).tolist()
+    return Hits([[batch.ids[row] for row in rows] for rows in order], scores, True)
 
 
 class TestToyStore(StoreConformance):

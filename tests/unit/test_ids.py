@@ -113,7 +113,7 @@ def test_the_way_back_restores_every_id_and_its_kind(ids, kind):
             for each in ids
         ),
     )
-    back = restored(there)
+    ((_, back),) = restored(there)
     assert [(type(each), each) for each in back.ids] == [(type(each), each) for each in ids]
     assert back.metadata.objects() == [{"k": 1}] * len(ids)
 
@@ -133,7 +133,7 @@ def test_the_way_back_restores_every_id_and_its_kind(ids, kind):
     ],
 )
 def test_a_field_of_the_users_own_called_original_id_is_left_alone(now, own):
-    back = restored(with_metadata([now], own))
+    ((_, back),) = restored(with_metadata([now], own))
     assert same(back.ids[0], now)
     assert back.metadata[0] == own
 
@@ -143,8 +143,9 @@ def test_a_map_that_overwrote_a_field_of_the_users_own_sets_the_record_aside():
     for own in ("original_id", "runner_id"):
         preparation = Preparation(Chain(()), IdMap("string"), fitting, {"": ""})
         prepared = preparation.prepare(with_metadata([1, 2], {own: "1"}, {}))
-        assert prepared.batch.ids == ["2"]
-        assert prepared.batch.metadata[0] == {"original_id": 2, "runner_id": "string"}
+        (batch,) = prepared.batches
+        assert batch.ids == ["2"]
+        assert batch.metadata[0] == {"original_id": 2, "runner_id": "string"}
         assert f"metadata.{own} exists already" in prepared.dead_letters[0].reason
 
 

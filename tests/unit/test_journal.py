@@ -13,7 +13,7 @@ import pytest
 
 from runner.copy.dead_letters import DeadLetterRow, with_records
 from runner.copy.fit import Loss
-from runner.copy.journal import BatchRow, Journal, audit_is_whole
+from runner.copy.journal import BatchRow, Journal, Written, audit_is_whole
 from runner.errors import JournalError
 from runner.model import Batch, Metadata, Partition
 
@@ -29,7 +29,8 @@ def row(number, partition=0, ids=None, **changes):
     ids = [f"id-{partition}-{number}"] if ids is None else ids
     digests = np.full((len(ids), 16), number, dtype=np.uint8)
     facts = {"cursor": f"c{number}", "read": len(ids), "size_bytes": 10, "verified": True}
-    return BatchRow(partition, number, ids=ids, digests=digests, **{**facts, **changes})
+    written = [Written("", ids, digests)]
+    return BatchRow(partition, number, written=written, **{**facts, **changes})
 
 
 def reopened(journal):

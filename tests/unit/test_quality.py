@@ -121,12 +121,12 @@ def test_ties_beyond_what_is_kept_are_named_and_accepted_by_their_score() -> Non
 def test_neighbours_can_be_named_as_the_target_names_them() -> None:
     truth = truth_of(line(0, 0), line(1, 2, -2, 3), 2)
     assert truth.all_ids() == [[0, 1, 2], [0, 1, 2]]
-    there = truth.translated({0: "a", 1: "b", 2: "c"})
+    there = truth.translated([{0: "a", 1: "b", 2: "c"}] * 2)
     assert recall_at_k(there, [["a", "c"], [0, 1]]).tolist() == [1.0, 0.0]
 
 
 def test_a_neighbour_that_the_target_does_not_have_is_missed() -> None:
-    truth = truth_of(line(0), line(1, 2, -2, 3), 2).translated({1: 1, 2: 2, 3: 3})
+    truth = truth_of(line(0), line(1, 2, -2, 3), 2).translated([{1: 1, 2: 2, 3: 3}])
     assert recall_at_k(truth, [[1, 2]]) == [0.5]
 
 

@@ -1,0 +1,203 @@
+"""A record is known by its namespace and its id, wherever it goes, and on the way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runner import load_plan, stores
+from runner.copy.ids import uuid_for
+from runner.errors import CapabilityError
+from runner.model import Batch, CollectionSpec, Metadata, VectorSpec
+from runner.results import RunResult, Verdict
+from runner.stores.base import Access
+from tests.conformance.test_toy import PLACES
+from tests.e2e.places import DIM, Places, records
+
+COUNT = 40
+CHECKS = {"queries": {"sample": 20, "k": 5, "min_recall_ratio": 0.95}}
+FIELD = {"field": "tenant"}
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store with namespaces that needs no engine."""
+    monkeypatch.setitem(stores._BUILT_IN, "toy", "tests.toy:NamespacedToy")
+    monkeypatch.setattr("tests.conformance.test_toy.PLACES", PLACES)
+    PLACES.clear()
+
+
+def at(name: str) -> dict[str, Any]:
+    return {"store": "toy", "collection": name}
+
+
+def tenants(*names: str, apart: bool = False, kind: str = "text") -> list[Batch]:
+    """The same ids in every namespace unless they are to be *apart*; other contents."""
+    found = []
+    for number, namespace in enumerate(names):
+        batch = records(COUNT + number, seed=number, kind=kind)
+        if apart:
+            batch = batch.with_(ids=[f"{namespace}/{each}" for each in batch.ids])
+        found.append(batch.with_(namespace=namespace))
+    return found
+
+
+def fill(places: Places, options: dict[str, Any], batches: list[Batch]) -> None:
+    with places.opened(options, Access.WRITE) as target:
+        name = type(target).endpoint(target.location).collection
+        spec = CollectionSpec(name, {"": VectorSpec(DIM)}, id_kind="string", namespaces="both")
+        target.create(target.propose(spec, 100, 10_000).spec)
+        for batch in batches:
+            target.write(batch, fresh=True)
+        target.finish(spec)
+
+
+def move(places: Places, source: dict[str, Any], target: dict[str, Any], **more: Any) -> RunResult:
+    name = f"{source['store']}-{target['store']}"
+    path = places.plan(source, target, name=name, batch_size=15, validation=CHECKS, **more)
+    result = load_plan(path).run()
+    assert [each for each in result.checks if each.verdict is Verdict.FAILED] == []
+    assert result.verdict is Verdict.PASSED
+    assert result.dead_letters == 0
+    return result
+
+
+def check(result: RunResult, name: str) -> Any:
+    return next(each for each in result.checks if each.name == name)
+
+
+def losses(result: RunResult) -> dict[tuple[str, str], tuple[int | None, bool]]:
+    return {(each.field, each.what): (each.records, each.reversible) for each in result.losses}
+
+
+def test_namespaces_go_to_namespaces(places: Places) -> None:
+    sent = tenants("", "acme", "globex")
+    fill(places, at("sent"), sent)
+    result = move(places, at("sent"), at("there"))
+    assert places.digest(at("there")) == places.digest(at("sent"))
+    assert check(result, "ids").summary == "0 missing · 0 extra in 3 namespaces"
+    assert check(result, "ids").evidence["namespaces"]["acme"] == {
+        "written": COUNT + 1,
+        "in_target": COUNT + 1,
+    }
+    assert check(result, "queries").evidence["recall_target_mean"] == 1.0
+
+
+def test_only_the_chosen_namespaces_are_read(places: Places) -> None:
+    fill(places, at("sent"), tenants("", "acme", "globex"))
+    source = {**at("sent"), "namespaces": ["acme", "globex"]}
+    result = move(places, source, at("there"))
+    assert result.records == 2 * COUNT + 3
+    assert places.digest(at("there")) == places.digest(source)
+
+
+def test_a_target_without_namespaces_needs_a_word_on_where_they_go(places: Places) -> None:
+    fill(places, at("sent"), tenants("", "acme", "globex"))
+    plan = load_plan(places.plan(at("sent"), places.options("chroma", "there")))
+    with pytest.raises(CapabilityError) as caught:
+        plan.run()
+    assert "the source has 2 namespaces beside the default one" in caught.value.what
+    assert '"acme", "globex"' in caught.value.what
+    assert "namespace_to: {field: namespace}" in caught.value.hint
+    assert plan.dry_run().exit_code == 3
+
+
+def test_a_target_without_namespaces_takes_the_default_one_as_it_is(places: Places) -> None:
+    fill(places, at("sent"), tenants(""))
+    move(places, at("sent"), places.options("chroma", "there"))
+    assert set(places.read(places.options("chroma", "there"))) == set(records(COUNT).ids)
+
+
+@pytest.mark.parametrize("store", ["chroma", "faiss", "qdrant-edge", "pgvector"])
+@pytest.mark.parametrize("apart", [True, False], ids=["other ids", "equal ids"])
+def test_namespaces_come_back_from_a_field(served: Places, store: str, apart: bool) -> None:
+    places = served
+    sent = tenants("", "acme", "globex", apart=apart)
+    there = places.options(store, f"there_{apart}".lower())
+    fill(places, at("sent"), sent)
+    result = move(places, at("sent"), there, namespace_to=FIELD)
+    held = places.read(there)
+    assert len(held) == sum(map(len, sent))
+    assert {found[2].get("tenant") for found in held.values()} == {None, "acme", "globex"}
+    assert losses(result)["namespace", "→ metadata.tenant"] == (2 * COUNT + 3, True)
+    move(places, there, at("back"))
+    assert places.read(at("back")).keys() == {each for batch in sent for each in batch.ids}
+    with places.opened(at("back")) as back:
+        for batch in sent:
+            found = back.fetch(batch.ids, namespace=batch.namespace)
+            assert found.ids == batch.ids
+            assert found.documents == batch.documents
+            assert found.metadata == batch.metadata
+            assert np.allclose(found.vector, batch.vector, atol=1e-6)
+    if store in ("faiss", "pgvector"):
+        assert places.digest(at("back")) == places.digest(at("sent"))
+
+
+def test_ids_that_do_not_meet_are_kept_and_those_that_do_are_made_distinct(places: Places) -> None:
+    fill(places, at("apart"), tenants("", "acme", apart=True))
+    there = places.options("faiss", "apart")
+    move(places, at("apart"), there, namespace_to=FIELD)
+    assert set(places.read(there)) == {
+        f"{namespace}/{each}"
+        for namespace, n in (("", COUNT), ("acme", COUNT + 1))
+        for each in records(n).ids
+    }
+    fill(places, at("equal"), tenants("", "acme"))
+    there = places.options("faiss", "equal")
+    result = move(places, at("equal"), there, namespace_to=FIELD)
+    found = places.read(there)
+    assert found["doc-00007"][2].get("tenant") is None
+    mapped = found[uuid_for("doc-00007", "acme")][2]
+    assert (mapped["tenant"], mapped["original_id"]) == ("acme", "doc-00007")
+    assert mapped["runner_namespace"] == "tenant"
+    assert losses(result)["id", "→ UUID (version 5 of namespace and id)"] == (COUNT + 1, True)
+
+
+def test_ids_that_are_to_be_kept_must_not_meet(places: Places) -> None:
+    fill(places, at("sent"), tenants("", "acme"))
+    plan = places.plan(at("sent"), places.options("faiss", "there"), namespace_to=FIELD, ids="keep")
+    with pytest.raises(CapabilityError, match="several records would get the same id"):
+        load_plan(plan).run()
+
+
+def test_a_field_that_exists_is_not_overwritten_by_a_namespace(places: Places) -> None:
+    acme = tenants("acme")[0]
+    own = [{**each, "tenant": "mine"} for each in acme.metadata]
+    fill(places, at("sent"), [acme.with_(metadata=Metadata.of(own))])
+    plan = places.plan(at("sent"), places.options("faiss", "there"), namespace_to=FIELD)
+    with pytest.raises(CapabilityError, match=r"metadata\.tenant exists already"):
+        load_plan(plan).run()
+
+
+def test_a_run_with_namespaces_is_taken_back_wholly(places: Places) -> None:
+    fill(places, at("sent"), tenants("", "acme", "globex"))
+    mine = records(5, seed=9).with_(ids=[f"mine-{row}" for row in range(5)], namespace="acme")
+    fill(places, at("there"), [mine])
+    plan = load_plan(places.plan(at("sent"), {**at("there"), "if_exists": "append"}))
+    assert plan.run().verdict is Verdict.PASSED
+    undone = plan.rollback(confirmed=True)
+    assert undone.removed == 3 * COUNT + 3
+    assert places.read(at("there")).keys() == set(mine.ids)
+
+
+def test_an_equal_id_in_another_namespace_is_no_collision(places: Places) -> None:
+    fill(places, at("sent"), tenants("acme"))
+    fill(places, at("there"), tenants("globex"))
+    plan = load_plan(places.plan(at("sent"), {**at("there"), "if_exists": "append"}))
+    assert [each.name for each in plan.dry_run().hazards] == []
+    assert plan.run().verdict is Verdict.PASSED
+    with places.opened(at("there")) as there:
+        assert sorted(there.namespaces()) == ["acme", "globex"]
+
+
+def test_a_record_lost_from_one_namespace_is_named_with_it(places: Places) -> None:
+    fill(places, at("sent"), tenants("", "acme"))
+    move(places, at("sent"), at("there"))
+    with places.opened(at("there"), Access.WRITE) as there:
+        there.delete(["doc-00007"], namespace="acme")
+    path = places.folder / "toy-toy.yaml"
+    result = load_plan(path).verify()
+    assert result.verdict is Verdict.FAILED
+    assert check(result, "ids").failures == ('"doc-00007" in namespace "acme": missing',)
