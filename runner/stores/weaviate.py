@@ -184,6 +184,7 @@ class WeaviateStore(Target):
                 if each["name"] not in self._view.own
             },
             extra={key: value for key, value in extra.items() if value},
+            namespaces="named" if shape.has_tenants else "default",
         )
 
     def known_as(self) -> str | None:
@@ -350,8 +351,18 @@ class WeaviateStore(Target):
         fields, properties = self._proposed_properties(wanted)
         kept = ("vector_settings", "inverted_index", "description", "tenants")
         extra = {key: wanted.extra[key] for key in kept if key in wanted.extra}
-        if self._option("tenants") and "tenants" not in extra:
-            extra["tenants"] = {"enabled": True}
+        if wanted.namespaces == "named":
+            extra["tenants"] = {**extra.get("tenants", {}), "enabled": True}
+        elif wanted.namespaces:
+            extra.pop("tenants", None)
+        if wanted.namespaces == "both":
+            findings.append(
+                self._problem(
+                    "some records have a namespace and some have none; a collection of Weaviate "
+                    "has tenants for all of them or for none",
+                    "write `namespace_to: {field: …}`, or copy them by two plans",
+                )
+            )
         proposed = CollectionSpec(
             name=self._collection,
             vectors={
@@ -362,6 +373,7 @@ class WeaviateStore(Target):
             id_kind="uuid",
             fields=fields,
             extra={**extra, "names": names, "properties": properties},
+            namespaces="named" if extra.get("tenants") else "default",
         )
         said = ", ".join(
             f"{names[name] or 'vector'} {each.dim or 'any number of'} dims {each.metric}"
@@ -371,8 +383,8 @@ class WeaviateStore(Target):
         summary = f"collection {self._collection} ({said or 'no vectors'}, {index}{tenants})"
         return Proposal(proposed, summary, tuple(findings))
 
-    def _problem(self, what: str) -> Finding:
-        return Finding(what, key=f"{self.location.side}.collection")
+    def _problem(self, what: str, hint: str = "") -> Finding:
+        return Finding(what, hint, key=f"{self.location.side}.collection")
 
     def _proposed_names(self, wanted: CollectionSpec) -> dict[str, str]:
         """Vector name → its name on the server."""

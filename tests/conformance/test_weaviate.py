@@ -16,7 +16,6 @@ import pytest
 from runner.model import (
     DEFAULT_VECTOR,
     Batch,
-    BatchSize,
     CollectionSpec,
     Metadata,
     Metric,
@@ -24,7 +23,7 @@ from runner.model import (
     VectorSpec,
 )
 from runner.stores.weaviate import WeaviateStore
-from runner.testing import Place, StoreConformance, joined, read_all
+from runner.testing import Place, StoreConformance, read_all
 from tests.servers import weaviate
 from tests.servers.weaviate_double import WeaviateDouble
 
@@ -34,14 +33,11 @@ def place_on(address: weaviate.WeaviateAddress, tmp_path, **options) -> Place:
     return Place(WeaviateStore, {**address.options, "collection": collection, **options}, tmp_path)
 
 
-def scanned(store, partition) -> list[Batch]:
-    return [page.batch for page in store.scan(partition, None, BatchSize(5))]
-
-
 class WeaviateConformance(StoreConformance):
     """What holds for Weaviate besides."""
 
     store = WeaviateStore
+    namespaces = ("acme", "globex", "initech")
 
     def test_values_that_no_property_says_come_back_all_the_same(self, place):
         """One type a property: what has another is kept beside it."""
@@ -116,35 +112,6 @@ class WeaviateConformance(StoreConformance):
             copy.write(batch)
             self.same(batch, read_all(copy), Metric.DOT)
             copy.drop()
-
-    def test_a_tenant_is_made_and_its_records_are_its_own(self, place):
-        batches = {name: self.batch(12, seed=row) for row, name in enumerate("abc")}
-        with place.open(tenants="all") as target:
-            target.create(target.propose(self.spec(), 36, 1000).spec)
-            assert (target.namespaces(), target.count()) == ([], 0)
-            assert [page for each in target.partitions(3) for page in scanned(target, each)] == []
-            for name, batch in batches.items():
-                target.write(batch.with_(namespace=name))
-            assert target.namespaces() == ["a", "b", "c"]
-            assert target.count() == 36
-            for name, batch in batches.items():
-                found = target.fetch(batch.ids, namespace=name)
-                self.same(batch, found)
-                assert found.namespace == name
-                assert len(target.search(batch.vector, 50, namespace=name).ids[0]) == 12
-            target.delete(batches["a"].ids[:5], namespace="a")
-            target.delete(batches["a"].ids, namespace="nobody")
-            assert len(target.fetch(batches["a"].ids, namespace="nobody")) == 0
-        with place.open() as store:
-            assert store.count() == 31
-            pages = [page for part in store.partitions(6) for page in scanned(store, part)]
-            for name, rest in (("a", 7), ("b", 12), ("c", 12)):
-                part = joined(page for page in pages if page.namespace == name)
-                self.same(batches[name].take(range(12 - rest, 12)), part)
-            listed = [(name, each) for name, ids in store.scan_ids(5) for each in ids]
-            assert len(set(listed)) == len(listed) == 31
-        with place.open(tenants=["b"]) as store:
-            assert (store.namespaces(), store.count()) == (["b"], 12)
 
 
 @pytest.fixture(scope="module")

@@ -95,8 +95,9 @@ def spec(**more: Any) -> CollectionSpec:
 
 
 def made(options: dict[str, Any], tmp_path: Path, **more: Any) -> WeaviateStore:
+    tenants = {"namespaces": "named"} if more.pop("tenants", False) else {}
     store = opened(options, tmp_path, **more)
-    proposal = store.propose(spec(), 10, 1000)
+    proposal = store.propose(spec(**tenants), 10, 1000)
     assert not proposal.findings
     store.create(proposal.spec)
     return store
@@ -297,6 +298,21 @@ def test_names_that_cannot_be_are_found_before_anything_is_made(
         words = " ".join(each.what for each in store.propose(wide, 1, 1).findings)
         assert "70,000" in words
         assert "'a b'" in words
+
+
+def test_tenants_are_for_all_records_or_for_none(options: Any, tmp_path: Path) -> None:
+    with opened(options, tmp_path) as store:
+        (found,) = store.propose(spec(namespaces="both"), 1, 1).findings
+        assert "namespace_to" in found.hint
+    for kind in ("named", "default"):
+        with opened(options, tmp_path) as store:
+            store.create(store.propose(spec(namespaces=kind), 1, 1).spec)
+            there = store.describe()
+            assert there is not None
+            assert there.namespaces == kind
+            again = store.propose(there, 1, 1).spec
+            assert again.namespaces == kind
+            store.drop()
 
 
 def test_the_index_is_made_as_asked_and_read_back(options: Any, tmp_path: Path) -> None:
@@ -535,7 +551,7 @@ def test_exact_search_goes_range_by_range(
 @pytest.fixture
 def tenants(options: Any, tmp_path: Path) -> dict[str, Any]:
     """A collection with the tenants a, b, c of five records each; b is inactive."""
-    with made(options, tmp_path, tenants="all") as store:
+    with made(options, tmp_path, tenants=True) as store:
         for row, name in enumerate("abc"):
             store.write(batch(5, 10 * row, name))
         store._wire.set_tenants(options["collection"], {"b": "INACTIVE"})
@@ -601,7 +617,7 @@ def test_records_without_a_tenant_and_those_with_one_do_not_mix(
         store.write(batch(1))
         assert len(store.fetch(UUIDS[:1], namespace="a")) == 0
         store.drop()
-    with made(options, tmp_path, tenants="all") as store:
+    with made(options, tmp_path, tenants=True) as store:
         with pytest.raises(StoreError, match="has tenants"):
             store.write(batch(1))
         assert len(store.fetch(UUIDS[:1])) == 0
