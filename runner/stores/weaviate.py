@@ -2,8 +2,9 @@
 
 Metadata becomes properties of the class, declared as their values come, never by the
 server's own guess, which makes whole numbers inside objects fractions.  What a property
-cannot say exactly (a text where another record has a number) is kept beside it, as JSON
-text in the property ``runner_metadata``, and stands in its place again when it is read.
+cannot say exactly (a text where another record has a number, a null, a field whose name
+is no property's, as ``with.dot`` or ``Upper``) is kept beside them, as JSON text in the
+property ``runner_metadata``, and stands in its place again when it is read.
 The document is the text property ``document``, or what ``document_field`` names.
 
 A mark is a line of the class's description: that can be changed at any time, and it is
@@ -46,7 +47,6 @@ from runner.model import (
     Hits,
     IdRule,
     IndexSpec,
-    KeyRule,
     Metric,
     Outcome,
     Page,
@@ -60,9 +60,7 @@ from runner.model import (
 from runner.stores.base import Access, Location, Target
 from runner.stores.weaviate_objects import is_id, unreadable
 from runner.stores.weaviate_schema import (
-    KEY_PATTERN,
     REFERENCE,
-    RESERVED_KEYS,
     TYPES,
     VECTOR_NAME,
     Property,
@@ -105,7 +103,6 @@ class WeaviateStore(Target):
     capabilities: ClassVar[Capabilities] = Capabilities(
         ids=IdRule(strings="uuid"),
         metrics=dict.fromkeys((Metric.COSINE, Metric.DOT, Metric.L2), Fidelity.EXACT),
-        keys=KeyRule(empty=False, refused=RESERVED_KEYS, pattern=KEY_PATTERN, nul=False),
         values=dict.fromkeys(REFUSED_KINDS, Outcome.REFUSED),
         max_dim=_MAX_DIM,
         missing_vector=True,

@@ -28,6 +28,7 @@ _TAKEN_ENDS = "searchable|rangeable|temp|_meta_count|propertyLength|nullState"
 KEY_PATTERN = rf"(?!.*_(?:{_TAKEN_ENDS})\Z)[_a-z][_0-9A-Za-z]{{0,230}}"
 """Property names that come back as they are: a capital at the beginning becomes a small letter."""
 RESERVED_KEYS = frozenset({"id", "_id", "_additional", "vector"})
+"""Names that the server, or its official clients, keep for themselves."""
 VECTOR_NAME = re.compile(r"[_A-Za-z][_0-9A-Za-z]{0,229}")
 _NESTED_KEY = re.compile(r"[_a-z][_0-9A-Za-z]*")
 _COLLECTION_NAME = re.compile(r"[A-Z][_0-9A-Za-z]{0,254}")

@@ -178,8 +178,6 @@ class Writer:
             for key, value in batch.metadata[row].items():
                 if key in self._view.own:
                     return message, f"the metadata key {key!r} is a property of the runner's own"
-                if not _KEY.fullmatch(key) or key in RESERVED_KEYS:
-                    return message, f"the metadata key {key!r} cannot be a property's name"
                 prop = shape.properties.get(key)
                 if prop is None or not put(properties, prop, value):
                     beside[key] = value

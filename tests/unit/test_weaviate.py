@@ -368,7 +368,7 @@ def test_objects_that_are_refused_are_named_and_the_others_are_written(
 ) -> None:
     """By us: what the server takes in silence.  By the server: what it finds itself."""
     objects: list[dict[str, Any]] = [{"year": row} for row in range(8)]
-    objects[2] = {"Upper": 1}
+    objects[2] = {"runner_metadata": 1}
     objects[3] = {"year": 2**53 + 1}
     objects[4] = {"text": "\ud800"}
     objects[5] = {"document": "a clash"}
@@ -381,7 +381,9 @@ def test_objects_that_are_refused_are_named_and_the_others_are_written(
         assert list(caught.value.failed) == sent.ids[2:]
         reasons = list(caught.value.failed.values())
         for word, reason in zip(
-            ["name", "int beyond", "Unicode", "'document'", "NaN", "UUID"], reasons, strict=True
+            ["'runner_metadata'", "int beyond", "Unicode", "'document'", "NaN", "UUID"],
+            reasons,
+            strict=True,
         ):
             assert word in reason
         assert sorted(ids_of(store)) == sorted(UUIDS[:2])
