@@ -97,7 +97,12 @@ class Tenants:
         states = self._known()
         wanted = states.keys() if self._chosen is None else set(self._chosen)
         missing = sorted(wanted - states.keys())
-        asleep = sorted(each for each in wanted & states.keys() if states[each] != _ACTIVE)
+        # those that we activated ourselves to look at them are still to be allowed
+        asleep = sorted(
+            each
+            for each in wanted & states.keys()
+            if states[each] != _ACTIVE or each in self._woken
+        )
         found = []
         if missing and self._side == "source":
             found.append(

@@ -110,45 +110,48 @@ class View:
 
     def look(self) -> Shape | None:
         """The class as it is now; None if it does not exist."""
-        found = self._wire.collection(self.collection)
+        # Alone: what was asked for before somebody declares a property must not be noted after.
         with self.changing:
+            found = self._wire.collection(self.collection)
             if found is None:
                 self.forget()
                 return None
-            settings = vector_settings(found)
-            chosen = self.chosen_vectors()
-            names = sorted(settings) if chosen is None else chosen
-            for name in names:
-                if name not in settings:
-                    listed = ", ".join(sorted(settings)) or "none"
-                    raise StoreError(
-                        f"{self.place} has no vector {name!r}; it has: {listed}",
-                        f"correct `{self._location.side}.vectors`",
-                    )
-            # the only one has no need of a name, so that stores without names can take it
-            ours = {DEFAULT_VECTOR: names[0]} if len(names) == 1 else {each: each for each in names}
-            before = self._shape.specs if self._shape is not None else {}
-            specs = {
-                name: vector_spec(
-                    theirs,
-                    settings[theirs],
-                    before[name].dim if name in before else 0,
-                    self.place,
-                )
-                for name, theirs in ours.items()
-            }
-            self._shape = Shape(found, ours, specs, properties_of(found))
-        unknown = {name for name, each in specs.items() if not each.dim}
-        if unknown:
-            dims = self._dims(unknown)
-            with self.changing:
-                shape = self._shape
+            shape = self._shape_of(found)
+            self._shape = shape
+            unknown = {name for name, each in shape.specs.items() if not each.dim}
+            if unknown:
+                dims = self._dims(unknown)
                 specs = {
                     name: replace(each, dim=each.dim or dims.get(name, 0))
                     for name, each in shape.specs.items()
                 }
                 self._shape = replace(shape, specs=specs)
-        return self._shape
+            return self._shape
+
+    def _shape_of(self, found: dict[str, Any]) -> Shape:
+        settings = vector_settings(found)
+        chosen = self.chosen_vectors()
+        names = sorted(settings) if chosen is None else chosen
+        for name in names:
+            if name not in settings:
+                listed = ", ".join(sorted(settings)) or "none"
+                raise StoreError(
+                    f"{self.place} has no vector {name!r}; it has: {listed}",
+                    f"correct `{self._location.side}.vectors`",
+                )
+        # the only one has no need of a name, so that stores without names can take it
+        ours = {DEFAULT_VECTOR: names[0]} if len(names) == 1 else {each: each for each in names}
+        before = self._shape.specs if self._shape is not None else {}
+        specs = {
+            name: vector_spec(
+                theirs,
+                settings[theirs],
+                before[name].dim if name in before else 0,
+                self.place,
+            )
+            for name, theirs in ours.items()
+        }
+        return Shape(found, ours, specs, properties_of(found))
 
     def _dims(self, names: set[str]) -> dict[str, int]:
         """Components of these vectors, as the first objects that have them show."""

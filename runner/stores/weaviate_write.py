@@ -145,9 +145,8 @@ class Writer:
             for made in wanted:
                 # names that differ by case alone exclude each other
                 if made.name.lower() not in taken:
-                    self._wire.add_property(self._collection, made.settings())
+                    added[made.name] = self._add(made.settings())
                     taken.add(made.name.lower())
-                    added[made.name] = made
             return self._view.note(replace(shape, properties=added))
 
     def _overflow(self) -> None:
@@ -156,16 +155,28 @@ class Writer:
             shape = self._view.now()
             if OVERFLOW in shape.properties:
                 return
-            settings = {
-                "name": OVERFLOW,
-                "description": "Metadata that the other properties do not say exactly, as JSON",
-                "dataType": ["text"],
-                "indexFilterable": False,
-                "indexSearchable": False,
-            }
+            made = self._add(
+                {
+                    "name": OVERFLOW,
+                    "description": "Metadata that the other properties do not say exactly, as JSON",
+                    "dataType": ["text"],
+                    "indexFilterable": False,
+                    "indexSearchable": False,
+                }
+            )
+            self._view.note(replace(shape, properties={**shape.properties, OVERFLOW: made}))
+
+    def _add(self, settings: dict[str, Any]) -> Property:
+        """Declare a property; what it is then, for somebody else may have been first."""
+        name = settings["name"]
+        try:
             self._wire.add_property(self._collection, settings)
-            added = {**shape.properties, OVERFLOW: Property(OVERFLOW, "text")}
-            self._view.note(replace(shape, properties=added))
+        except StoreError:
+            there = self._view.look()
+            if there is None or name not in there.properties:
+                raise
+            return there.properties[name]
+        return Property.of(settings)
 
     def _message(self, batch: Batch, row: int, shape: Shape) -> tuple[batch_pb2.BatchObject, str]:
         """One record as it goes over the wire; why it cannot, else ``""``."""

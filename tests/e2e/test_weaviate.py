@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runner import load_plan
-from runner.errors import CapabilityError, HazardError
+from runner.errors import HazardError, StoreError
 from runner.model import Batch, CollectionSpec, VectorSpec
 from runner.results import RunResult, Verdict
 from runner.stores.base import Access
@@ -92,8 +92,9 @@ def test_inactive_tenants_are_refused_or_activated_by_permission_and_put_back(
     sent = fill(served, "TenantsAsleep", tenants("acme", "globex"))
     sleep(served, sent, "globex")
     there = empty(served, "TenantsAwake")
-    with pytest.raises(CapabilityError, match="globex"):
+    with pytest.raises(StoreError, match="tenant globex") as caught:
         load_plan(served.plan(sent, there)).run()
+    assert "inactive_tenants" in caught.value.hint
     waking = {**sent, "inactive_tenants": "activate"}
     with pytest.raises(HazardError, match="activate-tenants"):
         load_plan(served.plan(waking, there)).run()

@@ -457,6 +457,17 @@ def test_writers_that_meet_a_new_field_at_once_declare_it_once(
         assert found.fields == {"new": "int", **{f"own_{row}": "int" for row in range(4)}}
 
 
+def test_a_field_that_somebody_else_declared_meanwhile_is_taken_as_it_is(
+    options: Any, tmp_path: Path
+) -> None:
+    with made(options, tmp_path) as store, opened(options, tmp_path) as other:
+        store.write(batch(1))
+        other.write(batch(1, 1, metadata=Metadata.of([{"new": "text"}])))
+        store.write(batch(1, 2, metadata=Metadata.of([{"new": 1}])))
+        assert store.describe().fields["new"] == "text"  # type: ignore[union-attr]
+        assert [each["new"] for each in store.fetch(UUIDS[1:3]).metadata] == ["text", 1]
+
+
 # Reading
 
 
@@ -584,6 +595,8 @@ def test_an_inactive_tenant_is_activated_and_put_back(tenants: Any, tmp_path: Pa
         assert store.count() == 15
         assert len(ids_of(store, "b")) == 5
         assert states(tenants, tmp_path)["b"] == "ACTIVE"
+        (still,) = store.findings()
+        assert still.key == "activate-tenants"
     assert states(tenants, tmp_path) == {"a": "ACTIVE", "b": "INACTIVE", "c": "ACTIVE"}
 
 
