@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from runner.copy.dead_letters import DeadLetterRow
-from runner.copy.fit import JSON_FIELDS, Loss
+from runner.copy.fit import INTEGER_FIELDS, JSON_FIELDS, Loss
 from runner.copy.ids import ORIGINAL_ID, RUNNER_ID, IdMap
 from runner.copy.prepare import RESTORED
 from runner.errors import CapabilityError, HazardError, PlanError, RunnerError, TransformError
@@ -292,8 +292,13 @@ def _shape_faults(document: PlanDocument, found: Preflight, target: Capabilities
                 _fault(document, CapabilityError, "target", f"{label} has {spec.dim:,} "
                        f"components; the target holds {target.max_dim:,}")
             )  # fmt: skip
-    if len(found.source_spec.vectors) > 1 and not target.named_vectors:
-        names = ", ".join(sorted(found.source_spec.vectors))
+    dense = [
+        name
+        for name, each in found.source_spec.vectors.items()
+        if each.kind is not VectorKind.SPARSE
+    ]
+    if len(dense) > 1 and not target.named_vectors:
+        names = ", ".join(sorted(dense))
         faults.append(
             _fault(
                 document,
@@ -585,7 +590,7 @@ def _fate(
 def _why_gone(name: str, summary: FieldSummary, found: Preflight) -> str:
     restored = {each.field == "id" for each in found.losses if each.policy == RESTORED}
     if (name in (ORIGINAL_ID, RUNNER_ID) and True in restored) or (
-        name == JSON_FIELDS and restored
+        name in (JSON_FIELDS, INTEGER_FIELDS) and restored
     ):
         return RESTORED
     if ValueKind.OBJECT in summary.kinds and any(
