@@ -45,7 +45,7 @@ from runner.stores.segments import (
     merged_metadata,
     plain,
 )
-from runner.words import shown_list
+from runner.words import named_list
 
 __all__ = ["ArrowTable", "write_records"]
 
@@ -372,7 +372,9 @@ def _with_one_vector(batch: Batch) -> Batch:
 
 def _refuse_duplicates(path: Path) -> None:
     file = ParquetSegment(path, path.name, Columns())
-    census = take_census(lambda: (chunk.batch.ids for chunk in file.read(0, None, 10_000, ID_ONLY)))
+    census = take_census(
+        lambda: (("", chunk.batch.ids) for chunk in file.read(0, None, 10_000, ID_ONLY))
+    )
     if census.duplicates:
-        ids = shown_list(census.duplicates, most=10)
+        ids = named_list(census.duplicates, most=10)
         raise StoreError(f"these ids occur more than once: {ids}", "an id names one record")

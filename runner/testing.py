@@ -641,9 +641,10 @@ class StoreConformance:
     def test_scanning_ids_gives_every_id_once(self, place: Place, size: int) -> None:
         batch = self.batch()
         with self.filled(place, batch) as target:
-            lists = list(target.scan_ids(size))
-        assert all(len(each) <= size for each in lists)
-        found = _keys(each for ids in lists for each in ids)
+            found_pages = list(target.scan_ids(size))
+        assert all(len(ids) <= size for _, ids in found_pages)
+        assert {namespace for namespace, _ in found_pages} == {""}
+        found = _keys(each for _, ids in found_pages for each in ids)
         assert sorted(found) == sorted(_keys(batch.ids))
 
     def test_fetching_keeps_the_order_asked_and_leaves_out_what_is_missing(
@@ -684,7 +685,8 @@ class StoreConformance:
         with self.created(place) as target:
             assert target.count() == 0
             assert pages(target, 10, parts=3) == []
-            assert [each for ids in target.scan_ids() for each in ids] == []
+            assert [each for _, ids in target.scan_ids() for each in ids] == []
+            assert target.namespaces() == [""]
             target.finish(self.spec())
             assert target.count() == 0
             assert pages(target, 10) == []
@@ -1006,7 +1008,7 @@ class StoreConformance:
             assert target.count() == len(ids)
             self.same(batch, target.fetch(ids))
             self.same(batch, read_all(target, 2))
-            found = [each for page in target.scan_ids(2) for each in page]
+            found = [each for _, page in target.scan_ids(2) for each in page]
             assert sorted(_keys(found)) == sorted(_keys(ids))
             target.delete(ids[:1])
             self.same(batch.take(range(1, len(ids))), read_all(target, 2))

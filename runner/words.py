@@ -21,6 +21,8 @@ __all__ = [
     "clock",
     "duration",
     "moment",
+    "named",
+    "named_list",
     "number",
     "plural",
     "rate",
@@ -53,6 +55,20 @@ def shown(identifier: Id, longest: int = _LONGEST_ID) -> str:
     if cut == text:
         return f'"{text}"'
     return f'"{cut}" ({number(len(identifier))} characters)'
+
+
+def named(namespace: str, identifier: Id) -> str:
+    """A record by its id and, but for the default one, its namespace."""
+    return (
+        f"{shown(identifier)} in namespace {shown(namespace)}" if namespace else shown(identifier)
+    )
+
+
+def named_list(records: Iterable[tuple[str, Id]], most: int = 3) -> str:
+    """The first *most* records, namespace and id, and whether there are more."""
+    found = list(records)
+    more = f" {_HAIR}" if len(found) > most else ""
+    return ", ".join(named(*each) for each in found[:most]) + more
 
 
 def shown_list(identifiers: Iterable[Id], most: int = 3) -> str:

@@ -8,14 +8,14 @@ capabilities state; everything else stays exact.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from struct import pack, unpack
 from typing import Any
 
 import numpy as np
 
 from runner.model import Batch, BoolArray, Capabilities, Fidelity, FloatArray, Id, VectorSpec
-from runner.words import shown, shown_value
+from runner.words import named, shown_value
 
 _NOTHING = object()
 
@@ -25,7 +25,7 @@ class Difference:
     """One record that is not as expected.
 
     Attributes:
-        id: Its id on the target.
+        id, namespace: Its id on the target, and the namespace it is in.
         what: ``missing``, ``vector differs by 0.01``, ``metadata.year: int, expected text`` …
             Never a value.
         expected, found: The values that differ, for those who ask for them.
@@ -35,9 +35,10 @@ class Difference:
     what: str
     expected: Any = field(default=_NOTHING, repr=False)
     found: Any = field(default=_NOTHING, repr=False)
+    namespace: str = ""
 
     def __str__(self) -> str:
-        return f"{shown(self.id)}: {self.what}"
+        return f"{named(self.namespace, self.id)}: {self.what}"
 
     @property
     def values(self) -> str:
@@ -67,6 +68,18 @@ def differences(
         capabilities: The target's.
         vectors: The target's vectors as described by itself: fidelity and tolerance.
     """
+    found = _differences(expected, actual, capabilities, vectors)
+    if expected.namespace:
+        found = [replace(each, namespace=expected.namespace) for each in found]
+    return found
+
+
+def _differences(
+    expected: Batch,
+    actual: Batch,
+    capabilities: Capabilities,
+    vectors: dict[str, VectorSpec],
+) -> list[Difference]:
     found: list[Difference] = []
     if actual.ids != expected.ids:
         rows = {_key(each): row for row, each in enumerate(actual.ids)}

@@ -305,7 +305,14 @@ def digest_of(batches: Iterable[Batch]) -> SetDigest:
     return whole
 
 
-def pick(ids: Sequence[Id], seed: str, count: int) -> list[Id]:
-    """*count* of *ids*, the same ones for the same seed, in an order that looks random."""
-    key = seed.encode()
-    return sorted(ids, key=lambda each: hashlib.sha256(key + tagged(each)).digest())[:count]
+def pick(records: Sequence[tuple[str, Id]], seed: str, count: int) -> list[tuple[str, Id]]:
+    """*count* of *records*, namespace and id, in an order that looks random.
+
+    The same ones for the same seed.
+    """
+
+    def place(record: tuple[str, Id]) -> bytes:
+        namespace, each = record
+        return hashlib.sha256(seed.encode() + namespace.encode() + tagged(each)).digest()
+
+    return sorted(records, key=place)[:count]

@@ -7,7 +7,7 @@ that the source holds is judged against the source itself.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ from runner.model import (
 from runner.plan.model import QueryCheck, Validation
 from runner.results import CheckResult, Verdict
 from runner.stores.base import Searchable, Source, Target
-from runner.words import plural, shown
+from runner.words import named, plural, shown
 
 _SHOWN = 100
 _FETCH = 1000
@@ -142,7 +142,7 @@ def _overwritten(ends: Ends) -> int:
 
 
 def _present_before(journal: Journal) -> IdSet:
-    return IdSet(("", ids) for ids in journal.present_before())
+    return IdSet(journal.present_before())
 
 
 def _written_ids(journal: Journal) -> IdSet:
@@ -168,8 +168,8 @@ def ids_check(ends: Ends) -> CheckResult:
     there = SetDigest()
     extra = 0
     failures: list[str] = []
-    for ids in ends.target.scan_ids():
-        digests = id_digests(ids)
+    for namespace, ids in ends.target.scan_ids():
+        digests = id_digests(ids, namespace)
         keys = keys_of(digests)
         places = written.places(keys)
         known = places >= 0
@@ -178,7 +178,7 @@ def ids_check(ends: Ends) -> CheckResult:
         strange = np.flatnonzero(~known & ~before.has(keys)).tolist()
         extra += len(strange)
         room = max(0, _SHOWN - len(failures))
-        failures += [f"{shown(ids[row])}: extra" for row in strange[:room]]
+        failures += [f"{named(namespace, ids[row])}: extra" for row in strange[:room]]
     missing = int((~seen).sum())
     failures += _named(ends.journal, written.keys[~seen], "missing", _SHOWN - len(failures))
     wrong = bool(missing or extra or there != written.digest)
@@ -217,7 +217,7 @@ def _named(journal: Journal, keys: npt.NDArray[np.uint64], what: str, limit: int
         if len(found) >= limit:
             break
         rows = np.flatnonzero(np.isin(keys_of(id_digests(ids, namespace)), keys)).tolist()
-        found += [f"{shown(ids[row])}: {what}" for row in rows[: limit - len(found)]]
+        found += [f"{named(namespace, ids[row])}: {what}" for row in rows[: limit - len(found)]]
     return found
 
 
@@ -267,7 +267,9 @@ def _compared_with_source(
         strange = [each for each, is_dead in zip(rest, set_aside, strict=True) if not is_dead]
         new += len(strange)
         room = max(0, _SHOWN - len(failures))
-        failures += [f"{shown(each)}: in the source, never copied" for each in strange[:room]]
+        failures += [
+            f"{named(namespace, each)}: in the source, never copied" for each in strange[:room]
+        ]
     gone = ~seen & in_target
     what = "in the target, gone from the source"
     failures += _named(ends.journal, written.keys[gone], what, _SHOWN)
@@ -280,8 +282,8 @@ def _source_ids(ends: Ends) -> Iterator[tuple[str, list[Id], dict[Id, Id]]]:
     """Namespace, ids, and source id → target id of all records of the source, page by page."""
     preparation = ends.preparation
     if not preparation.needs_for_ids:
-        for ids in ends.source.scan_ids():
-            yield "", ids, {each: preparation.ids.map(each) for each in ids}
+        for namespace, ids in ends.source.scan_ids():
+            yield namespace, ids, {each: preparation.ids.map(each) for each in ids}
         return
     for partition in ends.source.partitions(1):
         for page in ends.source.scan(partition, None, BatchSize(5000), preparation.needs_for_ids):
@@ -380,7 +382,7 @@ def digest_check(ends: Ends) -> CheckResult:
             changed += len(wrong)
             room = max(0, _SHOWN - len(failures))
             failures += [
-                f"{shown(page.batch.ids[row])}: changed since it was written"
+                f"{named(page.batch.namespace, page.batch.ids[row])}: changed since it was written"
                 for row in wrong[:room]
             ]
     compared = int(seen.sum())
@@ -467,15 +469,14 @@ def _index_differences(promised: IndexSpec | None, found: IndexSpec | None) -> l
 
 def metadata_check(ends: Ends, sample: int) -> CheckResult:
     """A sample fetched from the source, prepared anew, against what the target holds."""
-    ids = _sample_source_ids(ends, "metadata", sample)
+    chosen = _sample_of_source(ends, "metadata", sample)
     compared = 0
     failures: list[str] = []
     values: list[str] = []
     wrong = 0
-    for at in range(0, len(ids), _FETCH):
-        prepared = ends.preparation.prepare(ends.source.fetch(ids[at : at + _FETCH]))
-        expected = prepared.batch
-        came = ends.target.fetch(expected.ids)
+    for batch in _fetched(ends.source, chosen):
+        expected = ends.preparation.prepare(batch).batch
+        came = ends.target.fetch(expected.ids, namespace=expected.namespace)
         found = differences(
             expected, came, ends.target.capabilities, dict(ends.target_spec.vectors)
         )
@@ -505,20 +506,36 @@ def metadata_check(ends: Ends, sample: int) -> CheckResult:
     )
 
 
-def _sample_source_ids(ends: Ends, purpose: str, count: int) -> list[Id]:
-    """Source ids, the same for the same plan; spread over the whole set."""
-    kept: list[Id] = []
+def _sample_of_source(ends: Ends, purpose: str, count: int) -> dict[str, list[Id]]:
+    """Namespace → source ids, the same for the same plan; spread over the whole set."""
+    kept: list[tuple[str, Id]] = []
     seed = f"{ends.fingerprint}:{purpose}"
-    read: int | None = ends.journal.totals().read if ends.limited else None
-    for ids in ends.source.scan_ids():
-        kept = pick([*kept, *ids], seed, count)
-    if read is None:
-        return kept
+    for namespace, ids in ends.source.scan_ids():
+        kept = pick([*kept, *((namespace, each) for each in ids)], seed, count)
+    chosen: dict[str, list[Id]] = {}
+    for namespace, each in kept:
+        chosen.setdefault(namespace, []).append(each)
+    if not ends.limited:
+        return chosen
     # only a part of the source was copied: what was not written cannot be compared
     written = _written_ids(ends.journal)
-    pairs = ends.preparation.target_ids(ends.source.fetch(kept))
-    places = written.places(keys_of(id_digests(pairs.values())))
-    return [each for each, place in zip(pairs, places.tolist(), strict=True) if place >= 0]
+    copied: dict[str, list[Id]] = {}
+    for batch in _fetched(ends.source, chosen):
+        pairs = ends.preparation.target_ids(batch)
+        places = written.places(keys_of(id_digests(pairs.values(), batch.namespace)))
+        copied.setdefault(batch.namespace, []).extend(
+            each for each, place in zip(pairs, places.tolist(), strict=True) if place >= 0
+        )
+    return copied
+
+
+def _fetched(
+    store: Source, chosen: Mapping[str, Sequence[Id]], select: Select = Select.ALL
+) -> Iterator[Batch]:
+    """The records that have *chosen* ids, namespace by namespace, some at a time."""
+    for namespace, ids in chosen.items():
+        for at in range(0, len(ids), _FETCH):
+            yield store.fetch(ids[at : at + _FETCH], select, namespace=namespace)
 
 
 def dead_letters_check(ends: Ends, allowed: int) -> CheckResult:
@@ -533,7 +550,9 @@ def dead_letters_check(ends: Ends, allowed: int) -> CheckResult:
         else "none",
         coverage="all counted",
         threshold=f"at most {allowed:,}",
-        failures=tuple(f"{shown(each.id)}: {each.step}: {each.reason}" for each in dead),
+        failures=tuple(
+            f"{named(each.namespace, each.id)}: {each.step}: {each.reason}" for each in dead
+        ),
         evidence={"dead_letters": total, "allowed": allowed},
     )
 
@@ -694,7 +713,7 @@ def _load_queries(ends: Ends, check: QueryCheck, name: str) -> _Queries:
             [str(each) for each in labels],
             [None] * len(rows),
         )
-    ids = _sample_source_ids(ends, "queries", check.sample or 0)
+    ids = _sample_of_source(ends, "queries", check.sample or 0).get("", [])
     batch = ends.source.fetch(ids, Select.VECTORS)
     vectors = batch.vectors[name]
     present = batch.present.get(name)

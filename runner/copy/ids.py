@@ -63,8 +63,9 @@ class IdCensus:
         empty, nul: How many are ``""``, how many hold U+0000.
         beyond_ascii: How many hold more than ASCII.
         named: How many of the UUIDs are of version 5, as those that we make are.
-        duplicates: Ids that occur more than once, the first ten.
-        sample: Some ids, spread evenly by hash; the same for the same set.
+        duplicates: Namespace and id of those that occur more than once in their namespace,
+            the first ten.
+        sample: Namespace and id of some, spread evenly by hash; the same for the same set.
     """
 
     count: int = 0
@@ -82,8 +83,8 @@ class IdCensus:
     nul: int = 0
     beyond_ascii: int = 0
     named: int = 0
-    duplicates: list[Id] = field(default_factory=list)
-    sample: list[Id] = field(default_factory=list)
+    duplicates: list[tuple[str, Id]] = field(default_factory=list)
+    sample: list[tuple[str, Id]] = field(default_factory=list)
 
     @property
     def kind(self) -> str:
@@ -134,22 +135,22 @@ class IdCensus:
         self.named += sum(_NAMED_UUID.fullmatch(each) is not None for each in uuids)
 
 
-def take_census(pages: Callable[[], Iterable[list[Id]]]) -> IdCensus:
+def take_census(pages: Callable[[], Iterable[tuple[str, Sequence[Id]]]]) -> IdCensus:
     """Look at every id once; twice if some seem to repeat.  Needs 8 bytes an id.
 
     Args:
-        pages: Gives all ids, anew at every call.
+        pages: Gives all namespaces and ids, anew at every call.
     """
     census = IdCensus()
     hashes = array("q")
-    spread: list[tuple[bytes, Id]] = []
-    for ids in pages():
+    spread: list[tuple[bytes, str, Id]] = []
+    for namespace, ids in pages():
         census.add(ids)
-        hashes.extend([hash((type(each), each)) for each in ids])
-        spread += [(_spread(each), each) for each in ids]
+        hashes.extend([hash((namespace, type(each), each)) for each in ids])
+        spread += [(_spread(each, namespace), namespace, each) for each in ids]
         if len(spread) > 4 * _SAMPLE:
             spread = _first(spread)
-    census.sample = [each for _, each in _first(spread)]
+    census.sample = [(namespace, each) for _, namespace, each in _first(spread)]
     found = np.sort(np.frombuffer(hashes, dtype=np.int64))
     repeated = np.unique(found[1:][found[1:] == found[:-1]])
     if len(repeated):
@@ -157,28 +158,33 @@ def take_census(pages: Callable[[], Iterable[list[Id]]]) -> IdCensus:
     return census
 
 
-def _first(spread: list[tuple[bytes, Id]]) -> list[tuple[bytes, Id]]:
-    return sorted(spread, key=lambda pair: pair[0])[:_SAMPLE]
+def _first(spread: list[tuple[bytes, str, Id]]) -> list[tuple[bytes, str, Id]]:
+    return sorted(spread, key=lambda each: each[0])[:_SAMPLE]
 
 
-def _repeated(pages: Iterable[list[Id]], suspects: set[int]) -> list[Id]:
+def _repeated(
+    pages: Iterable[tuple[str, Sequence[Id]]], suspects: set[int]
+) -> list[tuple[str, Id]]:
     """Which ids really occur more than once, among those whose hash does; at most ten."""
-    seen: set[tuple[type, Id]] = set()
-    repeated: list[Id] = []
-    for ids in pages:
+    seen: set[tuple[str, type, Id]] = set()
+    repeated: list[tuple[str, Id]] = []
+    for namespace, ids in pages:
         for each in ids:
-            key = (type(each), each)
+            key = (namespace, type(each), each)
             if hash(key) in suspects:
                 if key in seen:
-                    repeated.append(each)
+                    repeated.append((namespace, each))
                     if len(repeated) == 10:
                         return repeated
                 seen.add(key)
     return repeated
 
 
-def _spread(record_id: Id) -> bytes:
-    return hashlib.blake2b(repr(record_id).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+def _spread(record_id: Id, namespace: str) -> bytes:
+    name = repr(record_id).encode("utf-8", "surrogatepass")
+    # person: 16 bytes that set the namespaces apart
+    person = hashlib.blake2b(namespace.encode(), digest_size=16).digest() if namespace else b""
+    return hashlib.blake2b(name, digest_size=8, person=person).digest()
 
 
 @dataclass(frozen=True)

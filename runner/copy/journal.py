@@ -38,7 +38,7 @@ from runner.model import Id, Partition
 from runner.results import redacted
 from runner.words import clean
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _TOLD = frozenset(["checks", "fields", "hazards", "losses", "source", "target", "warnings"])
 """Facts that are only told to people; the others are acted upon, and have no free text."""
@@ -64,7 +64,9 @@ CREATE TABLE dead_letters (
     partition INTEGER NOT NULL, batch INTEGER NOT NULL, id TEXT NOT NULL, namespace TEXT NOT NULL,
     step TEXT NOT NULL, reason TEXT NOT NULL, record BLOB NOT NULL
 );
-CREATE TABLE present_before (number INTEGER PRIMARY KEY, ids BLOB NOT NULL);
+CREATE TABLE present_before (
+    number INTEGER PRIMARY KEY, namespace TEXT NOT NULL, ids BLOB NOT NULL
+);
 CREATE TABLE throughput (at_s REAL NOT NULL, records INTEGER NOT NULL, size_bytes INTEGER NOT NULL);
 CREATE TABLE audit (
     number INTEGER PRIMARY KEY, at TEXT NOT NULL, event TEXT NOT NULL, facts TEXT NOT NULL,
@@ -537,30 +539,32 @@ class Journal:
 
     # an existing target that is appended to
 
-    def keep_present_before(self, pages: Iterator[list[Id]]) -> int:
-        """Record the ids that the target held before this run; how many there are."""
+    def keep_present_before(self, pages: Iterator[tuple[str, list[Id]]]) -> int:
+        """Record namespaces and ids that the target held before this run; how many there are."""
         total = 0
         with self._transaction() as db:
             db.execute("DELETE FROM present_before")
-            for number, ids in enumerate(pages):
+            for number, (namespace, ids) in enumerate(pages):
                 total += len(ids)
                 packed = zlib.compress(jsonvalues.dumps(ids), 1)
-                db.execute("INSERT INTO present_before VALUES (?, ?)", (number, packed))
+                db.execute(
+                    "INSERT INTO present_before VALUES (?, ?, ?)", (number, namespace, packed)
+                )
             self._append_audit(db, "target held records before", {"records": total})
         return total
 
-    def present_before(self) -> Iterator[list[Id]]:
-        """The ids that the target held before this run."""
+    def present_before(self) -> Iterator[tuple[str, list[Id]]]:
+        """The namespaces and ids that the target held before this run."""
         with self._lock:
             numbers = self._db.execute("SELECT number FROM present_before").fetchall()
         for number in numbers:
             with self._lock:
-                (packed,) = self._db.execute(
-                    "SELECT ids FROM present_before WHERE number = ?", number
+                namespace, packed = self._db.execute(
+                    "SELECT namespace, ids FROM present_before WHERE number = ?", number
                 ).fetchone()
-            yield jsonvalues.loads(zlib.decompress(packed))
+            yield namespace, jsonvalues.loads(zlib.decompress(packed))
 
-    def note_overwritten(self, ids: Sequence[Id], allowed_by: str) -> None:
+    def note_overwritten(self, namespace: str, ids: Sequence[Id], allowed_by: str) -> None:
         """Record, before it happens, that records of somebody else are overwritten by leave.
 
         They came after the run began; from here on they count as held before it.
@@ -572,7 +576,9 @@ class Journal:
             hazards.append({"name": "overwrite-records", "why": why, "allowed_by": allowed_by})
         facts = {"held_before": self.fact("held_before", 0) + len(ids), "hazards": hazards}
         with self._transaction() as db:
-            db.execute("INSERT INTO present_before (ids) VALUES (?)", (packed,))
+            db.execute(
+                "INSERT INTO present_before (namespace, ids) VALUES (?, ?)", (namespace, packed)
+            )
             for name, value in facts.items():
                 text = jsonvalues.dumps(value).decode()
                 db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, text))

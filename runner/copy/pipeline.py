@@ -285,9 +285,7 @@ class Copier:
         every = self.settings.verify_every
         verified = bool(len(batch) and every and item.number % every == 0)
         if verified:
-            came = self.retrying.call(
-                "reading back from the target", lambda: self.target.fetch(batch.ids)
-            )
+            came = self.retrying.call("reading back from the target", lambda: self._there(batch))
             found = differences(batch, came, self.target.capabilities, self.settings.vectors)
             if found:
                 raise _mismatch(found, batch, show_values=self.settings.show_values)
@@ -321,7 +319,7 @@ class Copier:
         """
         batch = prepared.batch
         fresh = not (item.doubtful or self.settings.append)
-        if not item.doubtful and self.settings.strangers.among(batch.ids):
+        if not item.doubtful and self.settings.strangers.among(batch.ids, batch.namespace):
             self._judge_existing(batch)
             fresh = False
         try:
@@ -358,7 +356,7 @@ class Copier:
             nonlocal tried
             if fresh and tried:
                 # the answer to a first try may have been lost after it was applied
-                self._judge(batch, self.target.fetch(batch.ids))
+                self._judge(batch, self._there(batch))
             self.target.write(batch, fresh=fresh and not tried)
 
         def attempt() -> None:
@@ -371,10 +369,11 @@ class Copier:
         self.retrying.call("writing to the target", attempt)
 
     def _judge_existing(self, batch: Batch) -> None:
-        there = self.retrying.call(
-            "looking at what the target holds", lambda: self.target.fetch(batch.ids)
-        )
+        there = self.retrying.call("looking at what the target holds", lambda: self._there(batch))
         self._judge(batch, there)
+
+    def _there(self, batch: Batch) -> Batch:
+        return self.target.fetch(batch.ids, namespace=batch.namespace)
 
     def _judge(self, batch: Batch, there: Batch) -> None:
         """Leave if *there*, what the target holds by the ids of *batch*, is another's.
@@ -392,7 +391,7 @@ class Copier:
             return
         if self.settings.overwrite:
             with self._lock:
-                self.journal.note_overwritten(ids, self.settings.overwrite)
+                self.journal.note_overwritten(batch.namespace, ids, self.settings.overwrite)
             return
         records = "a record" if len(ids) == 1 else f"{len(ids):,} records"
         raise HazardError(

@@ -19,34 +19,36 @@ class Strangers:
     store has one, else the checks do.
 
     Args:
-        pages: The ids that the target holds.
-        known: Ids among them that are of no account: the run's own, or those it may overwrite.
+        pages: Namespaces and ids that the target holds.
+        known: Those among them that are of no account: the run's own, or those it may overwrite.
     """
 
     def __init__(
-        self, pages: Iterable[Sequence[Id]] = (), known: Iterable[Sequence[Id]] = ()
+        self,
+        pages: Iterable[tuple[str, Sequence[Id]]] = (),
+        known: Iterable[tuple[str, Sequence[Id]]] = (),
     ) -> None:
         found = _keys(pages)
         # setdiff1d leaves them sorted
         self._keys = np.setdiff1d(found, _keys(known)) if len(found) else found
 
-    def among(self, ids: Sequence[Id]) -> bool:
-        """Whether any of *ids* is a stranger's."""
+    def among(self, ids: Sequence[Id], namespace: str = "") -> bool:
+        """Whether any of *ids* in *namespace* is a stranger's."""
         if not len(self._keys) or not len(ids):
             return False
-        keys = keys_of(id_digests(ids))
+        keys = keys_of(id_digests(ids, namespace))
         places = np.searchsorted(self._keys, keys)
         places[places == len(self._keys)] = 0
         return bool((self._keys[places] == keys).any())
 
 
-def own_ids(journal: Journal) -> Iterable[list[Id]]:
-    """The ids of every batch that the run is known to have written."""
-    return (ids for _, ids, *_ in journal.written())
+def own_ids(journal: Journal) -> Iterable[tuple[str, list[Id]]]:
+    """Namespace and ids of every batch that the run is known to have written."""
+    return ((namespace, ids) for namespace, ids, *_ in journal.written())
 
 
-def _keys(pages: Iterable[Sequence[Id]]) -> npt.NDArray[np.uint64]:
-    parts = [keys_of(id_digests(ids)) for ids in pages]
+def _keys(pages: Iterable[tuple[str, Sequence[Id]]]) -> npt.NDArray[np.uint64]:
+    parts = [keys_of(id_digests(ids, namespace)) for namespace, ids in pages]
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint64)
 
 

@@ -390,7 +390,7 @@ def _why(hazard: Hazard, found: Preflight, step: Step) -> str:
                 return f"{name} with {count:,} records is put aside as {step.kept}"
             return f"{name} with {count:,} records is dropped; that cannot be undone"
         case Hazard.OVERWRITE_RECORDS:
-            return f"{found.collisions[0]:,} records of {name} have ids that will be written"
+            return f"{found.collisions:,} records of {name} have ids that will be written"
         case Hazard.CHANGED_METRIC:
             return _why_metric(found, appends=isinstance(step, Append))
         case Hazard.LOSSY_FIELDS:
@@ -487,7 +487,7 @@ def _steps(
         create = Create(collection, found.proposal.summary, collection.name, hazards=changed)
         return (create, copy, Index(collection), check, Report())
     if document.if_exists is IfExists.APPEND:
-        overwrite = (Hazard.OVERWRITE_RECORDS,) if found.collisions[0] else ()
+        overwrite = (Hazard.OVERWRITE_RECORDS,) if found.collisions else ()
         append = Append(collection.name, found.target_count or 0, hazards=overwrite + changed)
         return (append, copy, Index(collection), check, Report())
     if not found.can_swap:

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import pyarrow.parquet as parquet
 
 from runner.checks.digest import IdSet, id_digests, keys_of
@@ -39,7 +38,7 @@ from runner.steps.inventory import Inventory, take_inventory
 from runner.stores.base import CanSwap, Source, Store, Target
 from runner.stores.whereabouts import overlap
 from runner.transform_loader import Chain, load_chain
-from runner.words import shown_list
+from runner.words import named_list
 
 SAMPLE = 1000
 _INDEX_PARAMS = ("m", "ef_construction", "ef_search", "lists", "probes")
@@ -62,7 +61,7 @@ class Preflight:
         surviving: Source fields of those records of the sample that would be written.
         dead_letters, losses, transforms: What preparing the sample led to.
         read_per_s: Records a second, measured; None for an empty source.
-        collisions: Ids that a target that is appended to holds already: how many, and some.
+        collisions: How many of the ids to be written a target that is appended to holds.
         findings: Side → what the stores themselves found.
         query_problem: What is wrong with the file of queries; empty if nothing.
     """
@@ -86,7 +85,7 @@ class Preflight:
     losses: Counter[Loss] = field(default_factory=Counter)
     transforms: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     read_per_s: float | None = None
-    collisions: tuple[int, list[Id]] = (0, [])
+    collisions: int = 0
     findings: list[tuple[str, Finding]] = field(default_factory=list)
     query_problem: str = ""
 
@@ -243,11 +242,14 @@ def _kind_after(kind: str) -> str:
 
 def _first_pages(source: Source) -> tuple[list[Batch], float | None]:
     """The first records as a copy would read them, and how many came in a second."""
-    partition = source.partitions(1)[0]
+    partitions = source.partitions(1)
     began = time.monotonic()
     first: list[Batch] = []
-    for page in source.scan(partition, None, BatchSize(SAMPLE)):
-        first.append(page.batch)
+    for partition in partitions:
+        for page in source.scan(partition, None, BatchSize(SAMPLE)):
+            first.append(page.batch)
+            if sum(map(len, first)) >= SAMPLE:
+                break
         if sum(map(len, first)) >= SAMPLE:
             break
     seconds = time.monotonic() - began
@@ -260,8 +262,11 @@ def _spread_sample(source: Source, census: IdCensus, first: list[Batch]) -> list
     """The sample to judge by: ids spread over the whole set; the first pages if that is all."""
     if census.count <= sum(map(len, first)) or not census.sample:
         return first
-    fetched = source.fetch(census.sample[:SAMPLE])
-    return [fetched] if len(fetched) else first
+    by_namespace: dict[str, list[Id]] = {}
+    for namespace, each in census.sample[:SAMPLE]:
+        by_namespace.setdefault(namespace, []).append(each)
+    fetched = [source.fetch(ids, namespace=each) for each, ids in by_namespace.items()]
+    return [each for each in fetched if len(each)] or first
 
 
 def _restores(source: Source) -> bool:
@@ -273,10 +278,10 @@ def _differ(ids: Sequence[Id], others: Sequence[Id]) -> bool:
     return any(a != b or type(a) is not type(b) for a, b in zip(ids, others, strict=True))
 
 
-def _original_id_pages(source: Source) -> Iterator[list[Id]]:
+def _original_id_pages(source: Source) -> Iterator[tuple[str, list[Id]]]:
     """All source ids, page by page, with originals restored where records carry them."""
     for batch in _all(source, Select.METADATA):
-        yield list(originals(batch).ids)
+        yield batch.namespace, list(originals(batch).ids)
 
 
 def _all(source: Source, select: Select) -> Iterator[Batch]:
@@ -285,14 +290,14 @@ def _all(source: Source, select: Select) -> Iterator[Batch]:
             yield page.batch
 
 
-def mapped_id_pages(source: Source, preparation: Preparation) -> Iterator[list[Id]]:
-    """The target ids of all source records that have one, page by page."""
+def mapped_id_pages(source: Source, preparation: Preparation) -> Iterator[tuple[str, list[Id]]]:
+    """Namespaces and target ids of all source records that have one, page by page."""
     if not preparation.needs_for_ids:
-        for ids in source.scan_ids():
-            yield [preparation.ids.map(each) for each in ids]
+        for namespace, ids in source.scan_ids():
+            yield namespace, [preparation.ids.map(each) for each in ids]
         return
     for batch in _all(source, preparation.needs_for_ids):
-        yield list(preparation.target_ids(batch).values())
+        yield batch.namespace, list(preparation.target_ids(batch).values())
 
 
 def _vector_names(source: CollectionSpec, target: CollectionSpec | None) -> dict[str, str]:
@@ -381,7 +386,7 @@ def _judge_mapped_ids(
     """Collisions over the whole id set, for maps that can bring two ids together."""
     kind = found.id_map.kind
     if found.census.duplicates:
-        named = shown_list(found.census.duplicates)
+        named = named_list(found.census.duplicates)
         found.id_problems.append(
             "several records would have the same id once those in original_id are restored "
             f"(`ids: keep` leaves them as they are): {named}"
@@ -405,20 +410,17 @@ def _judge_mapped_ids(
         rule = _id_rule(target, found.collection, census.kind)
         found.id_problems += choose(IdPolicy("keep"), census, rule, target.name)[1]
     if census.duplicates:
-        named = shown_list(census.duplicates)
+        named = named_list(census.duplicates)
         found.id_problems.append(f"several records would get the same id under this map: {named}")
 
 
-def _collisions(source: Source, preparation: Preparation, target: Target) -> tuple[int, list[Id]]:
-    """How many of the ids to be written the target holds already, and the first ten."""
-    present = IdSet(("", ids) for ids in target.scan_ids())
-    total = 0
-    first: list[Id] = []
-    for ids in mapped_id_pages(source, preparation):
-        rows = np.flatnonzero(present.has(keys_of(id_digests(ids)))).tolist()
-        total += len(rows)
-        first += [ids[row] for row in rows[: 10 - len(first)]]
-    return total, first
+def _collisions(source: Source, preparation: Preparation, target: Target) -> int:
+    """How many of the ids to be written the target holds already."""
+    present = IdSet(target.scan_ids())
+    return sum(
+        int(present.has(keys_of(id_digests(ids, namespace))).sum())
+        for namespace, ids in mapped_id_pages(source, preparation)
+    )
 
 
 def _query_problem(document: PlanDocument, spec: CollectionSpec) -> str:

@@ -167,7 +167,7 @@ class Rollback:
     def _delete_own(self, target: Target) -> None:
         for batch, own in self._sorted_pages(target, Counter(), {}):
             if own:
-                target.delete([batch.ids[row] for row in own])
+                target.delete([batch.ids[row] for row in own], namespace=batch.namespace)
         for step in self.steps:
             if isinstance(step, Index):
                 target.finish(step.spec)
@@ -267,7 +267,7 @@ class Rollback:
             return []
         found = []
         for expected in self._in_flight:
-            came = target.fetch(expected.ids)
+            came = target.fetch(expected.ids, namespace=expected.namespace)
             wrong = {
                 (type(each.id), each.id)
                 for each in differences(expected, came, target.capabilities, dict(spec.vectors))
@@ -320,7 +320,7 @@ class _Own:
 
     def __init__(self, journal: Journal, in_flight: Iterable[Batch]) -> None:
         self._written = WrittenRecords(journal, in_flight)
-        self._before = IdSet(("", ids) for ids in journal.present_before())
+        self._before = IdSet(journal.present_before())
 
     def judge(self, batch: Batch) -> list[str]:
         """For each record, why it is not the run's to remove; empty where it is."""

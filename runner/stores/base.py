@@ -165,11 +165,23 @@ class Store(ABC):
 
     @abstractmethod
     def count(self) -> int:
-        """Exact number of records (of the plan's filter, if it has one)."""
+        """Exact number of records in all namespaces (of the plan's filter, if it has one)."""
+
+    def namespaces(self) -> list[str]:
+        """The namespaces (tenants) that this location covers, the plan's choice applied.
+
+        ``""`` is the default one, and all that a store without namespaces has.  One that was
+        chosen by the plan is listed whether it exists or not.
+        """
+        return [""]
 
     @abstractmethod
     def partitions(self, n: int) -> list[Partition]:
-        """About *n* disjoint ranges that together cover everything; at least one."""
+        """About *n* disjoint ranges that together cover everything; at least one.
+
+        Each lies in one namespace and says so, hence at least one for every namespace
+        that holds records.
+        """
 
     @abstractmethod
     def scan(
@@ -183,16 +195,25 @@ class Store(ABC):
 
         Going on after a cursor is right whatever was written or deleted in between.
         A page is never empty and never larger than *batch_size* says (a single record
-        that is larger than its bytes comes alone).
+        that is larger than its bytes comes alone).  Its batch carries the partition's
+        namespace.
         """
 
     @abstractmethod
-    def scan_ids(self, page_size: int = 10_000) -> Iterator[list[Id]]:
-        """Every id once, in any order; cheaper than `scan`."""
+    def scan_ids(self, page_size: int = 10_000) -> Iterator[tuple[str, list[Id]]]:
+        """Every id once, page by page with its namespace, in any order; cheaper than `scan`.
+
+        The same id in two namespaces is two records: it comes once for each.
+        """
 
     @abstractmethod
-    def fetch(self, ids: Sequence[Id], select: Select = Select.ALL) -> Batch:
-        """The records with these ids, in the order of *ids*; missing ones are left out."""
+    def fetch(
+        self, ids: Sequence[Id], select: Select = Select.ALL, *, namespace: str = ""
+    ) -> Batch:
+        """The records of *namespace* with these ids, in the order of *ids*.
+
+        Missing ones are left out; of a namespace that does not exist all are missing.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -283,7 +304,7 @@ class Target(Store):
 
     @abstractmethod
     def write(self, batch: Batch, *, fresh: bool = False) -> None:
-        """Upsert *batch* by id.
+        """Upsert *batch* by id, in its namespace, which is made where it does not exist.
 
         On return every record is durable and visible to `fetch`.  Writing twice
         equals writing once: a resumed run repeats its last batches.  A record replaces
@@ -299,8 +320,8 @@ class Target(Store):
         """
 
     @abstractmethod
-    def delete(self, ids: Sequence[Id]) -> None:
-        """Remove these records; ids that do not exist are fine."""
+    def delete(self, ids: Sequence[Id], *, namespace: str = "") -> None:
+        """Remove these records of *namespace*; what does not exist is fine."""
 
     @abstractmethod
     def drop(self) -> None:
@@ -334,8 +355,9 @@ class Searchable(Protocol):
         *,
         vector: str = DEFAULT_VECTOR,
         exact: bool = False,
+        namespace: str = "",
     ) -> Hits:
-        """The *k* nearest records to each row of *queries*, shape ``(q, dim)``.
+        """The *k* nearest records of *namespace* to each row of *queries*, shape ``(q, dim)``.
 
         With *exact* the index is left aside where the store can do that.
         """

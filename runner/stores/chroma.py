@@ -269,14 +269,17 @@ class ChromaStore(Target):
                 part = batch if len(rows) == len(batch) else batch.take(rows)
                 yield Page(part, str(part.ids[-1]))
 
-    def scan_ids(self, page_size: int = 10_000) -> Iterator[list[Id]]:
+    def scan_ids(self, page_size: int = 10_000) -> Iterator[tuple[str, list[Id]]]:
         """Every id once, as they are now."""
         self._forget_ids()
         for ids in self._ids().pages(page_size):
-            yield [*ids]
+            yield "", [*ids]
 
-    def fetch(self, ids: Sequence[Id], select: Select = Select.ALL) -> Batch:
+    def fetch(
+        self, ids: Sequence[Id], select: Select = Select.ALL, *, namespace: str = ""
+    ) -> Batch:
         """The records with these ids; what is not text is no id here."""
+        del namespace
         engine, held = self._there()
         wanted = [each for each in ids if isinstance(each, str) and each]
         parts = [
@@ -313,12 +316,13 @@ class ChromaStore(Target):
         *,
         vector: str = DEFAULT_VECTOR,
         exact: bool = False,
+        namespace: str = "",
     ) -> Hits:
         """The *k* nearest records to each query; Chroma always goes by its index.
 
         Scores are distances: squared for l2, 1 − similarity for cosine and dot.
         """
-        del vector, exact
+        del vector, exact, namespace
         engine, held = self._there()
         found, scores = [], []
         rows = np.ascontiguousarray(queries, dtype=np.float32)
@@ -433,8 +437,9 @@ class ChromaStore(Target):
         if held.dim is None:
             self._held = None  # the first records have fixed it
 
-    def delete(self, ids: Sequence[Id]) -> None:
+    def delete(self, ids: Sequence[Id], *, namespace: str = "") -> None:
         """Remove those of the records that exist."""
+        del namespace
         engine, held = self._there()
         self._forget_ids()
         known = [each for each in ids if isinstance(each, str) and each]

@@ -181,13 +181,14 @@ class FaissStore(LayeredStore):
         *,
         vector: str = DEFAULT_VECTOR,
         exact: bool = False,
+        namespace: str = "",
     ) -> Hits:
         """See `Searchable.search`; scores are squared distances (l2) or inner products.
 
         Raises:
             StoreError: The copy into the index is not finished.
         """
-        del vector
+        del vector, namespace
         index = self._built
         if index is None or self._staged.exists():
             raise StoreError(f"{self._path}: the index is not built yet", "finish the copy first")

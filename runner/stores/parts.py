@@ -602,16 +602,20 @@ class LayeredStore(Target):
         """
         return self._layers().scan(partition, after, batch_size, select)
 
-    def scan_ids(self, page_size: int = 10_000) -> Iterator[list[Id]]:
+    def scan_ids(self, page_size: int = 10_000) -> Iterator[tuple[str, list[Id]]]:
         """Every id once; of Parquet only that column is read."""
-        return self._layers().scan_ids(page_size)
+        return (("", ids) for ids in self._layers().scan_ids(page_size))
 
-    def fetch(self, ids: Sequence[Id], select: Select = Select.ALL) -> Batch:
+    def fetch(
+        self, ids: Sequence[Id], select: Select = Select.ALL, *, namespace: str = ""
+    ) -> Batch:
         """See `Store.fetch`.  The first call reads all ids: 16 bytes of memory a record."""
+        del namespace
         return self._layers().fetch(ids, select)
 
-    def delete(self, ids: Sequence[Id]) -> None:
+    def delete(self, ids: Sequence[Id], *, namespace: str = "") -> None:
         """See `Target.delete`."""
+        del namespace
         if ids:
             self._unfinished().delete(ids)
 

@@ -290,14 +290,17 @@ class PgvectorStore(Target):
         except psycopg2.Error as error:
             raise mapped_error(error, self.location) from error
 
-    def scan_ids(self, page_size: int = 10_000) -> Iterator[list[Id]]:
+    def scan_ids(self, page_size: int = 10_000) -> Iterator[tuple[str, list[Id]]]:
         """Every id once, in the key's order."""
         pages = self.scan(Partition(0), None, BatchSize(page_size), _ONLY_IDS)
-        return (page.batch.ids for page in pages)
+        return (("", page.batch.ids) for page in pages)
 
     @_mapped
-    def fetch(self, ids: Sequence[Id], select: Select = Select.ALL) -> Batch:
+    def fetch(
+        self, ids: Sequence[Id], select: Select = Select.ALL, *, namespace: str = ""
+    ) -> Batch:
         """The records with these ids, in the order of *ids*; missing ones are left out."""
+        del namespace
         with self._sessions.transaction() as session:
             table = self._table(session)
             possible = [each for each in ids if can_be(each, table.key.type)]
@@ -486,8 +489,9 @@ class PgvectorStore(Target):
             )
 
     @_mapped
-    def delete(self, ids: Sequence[Id]) -> None:
+    def delete(self, ids: Sequence[Id], *, namespace: str = "") -> None:
         """Remove these records."""
+        del namespace
         with self._sessions.transaction() as session:
             table = self._table(session)
             possible = [str(each) for each in ids if can_be(each, table.key.type)]
@@ -545,8 +549,10 @@ class PgvectorStore(Target):
         *,
         vector: str = DEFAULT_VECTOR,
         exact: bool = False,
+        namespace: str = "",
     ) -> Hits:
         """The nearest records by pgvector's own distance; for ``dot`` the negative product."""
+        del namespace
         if vector != DEFAULT_VECTOR:
             raise StoreError(f"pgvector: the collection has no vector named {vector!r}")
         ids: list[list[Id]] = []

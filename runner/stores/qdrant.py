@@ -174,13 +174,16 @@ class QdrantStore(Target):
             for page in _cut(batch, batch_size.bytes):
                 yield Page(page, text_of(page.ids[-1]))
 
-    def scan_ids(self, page_size: int = 10_000) -> Iterator[list[Id]]:
+    def scan_ids(self, page_size: int = 10_000) -> Iterator[tuple[str, list[Id]]]:
         """Every id once, ascending."""
         for batch in self._ranged(None, None, page_size, Select(0)):
-            yield batch.ids
+            yield "", batch.ids
 
-    def fetch(self, ids: Sequence[Id], select: Select = Select.ALL) -> Batch:
+    def fetch(
+        self, ids: Sequence[Id], select: Select = Select.ALL, *, namespace: str = ""
+    ) -> Batch:
         """The records with these ids, in the order of *ids*."""
+        del namespace
         wanted = list(dict.fromkeys(each for each in ids if is_id(each)))
         step = min(_FETCHED, self._first_limit(BatchSize(_FETCHED), select))
         parts = [

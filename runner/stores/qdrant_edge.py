@@ -250,8 +250,9 @@ class QdrantEdge(QdrantStore):
 
     # Records
 
-    def delete(self, ids: Sequence[Id]) -> None:
+    def delete(self, ids: Sequence[Id], *, namespace: str = "") -> None:
         """Remove these points."""
+        del namespace
         known: list[Any] = [each for each in ids if is_id(each)]
         for at in range(0, len(known), _DELETED_AT_ONCE):
             some = edge.UpdateOperation.delete_points(known[at : at + _DELETED_AT_ONCE])
@@ -265,9 +266,10 @@ class QdrantEdge(QdrantStore):
         *,
         vector: str = DEFAULT_VECTOR,
         exact: bool = False,
+        namespace: str = "",
     ) -> Hits:
         """The nearest points; similarities for cosine and dot, distances for l2."""
-        del vector  # one vector a collection, whatever its name
+        del vector, namespace  # one vector a collection, whatever its name
         name, spec = self._vector
         ef = (self._option("index") or {}).get("ef_search")
         params = edge.SearchParams(exact=exact, hnsw_ef=int(ef) if ef and not exact else None)

@@ -107,7 +107,7 @@ class QdrantFolder(QdrantStore):
         """Refused: such a folder is a source only."""
         self._refuse()
 
-    def delete(self, ids: Sequence[Id]) -> None:
+    def delete(self, ids: Sequence[Id], *, namespace: str = "") -> None:
         """Refused: such a folder is a source only."""
         self._refuse()
 

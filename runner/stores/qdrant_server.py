@@ -272,8 +272,9 @@ class QdrantServer(QdrantStore):
 
     # Records
 
-    def delete(self, ids: Sequence[Id]) -> None:
+    def delete(self, ids: Sequence[Id], *, namespace: str = "") -> None:
         """Remove these points."""
+        del namespace
         known = [each for each in ids if is_id(each)]
         for at in range(0, len(known), _DELETED_AT_ONCE):
             self._wire.delete(self._collection, known[at : at + _DELETED_AT_ONCE])
@@ -285,9 +286,10 @@ class QdrantServer(QdrantStore):
         *,
         vector: str = DEFAULT_VECTOR,
         exact: bool = False,
+        namespace: str = "",
     ) -> Hits:
         """The nearest points; similarities for cosine and dot, distances for l2."""
-        del vector  # one vector a collection, whatever its name
+        del vector, namespace  # one vector a collection, whatever its name
         name, spec = self._vector
         params: dict[str, Any] = {"exact": exact}
         ef = (self._option("index") or {}).get("ef_search")

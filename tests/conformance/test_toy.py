@@ -69,9 +69,10 @@ class ToyStore(Target):
 
     def scan_ids(self, page_size=10_000):
         ids = [json.loads(key) for key in self.here["rows"]]
-        return (ids[start : start + page_size] for start in range(0, len(ids), page_size))
+        starts = range(0, len(ids), page_size)
+        return (("", ids[start : start + page_size]) for start in starts)
 
-    def fetch(self, ids, select=Select.ALL):
+    def fetch(self, ids, select=Select.ALL, *, namespace=""):
         rows = [self.here["rows"].get(json.dumps(each)) for each in ids]
         found = joined([each for each in rows if each])
         vectors = found.vectors if Select.VECTORS in select else {}
@@ -94,7 +95,7 @@ class ToyStore(Target):
         rows = {json.dumps(each): batch.take([row]) for row, each in enumerate(batch.ids)}
         self.here["rows"].update(rows)
 
-    def delete(self, ids):
+    def delete(self, ids, *, namespace=""):
         for each in ids:
             self.here["rows"].pop(json.dumps(each), None)
 
@@ -108,7 +109,7 @@ class ToyStore(Target):
     def read_mark(self):
         return self.here["mark"]
 
-    def search(self, queries, k, *, vector="", exact=False):
+    def search(self, queries, k, *, vector="", exact=False, namespace=""):
         batch = joined(self.here["rows"].values())
         apart = queries[:, None].astype(float) - batch.vector
         close = queries.astype(float) @ batch.vector.T

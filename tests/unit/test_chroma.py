@@ -116,7 +116,7 @@ def look_everywhere(store: ChromaStore) -> Batch:
     store.storage_bytes()
     store.read_mark()
     batch = read_all(store, 5, parts=2)
-    assert store.count() == len(batch) == sum(map(len, store.scan_ids(3)))
+    assert store.count() == len(batch) == sum(len(ids) for _, ids in store.scan_ids(3))
     assert store.fetch(batch.ids[:3]).ids == batch.ids[:3]
     store.search(batch.vector[:2], 3)
     return batch

@@ -142,7 +142,7 @@ def test_a_digest_does_not_change_between_versions():
 
 
 def test_picking_a_sample_depends_on_the_seed_only():
-    ids = [f"id-{n}" for n in range(100)]
+    ids = [(namespace, f"id-{n}") for n in range(50) for namespace in ("", "other")]
     assert pick(ids, "seed", 10) == pick(ids[::-1], "seed", 10)
     assert pick(ids, "seed", 10) != pick(ids, "other", 10)
 

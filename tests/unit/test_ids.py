@@ -26,7 +26,7 @@ SOME_UUID = "0b0f7b0e-52a8-5a51-bd36-0d9a1a0b6f0f"
 
 
 def census(*ids):
-    return take_census(lambda: [list(ids)])
+    return take_census(lambda: [("", list(ids))])
 
 
 def chosen(rule, *ids, kind="auto"):
@@ -68,7 +68,7 @@ def test_ids_that_are_too_long_are_counted_in_bytes():
 
 
 def test_an_id_that_occurs_twice_is_named():
-    assert census("a", "b", "a").duplicates == ["a"]
+    assert census("a", "b", "a").duplicates == [("", "a")]
     assert census(1, "1").duplicates == []
 
 

@@ -117,11 +117,11 @@ def test_how_far_ahead_of_a_gap_was_written_is_known(journal):
 
 def test_records_overwritten_by_leave_count_as_held_before(journal):
     journal.keep(hazards=[])
-    journal.keep_present_before(iter([["a"]]))
+    journal.keep_present_before(iter([("", ["a"])]))
     journal.keep(held_before=1)
-    journal.note_overwritten(["b", 2], "plan")
-    journal.note_overwritten(["c"], "plan")
-    assert list(journal.present_before()) == [["a"], ["b", 2], ["c"]]
+    journal.note_overwritten("", ["b", 2], "plan")
+    journal.note_overwritten("x", ["c"], "plan")
+    assert list(journal.present_before()) == [("", ["a"]), ("", ["b", 2]), ("x", ["c"])]
     assert journal.fact("held_before") == 4
     (hazard,) = journal.fact("hazards")
     assert (hazard["name"], hazard["allowed_by"]) == ("overwrite-records", "plan")
@@ -280,8 +280,8 @@ def test_a_missing_file_is_refused(tmp_path):
 
 
 def test_what_the_target_held_before_comes_back(journal):
-    journal.keep_present_before(iter([["a", 1], ["b"]]))
-    assert list(journal.present_before()) == [["a", 1], ["b"]]
+    journal.keep_present_before(iter([("", ["a", 1]), ("x", ["b"])]))
+    assert list(journal.present_before()) == [("", ["a", 1]), ("x", ["b"])]
 
 
 def test_a_step_is_intent_then_done(journal):

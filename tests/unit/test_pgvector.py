@@ -335,7 +335,7 @@ def test_a_filter_is_part_of_every_read(open_store: Open, sql: Sql) -> None:
     wanted = [1, 5, *range(10, 20)]
     assert store.count() == len(wanted)
     assert read_all(store, 5).ids == wanted
-    assert [each for page in store.scan_ids(4) for each in page] == wanted
+    assert [each for _, page in store.scan_ids(4) for each in page] == wanted
     assert store.fetch([5, 6, 10]).ids == [5, 10]
     assert sorted(store.search(np.ones((1, 1), np.float32), 50).ids[0]) == wanted
 

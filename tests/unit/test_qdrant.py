@@ -721,7 +721,7 @@ def test_a_folder_of_the_clients_local_mode_is_read_and_left_as_it_is(tmp_path):
         assert found.metadata[0] == {"a": [1, {"b": None}]}
         assert found.documents[:3] == ["d1", "d2", None]
         assert store.fetch([71, 5, "nope"]).ids == [71, 5]
-        assert [each for page in store.scan_ids(4) for each in page] == found.ids
+        assert [each for _, page in store.scan_ids(4) for each in page] == found.ids
         assert not isinstance(store, Searchable)
     with at(folder, tmp_path, collection="named") as store:
         found = read_all(store)
