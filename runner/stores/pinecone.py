@@ -554,18 +554,19 @@ class PineconeStore(Target):
                 "1 to 45 of a-z 0-9 and -, beginning and ending with a letter or digit",
                 key="target.index",
             )
-        kinds = [each.kind for each in wanted.vectors.values()]
+        vectors = wanted.vectors.items()
+        kinds = [each.kind for _, each in vectors]
         if VectorKind.MULTI in kinds or any(
             kinds.count(each) > 1 for each in (VectorKind.DENSE, VectorKind.SPARSE)
         ):
+            found = ", ".join(f"{name or 'vector'} ({each.kind})" for name, each in vectors)
             yield Finding(
-                "a Pinecone index has one dense vector, one sparse one, or both; "
-                f"{', '.join(f'{n or "the vector"} ({s.kind})' for n, s in wanted.vectors.items())}"
-                " are wanted",
+                f"a Pinecone index has one dense vector, one sparse one, or both; {found} are "
+                "wanted",
                 "choose in the source",
                 key="source.vectors",
             )
-        for each in wanted.vectors.values():
+        for _, each in vectors:
             if each.kind is VectorKind.DENSE and not 1 <= each.dim <= MAX_DIM:
                 yield Finding(
                     f"vectors of {each.dim:,} components; Pinecone makes indexes of 1 to "
