@@ -489,9 +489,7 @@ def unfitted(batch: Batch) -> Batch:
     return batch if restored is None else batch.with_(metadata=Metadata(objects=restored))
 
 
-def _unfit(
-    found: dict[str, Any], companion: str, restore: Callable[[Any], Any]
-) -> dict[str, Any]:
+def _unfit(found: dict[str, Any], companion: str, restore: Callable[[Any], Any]) -> dict[str, Any]:
     """One object restored; as it is where the companion field is not ours after all.
 
     Ours is a sorted list of names, spelled as we spell it, each of a field that *restore*

@@ -359,9 +359,7 @@ def _against_strings(census: IdCensus, rule: IdRule, store: str, *, every: bool)
     if census.nul and not rule.nul:
         problems.append(f"{census.nul:,} ids hold U+0000, which {store} refuses")
     if census.beyond_ascii and rule.ascii_only:
-        problems.append(
-            f"{census.beyond_ascii:,} ids hold more than ASCII, which {store} refuses"
-        )
+        problems.append(f"{census.beyond_ascii:,} ids hold more than ASCII, which {store} refuses")
     return problems
 
 

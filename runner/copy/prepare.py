@@ -208,7 +208,10 @@ def _restorations(page: Batch, batch: Batch) -> Counter[Loss]:
         if now != was or type(now) is not type(was):
             found[Loss("id", f"{ORIGINAL_ID} → id again", RESTORED, reversible=True)] += 1
     for new, old in zip(batch.metadata.objects(), page.metadata.objects(), strict=True):
-        for companion, what in ((JSON_FIELDS, "JSON text → as it was"), (INTEGER_FIELDS, "double → int")):
+        for companion, what in (
+            (JSON_FIELDS, "JSON text → as it was"),
+            (INTEGER_FIELDS, "double → int"),
+        ):
             if companion in old and companion not in new:
                 for name in jsonvalues.loads(old[companion]):
                     if name != ORIGINAL_ID:

@@ -16,28 +16,18 @@ be one of somebody's namespaces, and would be found by searches.
 
 from __future__ import annotations
 
-import base64
 import re
 import threading
 import time
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from pinecone import IndexModel
-from pinecone.models.indexes.deployment import PodDeployment
-from pinecone.models.indexes.schema import (
-    DenseVectorField,
-    SemanticTextField,
-    SparseVectorField,
-    StringField,
-)
+from pinecone import IndexModel, Vector
 
 from runner.errors import (
     CollectionMismatchError,
@@ -62,7 +52,6 @@ from runner.model import (
     Hits,
     IdRule,
     KeyRule,
-    Metadata,
     Metric,
     Outcome,
     Page,
@@ -81,6 +70,19 @@ from runner.stores.pinecone_client import (
     RefusedError,
     bare_host,
 )
+from runner.stores.pinecone_ids import IdLists
+from runner.stores.pinecone_index import (
+    MAX_DIM,
+    description,
+    layout_of,
+    mark_in,
+    model_finding,
+    obstacles,
+    pods_finding,
+    proposed,
+    settings_of,
+    tags_of,
+)
 from runner.stores.pinecone_packing import (
     MAX_ID_CHARS,
     MAX_METADATA_BYTES,
@@ -94,21 +96,12 @@ from runner.stores.pinecone_packing import (
     unsealed,
 )
 from runner.stores.pinecone_units import reading, unit_findings, writing
-from runner.stores.sorted_ids import SortedIds
 from runner.stores.whereabouts import Whereabouts, server_of
 
 __all__ = ["PineconeStore"]
 
-MAX_DIM = 20_000
 _MOST_HITS = 10_000
 _DELETED_AT_ONCE = 1000
-_LISTS_KEPT = 32  # each is an open file
-_MARK = "runner_mark_"
-_TAG_CHARS = 120  # of a tag's value
-_SPARSE = "sparse"
-_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,43}[a-z0-9])?")
-_METRICS = {"cosine": Metric.COSINE, "dotproduct": Metric.DOT, "euclidean": Metric.L2}
-_DENSE_FIELD, _SPARSE_FIELD = "_values", "_sparse_values"
 _LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?(/.*)?")
 
 T = TypeVar("T")
@@ -134,8 +127,9 @@ class PineconeStore(Target):
     """One index of Pinecone, all its namespaces or some.
 
     Location options: ``index``, ``api_key``, ``host``, ``control_host``; ``namespaces`` or
-    ``namespace``; ``ids_from``; ``document_field``; ``max_units``, ``requests_per_s``; for an
-    index that is made: ``metric``, ``cloud``, ``region``, ``tags``, ``deletion_protection``.
+    ``namespace``; ``ids_from``; ``sparse``; ``document_field``; ``max_units``,
+    ``requests_per_s``; for an index that is made: ``metric``, ``cloud``, ``region``,
+    ``tags``, ``deletion_protection``.
     """
 
     name = "pinecone"
@@ -146,15 +140,17 @@ class PineconeStore(Target):
         values={
             ValueKind.NULL: Outcome.ALTERED,  # left out, in silence
             ValueKind.BIG_INT: Outcome.ALTERED,
-            **dict.fromkeys(
-                (
-                    ValueKind.HUGE_INT, ValueKind.NON_FINITE, ValueKind.LIST_INT,
-                    ValueKind.LIST_FLOAT, ValueKind.LIST_BOOL, ValueKind.LIST_MIXED,
-                    ValueKind.LIST_NESTED, ValueKind.LIST_OBJECT, ValueKind.OBJECT_EMPTY,
-                    ValueKind.OBJECT, ValueKind.UNKNOWN,
-                ),
-                Outcome.REFUSED,
-            ),
+            ValueKind.HUGE_INT: Outcome.REFUSED,
+            ValueKind.NON_FINITE: Outcome.REFUSED,
+            ValueKind.LIST_INT: Outcome.REFUSED,
+            ValueKind.LIST_FLOAT: Outcome.REFUSED,
+            ValueKind.LIST_BOOL: Outcome.REFUSED,
+            ValueKind.LIST_MIXED: Outcome.REFUSED,
+            ValueKind.LIST_NESTED: Outcome.REFUSED,
+            ValueKind.LIST_OBJECT: Outcome.REFUSED,
+            ValueKind.OBJECT_EMPTY: Outcome.REFUSED,
+            ValueKind.OBJECT: Outcome.REFUSED,
+            ValueKind.UNKNOWN: Outcome.REFUSED,
         },
         # Nothing is documented of how doubles are parsed; services like it move them so far.
         double_ulp=4,
@@ -168,7 +164,7 @@ class PineconeStore(Target):
         sparse_vectors=True,
         max_readers=4,
         max_writers=4,
-    )  # fmt: skip
+    )
 
     visible_within_s: ClassVar[float] = 120.0
     """How long written records may stay unseen before a try counts as failed."""
@@ -181,10 +177,15 @@ class PineconeStore(Target):
         super().__init__(location, access, scratch)
         self._client = Client(location)
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="pinecone")
-        self._lock = threading.RLock()
-        self._layout: Layout | None = None
+        file = location.options.get("ids_from")
+        self._ids = IdLists(
+            scratch,
+            lambda namespace, token: self._client.ids(self._wire(namespace), token),
+            self._found,
+            Path(str(file)) if file else None,
+        )
+        self._lock = threading.Lock()
         self._spec: CollectionSpec | None = None
-        self._listed: OrderedDict[str, SortedIds] = OrderedDict()
         self._work: weakref.WeakKeyDictionary[Batch, _Work] = weakref.WeakKeyDictionary()
         self._landed: dict[str, int] = {}  # namespace → highest log position of our writes
         self._written: set[str] = set()  # namespaces that the statistics may not know yet
@@ -195,19 +196,19 @@ class PineconeStore(Target):
         """Who *location* is; connects to nothing."""
         options = location.options
         index = str(options["index"])
-        chosen = options.get("namespace") or options.get("namespaces") or "all"
         identity = {"index": index}
-        if chosen != "all":
-            identity["namespaces"] = chosen if isinstance(chosen, str) else ",".join(sorted(chosen))
+        if options.get("namespace"):
+            identity["namespace"] = str(options["namespace"])
+        elif _chosen(options) is not None:
+            identity["namespaces"] = ",".join(sorted(options["namespaces"]))
         host = options.get("host") or options.get("control_host") or CONTROL_HOST
         return Endpoint("pinecone", bare_host(str(host)), index, identity)
 
     @classmethod
     def whereabouts(cls, location: Location) -> Whereabouts:
-        """The project's control plane and the index, and the namespaces where not all."""
+        """The control plane, the index, and the namespaces where not all are meant."""
         control = server_of(str(location.options.get("control_host") or CONTROL_HOST))
-        identity = cls.endpoint(location).identity
-        return Whereabouts((control, *identity.values()))
+        return Whereabouts((control, *cls.endpoint(location).identity.values()))
 
     # Reading
 
@@ -220,99 +221,44 @@ class PineconeStore(Target):
         """
         model = self._client.describe()
         if model is None:
-            self._spec = self._layout = None
+            self._spec = None
             return None
         if not model.status.ready:
             raise TransientStoreError(f"{self._where} is not ready: {model.status.state}")
-        self._spec = self._spec_of(model)
-        dense = [name for name, each in self._spec.vectors.items() if each.kind is VectorKind.DENSE]
-        sparse = [
-            name for name, each in self._spec.vectors.items() if each.kind is VectorKind.SPARSE
-        ]
-        self._layout = Layout(
-            dim=self._spec.vectors[dense[0]].dim if dense else None,
-            sparse=sparse[0] if sparse else None,
-            document_field=self._document_field,
-        )
+        sparse = bool(self.location.options.get("sparse"))
+        self._spec = description(model, self._client, self._where, sparse=sparse)
         return self._spec
-
-    def _spec_of(self, model: IndexModel) -> CollectionSpec:
-        fields = model.schema.fields
-        searched = {
-            name: each
-            for name, each in fields.items()
-            if isinstance(each, DenseVectorField | SparseVectorField | StringField)
-        }
-        foreign = sorted(searched.keys() - {_DENSE_FIELD, _SPARSE_FIELD})
-        if foreign:
-            raise StoreError(
-                f"{self._where} is an index of documents (fields {', '.join(foreign)}); expected "
-                "one of vectors, as `dimension` and `metric` make it",
-                "documents have an interface of their own, which is not supported yet",
-            )
-        vectors: dict[str, VectorSpec] = {}
-        extra: dict[str, Any] = {}
-        dense = searched.get(_DENSE_FIELD)
-        if isinstance(dense, DenseVectorField):
-            vectors[DEFAULT_VECTOR] = VectorSpec(dense.dimension, _METRICS[dense.metric.lower()])
-        texts = {
-            name: each for name, each in fields.items() if isinstance(each, SemanticTextField)
-        }
-        for name, text in texts.items():
-            # only the statistics say how long the vectors of its model are
-            stats = self._client.stats()
-            metric = (text.metric or stats.metric or "cosine").lower()
-            vectors[DEFAULT_VECTOR] = VectorSpec(stats.dimension or 0, _METRICS[metric])
-            extra["embedding"] = {"field": name, "model": text.model}
-        if _SPARSE_FIELD in searched or self.location.options.get("sparse"):
-            name = _SPARSE if vectors else DEFAULT_VECTOR
-            vectors[name] = VectorSpec(0, Metric.DOT, kind=VectorKind.SPARSE)
-        tags = {key: value for key, value in (model.tags or {}).items() if _MARK not in key}
-        if tags:
-            extra["tags"] = tags
-        if model.deletion_protection == "enabled":
-            extra["deletion_protection"] = "enabled"
-        place = {
-            key: getattr(model.deployment, key)
-            for key in ("cloud", "region")
-            if getattr(model.deployment, key, None)
-        }
-        return CollectionSpec(
-            name=model.name, vectors=vectors, id_kind="string", extra={**extra, **place}
-        )
 
     def count(self) -> int:
         """How many records there are: by the statistics, which lag; by ids after our writes."""
-        if self._changed or self._ids_file is not None:
-            self._forget_ids()
-            return sum(len(self._ids(each)) for each in self.namespaces())
-        counts = self._counts()
-        return sum(counts.get(self._wire(each), 0) for each in self.namespaces())
+        if self._changed or self._ids.file is not None:
+            self._ids.forget()
+            return sum(len(self._ids.of(each)) for each in self.namespaces())
+        return self._counted(self.namespaces())
 
     def namespaces(self) -> list[str]:
-        """Those the plan names, or all that the index has; ``""`` is the default one."""
+        """Those the plan names, or all that hold records; ``""`` is the default one."""
         options = self.location.options
         if options.get("namespace"):
-            return [DEFAULT_VECTOR]
-        chosen = options.get("namespaces") or "all"
-        if chosen != "all":
-            return list(dict.fromkeys(self._named(each) for each in chosen))
-        found = {self._named(name) for name, count in self._counts().items() if count}
+            return [""]
+        chosen = _chosen(options)
+        if chosen is not None:
+            return [*dict.fromkeys(map(_named, chosen))]
+        found = {_named(name) for name, count in self._counts().items() if count}
         with self._lock:
             found |= self._written
         return sorted(found) or [""]
 
     def partitions(self, n: int) -> list[Partition]:
         """Ranges of ids in each namespace, by their bytes; more for larger namespaces."""
-        self._forget_ids()
+        self._ids.forget()
         namespaces = self.namespaces()
         counts = self._counts()
-        sizes = {each: counts.get(self._wire(each), 0) for each in namespaces}
-        total = max(1, sum(sizes.values()))
+        sizes = [counts.get(self._wire(each), 0) for each in namespaces]
         found: list[Partition] = []
-        for namespace in namespaces:
-            parts = round(n * sizes[namespace] / total) if len(namespaces) > 1 else n
-            cuts = self._ids(namespace).cuts(parts) if parts > 1 else []
+        for namespace, size in zip(namespaces, sizes, strict=True):
+            parts = n if len(namespaces) == 1 else round(n * size / max(1, sum(sizes)))
+            cuts = self._ids.of(namespace).cuts(parts) if parts > 1 else []
             for lower, upper in zip([None, *cuts], [*cuts, None], strict=True):
                 found.append(Partition(len(found), lower, upper, namespace))
         return found
@@ -325,7 +271,7 @@ class PineconeStore(Target):
         select: Select = Select.ALL,
     ) -> Iterator[Page]:
         """By ids, sorted; a cursor is the last id, and ids that vanish are left out."""
-        listed = self._ids(partition.namespace)
+        listed = self._ids.of(partition.namespace)
         while ids := listed.between(partition.lower, partition.upper, after, batch_size.records):
             after = ids[-1]
             batch = self.fetch(ids, select, namespace=partition.namespace)
@@ -335,9 +281,9 @@ class PineconeStore(Target):
 
     def scan_ids(self, page_size: int = 10_000) -> Iterator[tuple[str, list[Id]]]:
         """Every id once, as they are now."""
-        self._forget_ids()
+        self._ids.forget()
         for namespace in self.namespaces():
-            for ids in self._ids(namespace).pages(page_size):
+            for ids in self._ids.of(namespace).pages(page_size):
                 yield namespace, [*ids]
 
     def fetch(
@@ -347,13 +293,12 @@ class PineconeStore(Target):
         wanted = [
             each for each in dict.fromkeys(ids) if isinstance(each, str) and not id_problem(each)
         ]
-        found = self._found(wanted, namespace)
-        return unsealed(found, wanted, self._known_layout, select, namespace)
+        return unsealed(self._found(wanted, namespace), wanted, self._layout, select, namespace)
 
-    def _found(self, ids: Sequence[str], namespace: str) -> dict[str, Any]:
+    def _found(self, ids: Sequence[str], namespace: str) -> dict[str, Vector]:
         """Those of *ids* that are there, as the SDK gives them."""
         wire = self._wire(namespace)
-        found: dict[str, Any] = {}
+        found: dict[str, Vector] = {}
         for part in self._each(lambda group: self._client.fetch(wire, group), [*by_url(ids)]):
             found.update(part)
         return found
@@ -367,53 +312,6 @@ class PineconeStore(Target):
         if failed:
             raise failed[0]
         return [each.result() for each in futures]
-
-    # The list of ids
-
-    def _ids(self, namespace: str) -> SortedIds:
-        """Every id of *namespace*, listed when first asked for since the last change of ours."""
-        with self._lock:
-            if namespace in self._listed:
-                self._listed.move_to_end(namespace)
-                return self._listed[namespace]
-            self.scratch.mkdir(parents=True, exist_ok=True)
-            listed = SortedIds(self.scratch)
-            if self._ids_file is None:
-                self._list(namespace, listed)
-            else:
-                self._look_up(self._ids_file, namespace, listed)
-            self._listed[namespace] = listed
-            while len(self._listed) > _LISTS_KEPT:
-                # Not closed: a scan may be on its way through it.
-                self._listed.popitem(last=False)
-            return listed
-
-    def _list(self, namespace: str, into: SortedIds) -> None:
-        token: str | None = None
-        while True:
-            ids, token = self._client.ids(self._wire(namespace), token)
-            into.add(ids)
-            if token is None:
-                return
-
-    def _look_up(self, file: Path, namespace: str, into: SortedIds) -> None:
-        """Those ids of the file that are in *namespace*."""
-        known = SortedIds(self.scratch)
-        lines = _lines(file, f"{self.location.side}.ids_from")
-        while some := [*islice(lines, 10_000)]:
-            known.add(some)
-        for ids in known.pages(1000):
-            into.add(self._found([each for each in ids if not id_problem(each)], namespace))
-        known.close()
-
-    def _forget_ids(self) -> None:
-        with self._lock:
-            self._listed.clear()
-
-    @property
-    def _ids_file(self) -> Path | None:
-        found = self.location.options.get("ids_from")
-        return Path(str(found)) if found else None
 
     # Searching
 
@@ -432,14 +330,15 @@ class PineconeStore(Target):
         """
         del vector, exact
         wire = self._wire(namespace)
-        rows = np.asarray(queries, dtype=np.float32).tolist()
+        metric = self._dense.metric
         found = self._each(
-            lambda row: self._client.query(wire, min(k, _MOST_HITS), vector=row).matches, rows
+            lambda row: self._client.query(wire, min(k, _MOST_HITS), vector=row).matches,
+            np.asarray(queries, dtype=np.float32).tolist(),
         )
         return Hits(
             [[record_id for record_id, _ in each] for each in found],
             [[score for _, score in each] for each in found],
-            higher_is_better=self._dense_spec.metric is not Metric.L2,
+            higher_is_better=metric is not Metric.L2,
         )
 
     # Looking
@@ -450,64 +349,33 @@ class PineconeStore(Target):
         return frozenset({self._document_field})
 
     def findings(self) -> list[Finding]:
-        """Unencrypted connections, an index that cannot list, a model, and what reading costs."""
+        """Unencrypted connections; of a source, whether it can list, and what reading costs."""
         found = [*self._connection_findings()]
-        if self.location.side != "source" or self._client.describe() is None:
+        model = self._client.describe() if self.location.side == "source" else None
+        if model is None:
             return found
-        spec = self._known_spec
-        if "embedding" in spec.extra:
+        spec = self._known
+        found += [*model_finding(spec)]
+        records = self._counted(self.namespaces())
+        if self._ids.file is None:
+            found += [*pods_finding(model, self._where)]
+        else:
+            listed = sum(len(self._ids.of(each)) for each in self.namespaces())
             found.append(
                 Finding(
-                    f"the index embeds the field {spec.extra['embedding']['field']!r} with the "
-                    f"model {spec.extra['embedding']['model']!r}; vectors are copied, the model "
-                    "is not",
-                    "embed queries with the same model",
+                    f"only the ids of {self._ids.file.name} are read: {listed:,} of them are "
+                    f"there, and the index counts {records:,} records",
+                    "that the copy is complete is only as sure as that list",
                     Severity.WARNING,
-                    "source.index",
+                    "source.ids_from",
                 )
             )
-        stats = self._client.stats()
-        found += [*self._listing_findings(stats.total_vector_count)]
-        counts = self._counts()
-        records = sum(counts.get(self._wire(each), 0) for each in self.namespaces())
         dim = max(each.dim for each in spec.vectors.values())
         costs = reading(records, records * dim * 4)
         return found + unit_findings(costs, self.location.options.get("max_units"), "source")
 
-    def _listing_findings(self, total: int) -> Iterator[Finding]:
-        model = self._client.describe()
-        file = self._ids_file
-        if file is not None:
-            known = sum(len(self._ids(each)) for each in self.namespaces())
-            counts = self._counts()
-            total = sum(counts.get(self._wire(each), 0) for each in self.namespaces())
-            yield Finding(
-                f"only the ids of {file.name} are read: {known:,} of them are there, and the "
-                f"index counts {total:,} records",
-                "that the copy is complete is only as sure as that list",
-                Severity.WARNING,
-                "source.ids_from",
-            )
-        elif model is not None and isinstance(model.deployment, PodDeployment):
-            yield Finding(
-                f"{self._where} runs on pods, which cannot list their ids",
-                "give a file with one id a line: `source.ids_from: ids.txt`",
-                key="source.ids_from",
-            )
-
     def _connection_findings(self) -> Iterator[Finding]:
         options = self.location.options
-        for key in ("host", "control_host"):
-            host = str(options.get(key) or "")
-            if not host or _LOOPBACK.fullmatch(bare_host(host)):
-                continue
-            if host.startswith("http://"):
-                yield Finding(
-                    f"the connection to {bare_host(host)} is not encrypted",
-                    "use https, or allow the hazard insecure-connection",
-                    Severity.WARNING,
-                    "insecure-connection",
-                )
         if self.location.connection.insecure:
             yield Finding(
                 f"the certificate of {self._where} is not verified",
@@ -515,64 +383,33 @@ class PineconeStore(Target):
                 Severity.WARNING,
                 "insecure-connection",
             )
+        for key in ("host", "control_host"):
+            host = str(options.get(key) or "")
+            if host.startswith("http://") and not _LOOPBACK.fullmatch(bare_host(host)):
+                yield Finding(
+                    f"the connection to {bare_host(host)} is not encrypted",
+                    "use https, or allow the hazard insecure-connection",
+                    Severity.WARNING,
+                    "insecure-connection",
+                )
 
-    # Making
+    # Making and removing
 
     def propose(self, wanted: CollectionSpec, records: int, size_bytes: int) -> Proposal:
         """A serverless index; tags come along from another Pinecone."""
         options = self.location.options
-        place = {
-            key: str(options.get(key) or wanted.extra.get(key) or default)
-            for key, default in (("cloud", "aws"), ("region", "us-east-1"))
-        }
-        extra: dict[str, Any] = {**place}
-        tags = {**(wanted.extra.get("tags") or {}), **(options.get("tags") or {})}
-        if tags:
-            extra["tags"] = tags
-        protection = options.get("deletion_protection") or wanted.extra.get("deletion_protection")
-        if protection == "enabled":
-            extra["deletion_protection"] = protection
-        dense = {k: v for k, v in wanted.vectors.items() if v.kind is VectorKind.DENSE}
-        spec = CollectionSpec(
-            name=str(options["index"]), vectors=wanted.vectors, id_kind="string", extra=extra
-        )
-        vector = next(iter(dense.values()), None)
-        shape = "sparse" if vector is None else f"{vector.dim} dims, {vector.metric}"
-        if vector is not None and len(wanted.vectors) > 1:
-            shape += " and sparse"
-        findings = [*self._obstacles(wanted)]
-        costs = writing(records, size_bytes, vector.dim if vector else 0)
+        spec = proposed(wanted, options)
+        dims = [each.dim for each in spec.vectors.values() if each.kind is VectorKind.DENSE]
+        shapes = [
+            f"{each.dim} dims, {each.metric}" if each.kind is VectorKind.DENSE else each.kind.value
+            for each in spec.vectors.values()
+        ]
+        place = f"{spec.extra['cloud']} {spec.extra['region']}"
+        summary = f"serverless index {spec.name} ({' and '.join(shapes)}; {place})"
+        findings = [*obstacles(wanted, spec.name)]
+        costs = writing(records, size_bytes, sum(dims))
         findings += unit_findings(costs, options.get("max_units"), "target")
-        summary = f"serverless index {spec.name} ({shape}, {place['cloud']} {place['region']})"
         return Proposal(spec, summary, tuple(findings))
-
-    def _obstacles(self, wanted: CollectionSpec) -> Iterator[Finding]:
-        name = str(self.location.options["index"])
-        if not _NAME.fullmatch(name):
-            yield Finding(
-                f"{name!r} cannot be an index's name in Pinecone",
-                "1 to 45 of a-z 0-9 and -, beginning and ending with a letter or digit",
-                key="target.index",
-            )
-        vectors = wanted.vectors.items()
-        kinds = [each.kind for _, each in vectors]
-        if VectorKind.MULTI in kinds or any(
-            kinds.count(each) > 1 for each in (VectorKind.DENSE, VectorKind.SPARSE)
-        ):
-            found = ", ".join(f"{name or 'vector'} ({each.kind})" for name, each in vectors)
-            yield Finding(
-                f"a Pinecone index has one dense vector, one sparse one, or both; {found} are "
-                "wanted",
-                "choose in the source",
-                key="source.vectors",
-            )
-        for _, each in vectors:
-            if each.kind is VectorKind.DENSE and not 1 <= each.dim <= MAX_DIM:
-                yield Finding(
-                    f"vectors of {each.dim:,} components; Pinecone makes indexes of 1 to "
-                    f"{MAX_DIM:,}",
-                    key="target.index",
-                )
 
     def create(self, spec: CollectionSpec) -> None:
         """Make the index and wait until it is ready; `finish` protects it."""
@@ -580,24 +417,7 @@ class PineconeStore(Target):
             raise CollectionMismatchError(
                 f"{self._where} exists already", "see `if_exists`, or name another index"
             )
-        names = {metric: name for name, metric in _METRICS.items()}
-        fields: dict[str, dict[str, Any]] = {}
-        for each in spec.vectors.values():
-            if each.kind is VectorKind.SPARSE:
-                fields[_SPARSE_FIELD] = {"type": "sparse_vector"}
-            else:
-                fields[_DENSE_FIELD] = {
-                    "type": "dense_vector", "dimension": each.dim, "metric": names[each.metric],
-                }  # fmt: skip
-        place = {key: spec.extra[key] for key in ("cloud", "region") if key in spec.extra}
-        self._client.create(
-            schema={"fields": fields},
-            deployment={
-                "deployment_type": "managed", "cloud": "aws", "region": "us-east-1", **place,
-            },  # fmt: skip
-            tags=spec.extra.get("tags") or None,
-            deletion_protection="disabled",
-        )
+        self._client.create(**settings_of(spec))
         self._wait("to be ready", self.ready_within_s, self._is_ready)
         self._forget_all()
 
@@ -614,7 +434,9 @@ class PineconeStore(Target):
             StoreError: Somebody protected it, or it has namespaces that this location leaves out.
         """
         model = self._client.describe()
-        if model is not None and model.status.state != "Terminating":
+        if model is None:
+            return
+        if model.status.state != "Terminating":
             self._refuse_others(model)
             if model.deletion_protection == "enabled":
                 if self.location.options.get("deletion_protection") != "enabled":
@@ -624,15 +446,12 @@ class PineconeStore(Target):
                     )
                 self._client.configure(deletion_protection="disabled")
             self._client.drop()
-        if model is not None:
-            self._wait("to be gone", self.ready_within_s, lambda: self._client.describe() is None)
+        self._wait("to be gone", self.ready_within_s, lambda: self._client.describe() is None)
         self._forget_all()
 
     def _refuse_others(self, model: IndexModel) -> None:
         options = self.location.options
-        if not model.status.ready or not (
-            options.get("namespace") or options.get("namespaces", "all") != "all"
-        ):
+        if not model.status.ready or not (options.get("namespace") or _chosen(options)):
             return
         ours = {self._wire(each) for each in self.namespaces()}
         others = sorted(name for name, n in self._counts().items() if n and name not in ours)
@@ -640,8 +459,7 @@ class PineconeStore(Target):
             raise StoreError(
                 f"{self._where} holds records in namespaces that the plan leaves out "
                 f"({', '.join(others[:5])}); an index goes with all of them, so it stays",
-                "delete this plan's namespaces in Pinecone, or name the index wholly: "
-                "`namespaces: all`",
+                "delete this plan's namespaces in Pinecone, or mean all: `namespaces: all`",
             )
 
     # Writing
@@ -651,15 +469,15 @@ class PineconeStore(Target):
 
         Raises:
             TransientStoreError: A request failed for a while, or what was written stays unseen.
+            PartialWriteError: Some records were refused; the others are written.
         """
         if not len(batch):
             return
         work = self._work_on(batch)
-        open_requests, work.requests = work.requests, []
-        errors: list[StoreError] = []
-        self._each(lambda request: self._send(request, batch, work, errors), open_requests)
+        to_send, work.requests = work.requests, []
+        errors = [each for part in self._send_all(to_send, batch, work) for each in part]
         if errors:
-            # what cannot pass by waiting is told first
+            # what does not pass by waiting is told first
             raise min(errors, key=lambda each: isinstance(each, TransientStoreError))
         self._await_seen(work, batch.namespace, fresh=fresh)
         with self._lock:
@@ -673,60 +491,61 @@ class PineconeStore(Target):
             )
 
     def _work_on(self, batch: Batch) -> _Work:
+        self._ids.forget()
         with self._lock:
             self._changed = True
             self._written.add(batch.namespace)
-            self._listed.clear()
-            if batch in self._work:
-                return self._work[batch]
-        layout = self._known_layout
-        self._judge_shape(batch, layout)
-        records, refused = sealed(batch, layout)
+            known = self._work.get(batch)
+        if known is not None:
+            return known
+        self._judge_shape(batch)
+        records, refused = sealed(batch, self._layout)
         work = _Work([*packed(records, self._wire(batch.namespace))], refused=refused)
         with self._lock:
             self._work[batch] = work
         return work
 
-    def _judge_shape(self, batch: Batch, layout: Layout) -> None:
+    def _judge_shape(self, batch: Batch) -> None:
+        layout = self._layout
         dims = {array.shape[1] for array in batch.vectors.values()}
-        if dims - {layout.dim} or len(batch.vectors) > 1 or len(batch.sparse) > 1 or batch.multi:
-            expected = "sparse vectors" if layout.dim is None else f"one vector of {layout.dim}"
-            came = [f"{name!r} of {array.shape[1]}" for name, array in batch.vectors.items()]
+        wrong = dims - {layout.dim} or len(batch.vectors) > 1 or len(batch.sparse) > 1
+        if wrong or batch.multi or (batch.sparse and layout.sparse is None):
+            held = [] if layout.dim is None else [f"a vector of {layout.dim} components"]
+            held += [] if layout.sparse is None else ["a sparse vector"]
+            came = [f"{each.shape[1]} components" for each in batch.vectors.values()]
+            came += [*("a sparse vector" for _ in batch.sparse)]
+            came += [*("a multi-vector" for _ in batch.multi)]
             raise CollectionMismatchError(
-                f"{self._where} holds {expected} components; a batch came with "
-                f"{', '.join([*came, *batch.sparse, *batch.multi])}; nothing of it was written"
-            )
-        if batch.sparse and layout.sparse is None:
-            raise CollectionMismatchError(
-                f"{self._where} holds no sparse vectors; a batch came with {[*batch.sparse]}; "
-                "nothing of it was written"
+                f"{self._where} holds {' and '.join(held)}; a batch came with "
+                f"{', '.join(came)}; nothing of it was written"
             )
 
-    def _send(
-        self, request: Sequence[Sealed], batch: Batch, work: _Work, errors: list[StoreError]
-    ) -> None:
+    def _send_all(
+        self, requests: Sequence[Sequence[Sealed]], batch: Batch, work: _Work
+    ) -> list[list[StoreError]]:
+        return self._each(lambda request: self._send(request, batch.namespace, work), requests)
+
+    def _send(self, request: Sequence[Sealed], namespace: str, work: _Work) -> list[StoreError]:
         """One request; where it is refused, its halves, until the bad record stands alone."""
-        wire = self._wire(batch.namespace)
         try:
-            landed = self._client.upsert(wire, request)
+            landed = self._client.upsert(self._wire(namespace), request)
         except RefusedError as error:
             if len(request) == 1:
                 with self._lock:
                     work.refused[request[0].vector.id] = error.what
-                return
+                return []
             half = len(request) // 2
-            for part in (request[:half], request[half:]):
-                self._send(part, batch, work, errors)
-            return
+            first = self._send(request[:half], namespace, work)
+            return first + self._send(request[half:], namespace, work)
         except StoreError as error:
             with self._lock:
                 work.requests.append(request)
-                errors.append(error)
-            return
+            return [error]
         with self._lock:
             work.sent.append(request)
             if landed is not None:
-                self._landed[batch.namespace] = max(landed, self._landed.get(batch.namespace, 0))
+                self._landed[namespace] = max(landed, self._landed.get(namespace, 0))
+        return []
 
     def _await_seen(self, work: _Work, namespace: str, *, fresh: bool) -> None:
         """Return when fetches see what was sent.
@@ -751,17 +570,13 @@ class PineconeStore(Target):
 
     def delete(self, ids: Sequence[Id], *, namespace: str = "") -> None:
         """Remove these records, and return when fetches no longer see them."""
-        known = [each for each in ids if isinstance(each, str) and not id_problem(each)]
-        if not known:
+        left = [each for each in ids if isinstance(each, str) and not id_problem(each)]
+        if not left:
             return
-        with self._lock:
-            self._changed = True
-            self._listed.clear()
-        groups = [
-            known[at : at + _DELETED_AT_ONCE] for at in range(0, len(known), _DELETED_AT_ONCE)
-        ]
+        self._ids.forget()
+        self._changed = True
+        groups = [left[at : at + _DELETED_AT_ONCE] for at in range(0, len(left), _DELETED_AT_ONCE)]
         self._each(lambda group: self._client.delete(self._wire(namespace), group), groups)
-        left = known
 
         def gone() -> bool:
             nonlocal left
@@ -772,39 +587,35 @@ class PineconeStore(Target):
 
     def finish(self, spec: CollectionSpec) -> None:
         """Wait until searches and statistics see all that was written; protect the index."""
-        for namespace, landed in [*self._landed.items()]:
-            self._wait(
-                "to search what was written",
-                self.visible_within_s,
-                lambda name=namespace, least=landed: self._has_caught_up(name, least),
-            )
+        for namespace in [*self._landed]:
+            self._await_searches(namespace)
         if self._changed:
-            records = self.count()
-            namespaces = self.namespaces()
+            records, namespaces = self.count(), self.namespaces()
             self._wait(
                 "to count what was written",
                 self.visible_within_s,
                 lambda: self._counted(namespaces) == records,
             )
-        if self.location.options.get("deletion_protection") == "enabled" or (
-            spec.extra.get("deletion_protection") == "enabled"
+        if "enabled" in (
+            self.location.options.get("deletion_protection"),
+            spec.extra.get("deletion_protection"),
         ):
             self._client.configure(deletion_protection="enabled")
 
-    def _has_caught_up(self, namespace: str, least: int) -> bool:
-        layout = self._known_layout
+    def _await_searches(self, namespace: str) -> None:
+        least, dim = self._landed[namespace], self._layout.dim
         probe: dict[str, Any] = (
             {"sparse_vector": {"indices": [0], "values": [1.0]}}
-            if layout.dim is None
-            else {"vector": [1.0] + [0.0] * (layout.dim - 1)}
+            if dim is None
+            else {"vector": [1.0] + [0.0] * (dim - 1)}
         )
-        reply = self._client.query(self._wire(namespace), 1, **probe)
-        # a service that does not say has nothing to wait for but the statistics
-        return reply.reconciled is None or reply.reconciled >= least
 
-    def _counted(self, namespaces: Sequence[str]) -> int:
-        counts = self._counts()
-        return sum(counts.get(self._wire(each), 0) for each in namespaces)
+        def caught_up() -> bool:
+            reply = self._client.query(self._wire(namespace), 1, **probe)
+            # a service that does not say leaves nothing to wait for but the statistics
+            return reply.reconciled is None or reply.reconciled >= least
+
+        self._wait("to search what was written", self.visible_within_s, caught_up)
 
     def _wait(self, what: str, within_s: float, condition: Callable[[], bool]) -> None:
         """Look until *condition* holds.
@@ -827,23 +638,14 @@ class PineconeStore(Target):
 
     def read_mark(self) -> str | None:
         """The mark, put together from the index's tags."""
-        model = self._client.describe()
-        pieces = _mark_pieces(model)
-        text = "".join(value for _, value in sorted(pieces.items()))
-        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode() if text else None
+        return mark_in(self._client.describe())
 
     def write_mark(self, mark: str | None) -> None:
-        """Leave *mark* in tags, whose values are short and of few signs."""
+        """Leave *mark* in tags of the index."""
         model = self._client.describe()
         if mark is None and model is None:
             return
-        text = base64.urlsafe_b64encode((mark or "").encode()).decode().rstrip("=")
-        pieces = {
-            f"{_MARK}{number:02}": text[at : at + _TAG_CHARS]
-            for number, at in enumerate(range(0, len(text), _TAG_CHARS))
-        }
-        # an empty value removes a tag
-        tags = {**dict.fromkeys(_mark_pieces(model), ""), **pieces}
+        tags = tags_of(mark, model)
         if tags:
             self._client.configure(tags=tags)
 
@@ -853,56 +655,47 @@ class PineconeStore(Target):
         """End all connections; remove the lists of ids."""
         self._pool.shutdown()
         self._client.close()
-        with self._lock:
-            for each in self._listed.values():
-                each.close()
-            self._listed.clear()
+        self._ids.close()
 
     def _forget_all(self) -> None:
+        self._client.forget()
+        self._ids.forget()
         with self._lock:
-            self._client.forget()
-            self._spec = self._layout = None
-            self._listed.clear()
+            self._spec = None
             self._work.clear()
             self._landed.clear()
             self._written.clear()
 
     def _counts(self) -> Mapping[str, int]:
         """Namespace, as the service calls it → records."""
-        stats = self._client.stats()
-        return {
-            name or DEFAULT_NAMESPACE: each.vector_count for name, each in stats.namespaces.items()
-        }
+        found = self._client.stats().namespaces
+        return {name or DEFAULT_NAMESPACE: each.vector_count for name, each in found.items()}
+
+    def _counted(self, namespaces: Sequence[str]) -> int:
+        counts = self._counts()
+        return sum(counts.get(self._wire(each), 0) for each in namespaces)
 
     def _wire(self, namespace: str) -> str:
         """What the service calls *namespace*."""
         return namespace or str(self.location.options.get("namespace") or DEFAULT_NAMESPACE)
 
-    def _named(self, wire: str) -> str:
-        return "" if wire == DEFAULT_NAMESPACE else wire
-
     @property
-    def _known_spec(self) -> CollectionSpec:
+    def _known(self) -> CollectionSpec:
         spec = self._spec or self.describe()
         if spec is None:
             raise CollectionNotFoundError(f"{self._where} does not exist")
         return spec
 
     @property
-    def _known_layout(self) -> Layout:
-        _ = self._known_spec
-        layout = self._layout
-        assert layout is not None
-        return layout
+    def _layout(self) -> Layout:
+        return layout_of(self._known, self._document_field)
 
     @property
-    def _dense_spec(self) -> VectorSpec:
-        dense = [each for each in self._known_spec.vectors.values() if each.dim]
-        if not dense:
-            raise StoreError(
-                f"{self._where} holds sparse vectors only; expected a dense one to search"
-            )
-        return dense[0]
+    def _dense(self) -> VectorSpec:
+        for each in self._known.vectors.values():
+            if each.kind is VectorKind.DENSE:
+                return each
+        raise StoreError(f"{self._where} holds sparse vectors only; expected dense ones to search")
 
     @property
     def _document_field(self) -> str:
@@ -913,21 +706,14 @@ class PineconeStore(Target):
         return f"pinecone {self.endpoint(self.location)}"
 
 
-def _mark_pieces(model: IndexModel | None) -> dict[str, str]:
-    tags = {} if model is None else model.tags or {}
-    return {key: value for key, value in tags.items() if key.startswith(_MARK)}
+def _chosen(options: Mapping[str, Any]) -> Sequence[str] | None:
+    """The namespaces that the plan names; None for all."""
+    found = options.get("namespaces") or "all"
+    return None if found == "all" else [*map(str, found)]
 
 
-def _lines(file: Path, key: str) -> Iterator[str]:
-    """The lines of a text file that are not empty."""
-    try:
-        with file.open(encoding="utf-8") as opened:
-            for line in opened:
-                text = line.rstrip("\r\n")
-                if text:
-                    yield text
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{key}: {file} cannot be read as text: {error}") from error
+def _named(wire: str) -> str:
+    return "" if wire == DEFAULT_NAMESPACE else wire
 
 
 def _within(batch: Batch, most: int | None) -> Iterator[range]:

@@ -27,7 +27,7 @@ from runner.errors import (
     TransientStoreError,
 )
 from runner.stores.base import Location
-from runner.stores.pinecone_packing import UPSERT_BYTES_A_UNIT, LEAST_WRITE_UNITS, Sealed
+from runner.stores.pinecone_packing import LEAST_WRITE_UNITS, UPSERT_BYTES_A_UNIT, Sealed
 
 __all__ = [
     "CONTROL_HOST", "DEFAULT_NAMESPACE", "Budget", "Client", "Meter", "RefusedError", "bare_host",
@@ -252,7 +252,7 @@ class Client:
     # Calls and their errors
 
     def _asked(self, kind: str, namespace: str, call: Callable[[pinecone.Index], T]) -> T:
-        """*call*'s result, within the rate for its kind; limits are a namespace's or the index's."""
+        """*call*'s result, at the rate that its kind may have in *namespace*, or the index."""
         self.meter.check()
         with self._lock:
             budget = self._budgets.setdefault((kind, namespace), Budget(self._per_s))
@@ -268,7 +268,8 @@ class Client:
         made = self._told(lambda: pinecone.Index(host=str(host), **self._settings()))
         # Index takes no retry_config, and that of Pinecone does not reach it: its four tries a
         # request would multiply with the runner's, and hold a stop back for minutes.
-        made._http._client._transport._config = pinecone.RetryConfig(max_retries=0)
+        transport: Any = made._http._client._transport
+        transport._config = pinecone.RetryConfig(max_retries=0)
         with self._lock:
             if self._data_plane is None:
                 self._data_plane = made

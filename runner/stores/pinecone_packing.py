@@ -14,7 +14,15 @@ from pinecone import SparseValues, Vector
 
 from runner.errors import Id, StoreError
 from runner.jsonvalues import ValueKind, kind_of
-from runner.model import DEFAULT_VECTOR, Batch, BoolArray, FloatArray, Metadata, Select, SparseVector
+from runner.model import (
+    DEFAULT_VECTOR,
+    Batch,
+    BoolArray,
+    FloatArray,
+    Metadata,
+    Select,
+    SparseVector,
+)
 
 __all__ = [
     "LEAST_WRITE_UNITS", "MAX_METADATA_BYTES", "REQUEST_BYTES", "REQUEST_RECORDS",
@@ -95,8 +103,9 @@ def sealed(batch: Batch, layout: Layout) -> tuple[list[Sealed], dict[Id, str]]:
     objects = batch.metadata.objects()
     refused: dict[Id, str] = {}
     records = []
-    finite = None if vectors is None else np.isfinite(vectors).all(axis=1)
-    nonzero = None if vectors is None else vectors.any(axis=1)
+    numbers = np.zeros((len(batch), 0), np.float32) if vectors is None else vectors
+    finite = np.isfinite(numbers).all(axis=1).tolist()
+    nonzero = numbers.any(axis=1).tolist()
     for row, record_id in enumerate(batch.ids):
         metadata = objects[row]
         document = batch.documents[row]
@@ -108,8 +117,6 @@ def sealed(batch: Batch, layout: Layout) -> tuple[list[Sealed], dict[Id, str]]:
             metadata = {**metadata, layout.document_field: document}
         here = vectors is not None and (present is None or bool(present[row]))
         if here and not reason:
-            assert finite is not None
-            assert nonzero is not None
             if not finite[row]:
                 reason = "its vector holds NaN or infinity"
             elif not nonzero[row]:
@@ -119,7 +126,7 @@ def sealed(batch: Batch, layout: Layout) -> tuple[list[Sealed], dict[Id, str]]:
             reason = "it has no vector"
         if not reason:
             try:
-                one = _seal(str(record_id), vectors[row] if here else None, terms, metadata)
+                one = _seal(str(record_id), numbers[row] if here else None, terms, metadata)
             except TypeError as error:  # a lone surrogate
                 reason = f"its metadata is no JSON: {error}"
             else:
@@ -161,8 +168,12 @@ def _seal(
         size += len("[]")
     sparse = None
     if terms is not None:
-        indices = orjson.Fragment(orjson.dumps(terms.indices, option=orjson.OPT_SERIALIZE_NUMPY))
-        weights = orjson.Fragment(orjson.dumps(terms.values, option=orjson.OPT_SERIALIZE_NUMPY))
+        indices: Any = orjson.Fragment(
+            orjson.dumps(terms.indices, option=orjson.OPT_SERIALIZE_NUMPY)
+        )
+        weights: Any = orjson.Fragment(
+            orjson.dumps(terms.values, option=orjson.OPT_SERIALIZE_NUMPY)
+        )
         sparse = SparseValues(indices=indices, values=weights)
         size += len(orjson.dumps({"indices": indices, "values": weights}))
         size += len(',"sparseValues":')

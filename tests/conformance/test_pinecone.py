@@ -48,9 +48,12 @@ def double():
 
 @pytest.fixture(scope="module")
 def slow_double():
-    """What was written shows at the third look, in searches at the fifth."""
+    """What was written shows at the third look, in searches at the fifth.
+
+    Statistics are on time: that they are waited for, by `finish`, has a test of its own.
+    """
     with PineconeDouble("127.0.0.72") as running:
-        running.state.lag.update(fetch=2, search=4, stats=2)
+        running.state.lag.update(fetch=2, search=4)
         running.state.ready_after = running.state.gone_after = 1
         yield running
 
