@@ -55,6 +55,7 @@ from runner.words import shown
 _ASSUMED_WRITES_PER_S = {
     "pgvector": 10_000.0,
     "chroma": 700.0,
+    "pinecone": 3_000.0,
     "qdrant": 8_000.0,
     "faiss": 10_000.0,
     "files": 15_000.0,

@@ -33,6 +33,7 @@ _PACKAGES = {
     "faiss": ["faiss-cpu"],
     "files": ["pyarrow"],
     "pgvector": ["psycopg2-binary"],
+    "pinecone": ["pinecone"],
     "qdrant": ["qdrant-client", "qdrant-edge-py"],
 }
 _MOST_POINTS = 300

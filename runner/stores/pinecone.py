@@ -406,7 +406,7 @@ class PineconeStore(Target):
         ]
         place = f"{spec.extra['cloud']} {spec.extra['region']}"
         summary = f"serverless index {spec.name} ({' and '.join(shapes)}; {place})"
-        findings = [*obstacles(wanted, spec.name)]
+        findings = [*obstacles(wanted, options)]
         costs = writing(records, size_bytes, sum(dims))
         findings += unit_findings(costs, options.get("max_units"), "target")
         return Proposal(spec, summary, tuple(findings))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pinecone import IndexModel
@@ -120,13 +121,20 @@ def proposed(wanted: CollectionSpec, options: Mapping[str, Any]) -> CollectionSp
     protection = options.get("deletion_protection") or wanted.extra.get("deletion_protection")
     if protection == "enabled":
         extra["deletion_protection"] = protection
+    vectors = {
+        name: replace(each, dim=int(options["dimension"]))
+        if each.kind is VectorKind.DENSE and not each.dim and options.get("dimension")
+        else each
+        for name, each in wanted.vectors.items()
+    }
     return CollectionSpec(
-        name=str(options["index"]), vectors=wanted.vectors, id_kind="string", extra=extra
+        name=str(options["index"]), vectors=vectors, id_kind="string", extra=extra
     )
 
 
-def obstacles(wanted: CollectionSpec, name: str) -> Iterator[Finding]:
-    """What keeps *wanted* from becoming the index *name*."""
+def obstacles(wanted: CollectionSpec, options: Mapping[str, Any]) -> Iterator[Finding]:
+    """What keeps *wanted* from becoming an index as the plan has it."""
+    name, dim = str(options["index"]), options.get("dimension")
     if not _NAME.fullmatch(name):
         yield Finding(
             f"{name!r} cannot be an index's name in Pinecone",
@@ -144,9 +152,24 @@ def obstacles(wanted: CollectionSpec, name: str) -> Iterator[Finding]:
             key="source.vectors",
         )
     for each in wanted.vectors.values():
-        if each.kind is VectorKind.DENSE and not 1 <= each.dim <= MAX_DIM:
+        if each.kind is not VectorKind.DENSE:
+            continue
+        if dim and each.dim and dim != each.dim:
             yield Finding(
-                f"vectors of {each.dim:,} components; Pinecone makes indexes of 1 to {MAX_DIM:,}",
+                f"the vectors have {each.dim:,} components; `dimension` is {dim:,}",
+                "leave it out",
+                key="target.dimension",
+            )
+        if not each.dim and not dim:
+            yield Finding(
+                "the source holds no vectors, so that their dimension is not known; Pinecone "
+                "makes no index without it",
+                "say it in `target.dimension`, or copy once the source holds some",
+                key="target.dimension",
+            )
+        elif each.dim > MAX_DIM:
+            yield Finding(
+                f"vectors of {each.dim:,} components; Pinecone holds at most {MAX_DIM:,}",
                 key="target.index",
             )
 

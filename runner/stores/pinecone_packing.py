@@ -17,7 +17,6 @@ from runner.jsonvalues import ValueKind, kind_of
 from runner.model import (
     DEFAULT_VECTOR,
     Batch,
-    BoolArray,
     FloatArray,
     Metadata,
     Select,
@@ -98,52 +97,72 @@ def sealed(batch: Batch, layout: Layout) -> tuple[list[Sealed], dict[Id, str]]:
 
     Floats are written with the fewest digits that give the same float32 again.
     """
-    vectors, present = _dense(batch, layout)
-    sparse = next(iter(batch.sparse.values()), None)
+    vectors = _vectors(batch, layout)
+    terms = next(iter(batch.sparse.values()), [None] * len(batch))
     objects = batch.metadata.objects()
     refused: dict[Id, str] = {}
     records = []
-    numbers = np.zeros((len(batch), 0), np.float32) if vectors is None else vectors
-    finite = np.isfinite(numbers).all(axis=1).tolist()
-    nonzero = numbers.any(axis=1).tolist()
     for row, record_id in enumerate(batch.ids):
-        metadata = objects[row]
-        document = batch.documents[row]
-        reason = id_problem(record_id) or _wrong_metadata(metadata)
-        if document is not None and not reason:
-            if layout.document_field in metadata:
-                reason = f"its metadata has a field {layout.document_field!r}, where the document"
-                reason += " goes"
-            metadata = {**metadata, layout.document_field: document}
-        here = vectors is not None and (present is None or bool(present[row]))
-        if here and not reason:
-            if not finite[row]:
-                reason = "its vector holds NaN or infinity"
-            elif not nonzero[row]:
-                reason = "its vector is zero"
-        terms = sparse[row] if sparse is not None else None
-        if not here and terms is None and not reason:
-            reason = "it has no vector"
-        if not reason:
-            try:
-                one = _seal(str(record_id), numbers[row] if here else None, terms, metadata)
-            except TypeError as error:  # a lone surrogate
-                reason = f"its metadata is no JSON: {error}"
-            else:
-                if one is None:
-                    reason = f"its metadata is larger than {MAX_METADATA_BYTES:,} bytes"
-                else:
-                    records.append(one)
-        if reason:
-            refused[record_id] = reason
+        try:
+            metadata = _metadata(objects[row], batch.documents[row], layout)
+            values = _checked(vectors[row], terms[row])
+            records.append(_seal(_checked_id(record_id), values, terms[row], metadata))
+        except _UnfitError as error:
+            refused[record_id] = str(error)
     return records, refused
 
 
-def _dense(batch: Batch, layout: Layout) -> tuple[FloatArray | None, BoolArray | None]:
+class _UnfitError(Exception):
+    """This record cannot be sent; says why."""
+
+
+def _checked_id(record_id: Id) -> str:
+    problem = id_problem(record_id)
+    if problem:
+        raise _UnfitError(problem)
+    return str(record_id)
+
+
+def _vectors(batch: Batch, layout: Layout) -> list[FloatArray | None]:
+    """The dense vector of each record; None where it has none."""
     if not batch.vectors or layout.dim is None:
-        return None, None
+        return [None] * len(batch)
     name = next(iter(batch.vectors))
-    return np.ascontiguousarray(batch.vectors[name]), batch.present.get(name)
+    rows = list(np.ascontiguousarray(batch.vectors[name]))
+    present = batch.present.get(name)
+    if present is None:
+        return [*rows]
+    return [row if here else None for row, here in zip(rows, present, strict=True)]
+
+
+def _checked(values: FloatArray | None, terms: SparseVector | None) -> FloatArray | None:
+    if values is None:
+        if terms is None:
+            raise _UnfitError("it has no vector")
+    elif not np.isfinite(values).all():
+        raise _UnfitError("its vector holds NaN or infinity")
+    elif not values.any():
+        raise _UnfitError("its vector is zero")
+    return values
+
+
+def _metadata(found: dict[str, Any], document: str | None, layout: Layout) -> dict[str, Any]:
+    """Metadata with the document put in."""
+    for key, value in found.items():
+        if key.startswith("$"):
+            raise _UnfitError(f"its metadata key {key!r} begins with `$`")
+        kind = type(value)
+        if kind is str or kind is bool or (kind is float and math.isfinite(value)):
+            continue
+        if kind_of(value) not in _KEPT_KINDS:
+            raise _UnfitError(f"its metadata.{key} is {kind_of(value).value}")
+    if document is None:
+        return found
+    if layout.document_field in found:
+        raise _UnfitError(
+            f"its metadata has a field {layout.document_field!r}, where its document goes"
+        )
+    return {**found, layout.document_field: document}
 
 
 def _seal(
@@ -151,11 +170,13 @@ def _seal(
     values: FloatArray | None,
     terms: SparseVector | None,
     metadata: Mapping[str, Any],
-) -> Sealed | None:
-    """One record; None if its metadata is too large."""
-    text = orjson.dumps(metadata) if metadata else b""
+) -> Sealed:
+    try:
+        text = orjson.dumps(metadata) if metadata else b""
+    except TypeError as error:  # a lone surrogate
+        raise _UnfitError(f"its metadata is no JSON: {error}") from error
     if len(text) > MAX_METADATA_BYTES:
-        return None
+        raise _UnfitError(f"its metadata is larger than {MAX_METADATA_BYTES:,} bytes")
     # as the SDK writes it: {"id":…,"values":…,"sparseValues":{…},"metadata":…},
     size = len('{"id":,"values":},') + len(orjson.dumps(record_id))
     numbers: Any = []
@@ -181,22 +202,6 @@ def _seal(
         size += len(',"metadata":') + len(text)
     vector = Vector(record_id, numbers, sparse, dict(metadata) if metadata else None)
     return Sealed(vector, values, terms, size)
-
-
-def _wrong_metadata(metadata: Mapping[str, Any]) -> str:
-    """Why *metadata* cannot be held; empty if it can."""
-    for key, value in metadata.items():
-        if key.startswith("$"):
-            return f"its metadata key {key!r} begins with `$`"
-        kind = type(value)
-        if kind is str or kind is bool:
-            continue
-        if kind is float and math.isfinite(value):
-            continue
-        found = kind_of(value)
-        if found not in _KEPT_KINDS:
-            return f"its metadata.{key} is {found.value}"
-    return ""
 
 
 def packed(records: Sequence[Sealed], namespace: str) -> Iterator[Sequence[Sealed]]:

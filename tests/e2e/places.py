@@ -22,7 +22,7 @@ from tests.servers import chroma, outside, postgres
 
 DIM = 16
 EMBEDDED = ["chroma", "faiss", "qdrant-edge", "files", "jsonl"]
-STORES = ["chroma", "pgvector", "faiss", "qdrant-edge", "qdrant-double", "files"]
+STORES = ["chroma", "pgvector", "faiss", "qdrant-edge", "qdrant-double", "pinecone", "files"]
 PAIRS = [
     *((source, target) for source in STORES for target in STORES),
     # a second way to reach a store of the matrix needs no row and column of its own
@@ -89,6 +89,13 @@ class Places:
                     "url": "${TEST_QDRANT}",
                     "collection": name,
                     "connection": {"grpc_host": "${TEST_QDRANT_GRPC}"},
+                }
+            case "pinecone":
+                return {
+                    "store": "pinecone",
+                    "index": name.replace("_", "-"),
+                    "api_key": "${TEST_PINECONE_KEY}",
+                    "control_host": "${TEST_PINECONE}",
                 }
             case "files":
                 return {"store": "files", "path": f"{name}.parquet"}
@@ -182,13 +189,16 @@ class Places:
 
 @contextmanager
 def servers() -> Iterator[dict[str, str]]:
-    """One PostgreSQL database, one Chroma server and one Qdrant double."""
+    """One PostgreSQL database, one Chroma server, a Qdrant double and a Pinecone double."""
     with ExitStack() as stack:
         dsn = stack.enter_context(postgres.shared().database())
         double = stack.enter_context(outside.qdrant())
+        pinecone = stack.enter_context(outside.pinecone())
         yield {
             "TEST_DSN": dsn,
             "TEST_CHROMA": chroma.shared_url(),
             "TEST_QDRANT": double.url,
             "TEST_QDRANT_GRPC": double.grpc_host,
+            "TEST_PINECONE": pinecone.url,
+            "TEST_PINECONE_KEY": pinecone.api_key,
         }

@@ -1,4 +1,4 @@
-"""The Qdrant double in a process of its own: it outlives clients that are killed."""
+"""The doubles in processes of their own: they outlive clients that are killed."""
 
 from __future__ import annotations
 
@@ -19,11 +19,32 @@ class QdrantAddress:
     grpc_host: str
 
 
+@dataclass(frozen=True)
+class PineconeAddress:
+    """Where its control plane listens, and the key that it takes."""
+
+    url: str
+    api_key: str
+
+
 @contextmanager
 def qdrant() -> Iterator[QdrantAddress]:
     """The double, started; stopped at the end."""
+    with _started("tests.servers.qdrant_double") as said:
+        yield QdrantAddress(**said)
+
+
+@contextmanager
+def pinecone(host: str = "127.0.0.73") -> Iterator[PineconeAddress]:
+    """The double, started; stopped at the end."""
+    with _started("tests.servers.pinecone_double", "--host", host) as said:
+        yield PineconeAddress(**said)
+
+
+@contextmanager
+def _started(module: str, *arguments: str) -> Iterator[dict[str, str]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.servers.qdrant_double"],
+        [sys.executable, "-m", module, *arguments],
         cwd=Path(__file__).parents[2],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -31,6 +52,6 @@ def qdrant() -> Iterator[QdrantAddress]:
     )
     try:
         assert process.stdout is not None
-        yield QdrantAddress(**json.loads(process.stdout.readline()))
+        yield json.loads(process.stdout.readline())
     finally:
         process.communicate("")
