@@ -14,10 +14,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     real = ["chroma (embedded and server)", "pgvector (PostgreSQL)", "faiss", "files",
             "qdrant (embedded engine)"]  # fmt: skip
     double = []
-    (real if os.environ.get("QDRANT_TEST_URL") else double).append("qdrant (server)")
+    variables = {"qdrant (server)": "QDRANT_TEST_URL", "pinecone": "PINECONE_TEST_HOST"}
+    for store, variable in variables.items():
+        (real if os.environ.get(variable) else double).append(store)
     terminalreporter.write_sep("-", "stores")
     terminalreporter.write_line(f"real: {', '.join(real)}")
     if double:
         terminalreporter.write_line(
-            f"doubles: {', '.join(double)}: ours; set QDRANT_TEST_URL for a real server"
+            f"doubles: {', '.join(double)}: ours; "
+            f"set {', '.join(variables[each] for each in double)} for real ones"
         )

@@ -582,6 +582,11 @@ def score(
 # --- HTTP -------------------------------------------------------------------------
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64  # clients open many connections at once
+
+
 class Rest(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -719,8 +724,7 @@ class PineconeDouble:
         self.state = State()
         self._host, self._tls = host, cert is not None
         handler = type("BoundRest", (Rest,), {"state": self.state, "url": lambda: self.url})
-        self._http = ThreadingHTTPServer((host, 0), handler)
-        self._http.daemon_threads = True
+        self._http = Server((host, 0), handler)
         if cert is not None:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(cert, key)
