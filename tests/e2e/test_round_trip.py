@@ -107,7 +107,7 @@ def difficult() -> Batch:
     return Batch(ids, {"": vectors}, documents, Metadata.of(DIFFICULT))
 
 
-@pytest.mark.parametrize("middle", ["chroma", "qdrant-edge", "qdrant-double"])
+@pytest.mark.parametrize("middle", ["chroma", "qdrant-edge", "qdrant-double", "pinecone"])
 @pytest.mark.parametrize("store", ["pgvector", "faiss", "files", "jsonl"])
 def test_values_that_a_store_does_not_hold_come_back(
     served: Places, store: str, middle: str
