@@ -45,8 +45,7 @@ from runner.stores.base import Access, CanSwap, Connection, Location, Searchable
 from runner.stores.qdrant import QdrantStore
 from runner.stores.qdrant_address import Address
 from runner.stores.qdrant_edge import QdrantEdge
-from runner.stores.qdrant_points import following, id_of, order_of, text_of
-from runner.stores.qdrant_server import QdrantServer
+from runner.stores.qdrant_points import Chosen, Columns, following, id_of, order_of, text_of
 from runner.stores.qdrant_wire import Encoder, decode_rows, replies
 from runner.testing import folder_digest, make_batch, read_all
 from tests.servers.fault_proxy import FaultProxy
@@ -110,6 +109,10 @@ def typed(value):
     return (type(value).__name__, value)
 
 
+def dense(name, dim):
+    return Chosen(name, name, VectorSpec(dim))
+
+
 @settings(deadline=None, max_examples=150)
 @given(POINTS, st.sampled_from(["", "text", "n" * 200]), st.sampled_from([1, 8, 40]))
 def test_encoded_points_are_what_protobuf_makes_of_them(points, name, dim):
@@ -117,10 +120,10 @@ def test_encoded_points_are_what_protobuf_makes_of_them(points, name, dim):
     payloads = [each[1] for each in points]
     present = np.array([each[2] for each in points])
     vectors = np.random.default_rng(1).standard_normal((len(points), dim)).astype(np.float32)
-    frames, refused = Encoder(name, dim).points(ids, vectors, present, payloads)
+    columns = Columns({name: vectors}, {name: present})
+    frames, refused = Encoder([dense(name, dim)]).points(ids, columns, payloads)
     assert not refused
-    request = qdrant.UpsertPoints.FromString(Encoder.head("docs") + b"".join(frames))
-    assert (request.collection_name, request.wait) == ("docs", True)
+    request = qdrant.UpsertPoints.FromString(b"".join(frames))
     for row, point in enumerate(request.points):
         kind = point.id.WhichOneof("point_id_options")
         assert getattr(point.id, kind) == ids[row]
@@ -153,8 +156,8 @@ def _frame_head(frame):
 def test_decoded_replies_are_what_protobuf_reads(points, name, old):
     reply = qdrant.ScrollResponse()
     vectors = np.random.default_rng(2).standard_normal((len(points), 8)).astype(np.float32)
-    upserts, _ = Encoder("", 8).points(
-        [each[0] for each in points], vectors, None, [each[1] for each in points]
+    upserts, _ = Encoder([dense("", 8)]).points(
+        [each[0] for each in points], Columns({"": vectors}), [each[1] for each in points]
     )
     request = qdrant.UpsertPoints.FromString(b"".join(upserts))
     for row, point in enumerate(request.points):
@@ -165,12 +168,12 @@ def test_decoded_replies_are_what_protobuf_reads(points, name, old):
         if points[row][2]:
             output = made.vectors.vectors.vectors[name] if name else made.vectors.vector
             (output if old else output.dense).data.extend(vectors[row].tolist())
-    rows = decode_rows(replies.scroll(reply.SerializeToString()).result, name, 8)
+    rows = decode_rows(replies.scroll(reply.SerializeToString()).result, [dense(name, 8)])
     assert rows.ids == [each[0] for each in points]
     assert [typed(each) for each in rows.payloads] == [typed(each[1]) for each in points]
     present = np.array([each[2] for each in points])
-    assert rows.vectors.tobytes() == np.where(present[:, None], vectors, 0).tobytes()
-    assert present.all() if rows.present is None else (rows.present == present).all()
+    assert rows.columns.dense[name].tobytes() == np.where(present[:, None], vectors, 0).tobytes()
+    assert (rows.columns.present.get(name, np.ones(len(points), bool)) == present).all()
 
 
 @given(IDS, IDS)
@@ -473,7 +476,7 @@ def test_finish_gives_up_when_indexing_makes_no_progress(double, tmp_path, trans
         held.threshold, held.looks_until_indexed = 1, 10**9
         target.write(records(1))
         held.points.update(dict.fromkeys(range(1000), held.points[0]))
-        with pytest.raises(TransientStoreError, match="indexed 0 of 1,000"):
+        with pytest.raises(TransientStoreError, match="indexed 0 vectors of 1,000 points"):
             target.finish(SPEC)
 
 
@@ -533,12 +536,16 @@ def test_settings_of_the_index_arrive(double, tmp_path, transport):
 
 
 @BOTH
-def test_of_several_vectors_one_must_be_named(double, tmp_path, transport):
-    two = {"a": {"size": 8, "distance": "Dot"}, "b": {"size": 4, "distance": "Manhattan"}}
-    double.state.create("docs", two, {})
+def test_some_of_several_vectors_can_be_chosen(double, tmp_path, transport):
+    three = {
+        "a": {"size": 8, "distance": "Dot"},
+        "b": {"size": 4, "distance": "Manhattan"},
+        "c": {"size": 3, "distance": "Cosine"},
+    }
+    double.state.create("docs", three, {})
     with (
         opened(double, tmp_path, transport=transport) as target,
-        pytest.raises(StoreError, match=r"2 dense vectors \(a, b\); expected one"),
+        pytest.raises(StoreError, match="'b' is compared by Manhattan"),
     ):
         target.describe()
     with opened(double, tmp_path, transport=transport, vectors="a") as target:
@@ -546,14 +553,18 @@ def test_of_several_vectors_one_must_be_named(double, tmp_path, transport):
         assert target.describe().extra["vector_name"] == "a"
         target.write(records(5))
         assert len(read_all(target, 2).vector) == 5
+        (finding,) = target.append_findings()
+        assert "a record that is overwritten loses them" in finding.what
+    with opened(double, tmp_path, transport=transport, vectors=["c", "a"]) as target:
+        assert [(name, each.dim) for name, each in target.describe().vectors.items()] == [
+            ("a", 8), ("c", 3),
+        ]  # fmt: skip
+        found = read_all(target, 2)
+        assert sorted(found.vectors) == ["a", "c"]
+        assert not found.present["c"].any()
     with (
-        opened(double, tmp_path, transport=transport, vectors="b") as target,
-        pytest.raises(StoreError, match="Manhattan"),
-    ):
-        target.describe()
-    with (
-        opened(double, tmp_path, transport=transport, vectors="c") as target,
-        pytest.raises(StoreError, match="has no vector 'c'; it has: a, b"),
+        opened(double, tmp_path, transport=transport, vectors=["a", "d"]) as target,
+        pytest.raises(StoreError, match="has no vector 'd'; it has: a, b, c"),
     ):
         target.describe()
 
@@ -568,7 +579,9 @@ def test_what_a_datatype_loses_is_declared(double, tmp_path):
     assert fidelity("Dot", "float32") is Fidelity.EXACT
     assert fidelity("Dot", "float16") is Fidelity.ROUNDED
     assert fidelity("Cosine", "float16") is Fidelity.NORMALISED
-    assert fidelity("Dot", "uint8") is Fidelity.QUANTISED
+    assert fidelity("Dot", "uint8") is Fidelity.ROUNDED
+    assert fidelity("Cosine", "uint8") is Fidelity.ROUNDED
+    assert fidelity("Dot", "turbo4") is Fidelity.QUANTISED
 
 
 def test_plaintext_beyond_this_machine_is_found_without_connecting(tmp_path):
@@ -814,11 +827,74 @@ def test_an_embedded_shard_can_be_addressed_as_folder_and_collection(tmp_path):
         at(tmp_path / "db" / "docs", tmp_path, collection="more")
 
 
-def test_servers_cannot_swap(double, tmp_path):
-    with opened(double, tmp_path) as target:
-        assert isinstance(target, QdrantServer)
-        assert not isinstance(target, CanSwap)
-        assert not target.capabilities.swaps
+@BOTH
+def test_servers_swap_what_is_an_alias_and_nothing_else(double, tmp_path, transport):
+    state = double.state
+    with opened(double, tmp_path, transport=transport, collection="docs_v1") as target:
+        target.create(SPEC)
+        target.write(records(3))
+        assert isinstance(target, CanSwap)
+        assert not target.can_swap()
+        with pytest.raises(CollectionMismatchError, match="is no alias"):
+            target.swap("docs_v2", "docs_v0")
+    state.alias_of["docs"] = "docs_v1"
+    with opened(double, tmp_path, transport=transport) as target:
+        assert target.can_swap()
+        target.write_mark("mine")
+        assert target.read_mark() == "mine"
+        assert target.count() == 3
+        with target.sibling("docs__new") as staged:
+            staged.create(SPEC)
+            staged.write(records(5))
+        # as rollback does it: completed, undone, both again
+        for _ in range(2):
+            target.swap("docs__new", "docs__old")
+            assert state.alias_of == {"docs": "docs__new", "docs__old": "docs_v1"}
+        assert target.count() == 5
+        assert target.read_mark() is None
+        with target.sibling("docs__new") as staged, target.sibling("docs__old") as kept:
+            assert staged.describe() is None
+            assert (kept.count(), kept.read_mark()) == (3, "mine")
+        for _ in range(2):
+            target.swap("docs__old", "docs__new")
+            assert state.alias_of == {"docs": "docs_v1"}
+        assert target.count() == 3
+        with target.sibling("docs__new") as staged:
+            assert staged.count() == 5
+        target.swap("docs__new", "docs__old")
+        with target.sibling("docs__old") as kept:
+            kept.drop()
+            assert kept.describe() is None
+        assert sorted(state.collections) == ["docs__new"]
+        assert state.alias_of == {"docs": "docs__new"}
+        with target.sibling("docs__newer") as staged:
+            staged.create(SPEC)
+        state.alias_of["docs__old"] = "docs__newer"
+        with pytest.raises(CollectionMismatchError, match="docs__old exists already"):
+            target.swap("docs__newer", "docs__old")
+
+
+@BOTH
+def test_an_alias_is_its_collection_for_whatever_is_done(double, tmp_path, transport):
+    with opened(double, tmp_path, transport=transport, collection="docs_v1") as target:
+        target.create(SPEC)
+        own = target.known_as()
+    double.state.alias_of["docs"] = "docs_v1"
+    with opened(double, tmp_path, transport=transport) as target:
+        assert target.known_as() == own
+        assert target.describe().name == "docs"
+        assert "docs is an alias of docs_v1" in target.findings()[0].what
+        with target.bulk_load():
+            assert double.state.collections["docs_v1"].threshold == 0
+            target.write(records(4))
+        target.finish(SPEC)
+        target.delete([0])
+        assert target.count() == len(read_all(target)) == 3
+        with pytest.raises(CollectionMismatchError):
+            target.create(SPEC)
+        target.drop()
+        assert target.describe() is None
+    assert double.state.collections == {}
 
 
 def test_an_embedded_shard_searches_exactly_unless_hnsw_is_asked_for(tmp_path):
