@@ -132,6 +132,7 @@ class GrpcTransport:
             replication_factor=wanted.replication_factor,
             write_consistency_factor=wanted.write_consistency_factor,
             on_disk_payload=wanted.on_disk_payload,
+            metadata=RestToGrpc.convert_payload(wanted.metadata or {}),
         )
         if wanted.vectors is not None:
             request.vectors_config.CopyFrom(RestToGrpc.convert_vectors_config(wanted.vectors))
@@ -149,8 +150,6 @@ class GrpcTransport:
         if wanted.sharding_method is not None:
             method: Any = RestToGrpc.convert_sharding_method(wanted.sharding_method)
             request.sharding_method = method
-        for key, value in (wanted.metadata or {}).items():
-            request.metadata[key].CopyFrom(RestToGrpc.convert_payload({"": value})[""])
         self._call(self._collections.Create, request)
 
     def update(self, collection: str, settings: Mapping[str, Any]) -> None:

@@ -280,6 +280,7 @@ class State:
             "params": params,
             "hnsw_config": {
                 "m": 16, "ef_construct": 100, "full_scan_threshold": 10_000,
+                "max_indexing_threads": 0,
                 **(plain.get("hnsw_config") or {}),
             },
             "optimizer_config": {
