@@ -26,12 +26,12 @@ demo-stop:  ## end the PostgreSQL that `make demo` left running
 
 .PHONY: test
 test: lint  ## linters, types and every test but the long ones
-	$(BIN)/python -m pytest -n $(JOBS) -m "not long and not bench"
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long and not bench"
 
 .PHONY: test-long
 test-long: .venv/.dev  ## the tests that take longer
 	@# exit code 5: no test is marked long
-	$(BIN)/python -m pytest -n $(JOBS) -m long || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m long || [ $$? -eq 5 ]
 
 .PHONY: bench
 bench: .venv/.dev  ## measure speed; takes the machine for itself

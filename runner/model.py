@@ -272,11 +272,24 @@ class Batch:
         size = sum(array.nbytes for array in self.vectors.values())
         size += sum(len(document) for document in self.documents if document)
         size += sum(map(len, self.metadata.texts()))
+        return size + int(self._bytes_by_row().sum())
+
+    def record_bytes(self) -> npt.NDArray[np.int64]:
+        """What each record holds, shape ``(n,)``; together `size_bytes`."""
+        sizes = self._bytes_by_row()
+        sizes += sum(array.shape[1] * array.itemsize for array in self.vectors.values())
+        sizes += [len(document or "") for document in self.documents]
+        sizes += [len(text) for text in self.metadata.texts()]
+        return sizes
+
+    def _bytes_by_row(self) -> npt.NDArray[np.int64]:
+        """What the sparse and multi-vectors of each record take."""
+        sizes = np.zeros(len(self), dtype=np.int64)
         for sparse in self.sparse.values():
-            size += sum(each.indices.nbytes + each.values.nbytes for each in sparse if each)
+            sizes += [each.indices.nbytes + each.values.nbytes if each else 0 for each in sparse]
         for multi in self.multi.values():
-            size += sum(each.nbytes for each in multi if each is not None)
-        return size
+            sizes += [0 if each is None else each.nbytes for each in multi]
+        return sizes
 
     def take(self, rows: Sequence[int]) -> Batch:
         """The records at *rows*, in that order."""

@@ -10,6 +10,7 @@ the records are written once, durably and in bounded memory, as the Parquet that
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -24,15 +25,16 @@ from runner.model import (
     DEFAULT_VECTOR,
     Batch,
     BoolArray,
+    CollectionSpec,
     FloatArray,
     Id,
     Metadata,
     Metric,
     Select,
-    VectorSpec,
+    VectorKind,
 )
 from runner.stores.files import FilesStore
-from runner.stores.parts import replacing
+from runner.stores.parts import replacing, spec_to_json
 from runner.stores.segments import (
     ID_ONLY,
     PARQUET_SUFFIXES,
@@ -44,7 +46,9 @@ from runner.stores.segments import (
     kind_of_ids,
     merged_metadata,
     plain,
+    specs_seen,
 )
+from runner.stores.vector_columns import with_all
 from runner.words import named_list
 
 __all__ = ["ArrowTable", "write_records"]
@@ -115,13 +119,14 @@ def write_records(
 
 
 def _columns(given: Mapping[str, str] | None) -> Columns:
-    try:
-        return Columns(**(given or {}))
-    except TypeError as error:
+    strange = set(given or ()) - {"id", "vector", "document", "metadata"}
+    if strange:
         raise PlanError(
             "columns: expected some of id, vector, document, metadata; "
             f"found {', '.join(given or ())}"
-        ) from error
+        )
+    names: dict[str, Any] = dict(given or {})
+    return replace(Columns(), **names)
 
 
 def _metric(word: str) -> Metric:
@@ -304,17 +309,18 @@ class _GrowingFile:
 
         Raises:
             StoreError: One of its records cannot be kept as it is.
+        CapabilityError: It has a vector that the first batch had not.
         """
         if not len(batch):
             return
-        batch = _with_one_vector(batch)
         fitting = self._fitting or self._begin(batch)
-        if not batch.vectors:
-            dim = fitting.vectors[DEFAULT_VECTOR].dim
-            batch = batch.with_(
-                vectors={DEFAULT_VECTOR: np.zeros((len(batch), dim), np.float32)},
-                present={DEFAULT_VECTOR: np.zeros(len(batch), np.bool_)},
+        strange = {*batch.vectors, *batch.sparse, *batch.multi} - fitting.vectors.keys()
+        if strange:
+            raise CapabilityError(
+                f"a batch has the vector {sorted(strange)[0]!r}, which the first one had not",
+                "begin with one that has all vectors",
             )
+        batch = with_all(batch, fitting.vectors)
         for misfit in fitting.fit(batch).misfits:
             raise StoreError(f"the record {misfit.id!r}: {misfit.reason}")
         kind = joined_kind({kind_of_ids(batch.ids), self._kind} - {""})
@@ -325,15 +331,23 @@ class _GrowingFile:
         self.count += len(batch)
 
     def _begin(self, first: Batch) -> Fitting:
-        if not first.vectors:
+        specs = specs_seen(first, {})
+        if not specs:
             raise StoreError(
                 f"none of the first {len(first):,} records has a vector, so nobody can say "
                 "how long they are",
                 "begin with one that has",
             )
-        dim = first.vector.shape[1]
-        self._about |= {"format": 1, "dim": dim}
-        self._fitting = Fitting(FilesStore.capabilities, {DEFAULT_VECTOR: VectorSpec(dim)})
+        metric = self._about.pop("metric", None)
+        if metric:
+            specs = {
+                name: each
+                if each.kind is VectorKind.SPARSE
+                else replace(each, metric=Metric(metric))
+                for name, each in specs.items()
+            }
+        self._about |= spec_to_json(CollectionSpec("", specs))
+        self._fitting = Fitting(FilesStore.capabilities, specs)
         return self._fitting
 
     def _widen(self, kind: str) -> None:
@@ -355,19 +369,6 @@ class _GrowingFile:
     def close(self) -> None:
         """Complete the file; an empty one if nothing was added."""
         (self._writer or TableWriter(self._path, self._about, "string")).close()
-
-
-def _with_one_vector(batch: Batch) -> Batch:
-    """*batch* with its only vector as the unnamed one."""
-    if batch.sparse or batch.multi or len(batch.vectors) > 1:
-        raise CapabilityError("a file holds one dense vector a record; the batch has others")
-    if set(batch.vectors) <= {DEFAULT_VECTOR}:
-        return batch
-    masks = list(batch.present.values())
-    return batch.with_(
-        vectors={DEFAULT_VECTOR: batch.vector},
-        present={DEFAULT_VECTOR: masks[0]} if masks else {},
-    )
 
 
 def _refuse_duplicates(path: Path) -> None:

@@ -26,7 +26,7 @@ import unicodedata
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count as counter
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,6 +41,8 @@ from runner.errors import CapabilityError, CollectionMismatchError, Id, StoreErr
 from runner.jsonvalues import ValueKind, kind_of
 from runner.model import (
     DEFAULT_VECTOR,
+    MULTI_VECTOR,
+    SPARSE_VECTOR,
     Batch,
     BatchSize,
     Capabilities,
@@ -56,6 +58,8 @@ from runner.model import (
     Partition,
     Select,
     Severity,
+    SparseVector,
+    VectorKind,
     VectorSpec,
 )
 from runner.stores.base import Access, CanSwap, Connection, Location, Searchable, Store, Target
@@ -68,6 +72,7 @@ __all__ = [
     "joined",
     "make_batch",
     "make_ids",
+    "make_sparse",
     "read_all",
     "write_all",
 ]
@@ -158,6 +163,19 @@ def make_batch(
     )
 
 
+def make_sparse(n: int, seed: int = 0) -> list[SparseVector]:
+    """*n* sparse vectors of one to six values, the first with the highest index there is."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for row in range(n):
+        indices = np.unique(rng.integers(0, 30_000, 6)).astype(np.uint32)[: 1 + row % 6]
+        if not row:
+            indices[-1] = 2**31 - 1
+        values = rng.standard_normal(len(indices)).astype(np.float32)
+        found.append(SparseVector(indices, values))
+    return found
+
+
 def joined(batches: Iterable[Batch]) -> Batch:
     """One batch of all records, in order; of none if there are none."""
     parts = list(batches)
@@ -235,10 +253,17 @@ def assert_same_records(
             fidelity=capabilities.metrics[metric],
             tolerance=capabilities.tolerance,
         )
-        for name, array in expected.vectors.items()
+        for name, array in [*expected.vectors.items(), *_first_of_each(expected.multi)]
     }
     wrong = differences(expected, actual, capabilities, specs)
     assert not wrong, "; ".join(str(each) for each in wrong[:10])
+
+
+def _first_of_each(
+    multi: Mapping[str, Sequence[FloatArray | None]],
+) -> Iterator[tuple[str, FloatArray]]:
+    for name, column in multi.items():
+        yield from [(name, each) for each in column if each is not None][:1]
 
 
 def folder_digest(folder: Path | None) -> dict[str, str]:
@@ -938,6 +963,101 @@ class StoreConformance:
             self.same(batch, target.fetch(batch.ids))
             target.finish(self.spec())
             self.same(batch, read_all(target, 4))
+
+    def mixed(self, n: int, seed: int = 0) -> tuple[CollectionSpec, Batch]:
+        """*n* records with vectors of every kind that the store holds, and their collection."""
+        can, metric = self.can, self.usual_metric
+        dense = {"text": self.dim, "image": 5} if can.named_vectors else {DEFAULT_VECTOR: self.dim}
+        words = "words" if can.named_vectors else SPARSE_VECTOR
+        tokens = "tokens" if can.named_vectors else MULTI_VECTOR
+        rng = np.random.default_rng(seed)
+        specs = {name: VectorSpec(dim, metric) for name, dim in dense.items()}
+        batch = self.batch(n, seed).with_(
+            vectors={k: rng.standard_normal((n, d)).astype(np.float32) for k, d in dense.items()}
+        )
+        if can.sparse_vectors:
+            specs[words] = VectorSpec(0, Metric.DOT, VectorKind.SPARSE)
+            batch = batch.with_(sparse={words: make_sparse(n, seed)})
+        if can.multi_vectors:
+            specs[tokens] = VectorSpec(6, metric, VectorKind.MULTI)
+            rows = [rng.standard_normal((1 + row % 4, 6)).astype(np.float32) for row in range(n)]
+            batch = batch.with_(multi={tokens: rows})
+        if len(specs) == 1:
+            pytest.skip("a collection has one dense vector here")
+        return replace(self.spec(), vectors=specs), batch
+
+    def made(self, place: Place, spec: CollectionSpec) -> Target:
+        """The collection *spec*, made as `Target.propose` says; empty."""
+        target = place.open()
+        proposal = target.propose(spec, self.size, 100_000)
+        problems = [each for each in proposal.findings if each.severity is Severity.PROBLEM]
+        assert not problems, f"the proposal of a collection has problems: {problems}"
+        target.create(proposal.spec)
+        return target
+
+    def test_vectors_of_every_kind_come_back(self, place: Place) -> None:
+        spec, batch = self.mixed(23)
+        with self.made(place, spec) as target:
+            write_all(target, batch)
+            self.same(batch, target.fetch(batch.ids))
+            target.finish(spec)
+        with place.open(Access.READ) as store:
+            found = store.describe()
+            assert found is not None
+            assert {k: v.kind for k, v in found.vectors.items()} == {
+                k: v.kind for k, v in spec.vectors.items()
+            }
+            assert {k: v.dim for k, v in found.dense.items()} == {
+                k: v.dim for k, v in spec.dense.items()
+            }
+            for size in (1, 7, 1000):
+                self.same(batch, read_all(store, size))
+            without = store.fetch(batch.ids[:3], Select.DOCUMENTS | Select.METADATA)
+            assert [*without.vectors, *without.sparse, *without.multi] == []
+
+    def test_records_may_lack_some_of_their_vectors_where_the_store_says_so(
+        self, place: Place
+    ) -> None:
+        if not self.can.missing_vector:
+            pytest.skip("every record has its vectors here")
+        spec, whole = self.mixed(12)
+        present = {name: np.ones(12, np.bool_) for name in whole.vectors}
+        for place_of, name in enumerate(present):
+            present[name][place_of::3] = False
+        batch = whole.with_(
+            vectors={
+                name: np.where(present[name][:, None], array, np.float32(0))
+                for name, array in whole.vectors.items()
+            },
+            present=present,
+            sparse={
+                name: [each if row % 4 else None for row, each in enumerate(column)]
+                for name, column in whole.sparse.items()
+            },
+            multi={
+                name: [each if row % 5 else None for row, each in enumerate(column)]
+                for name, column in whole.multi.items()
+            },
+        )
+        with self.made(place, spec) as target:
+            write_all(target, whole)
+            write_all(target, batch)  # a record replaces what was there wholly
+            self.same(batch, target.fetch(batch.ids))
+            target.finish(spec)
+            self.same(batch, read_all(target, 5))
+
+    def test_each_dense_vector_is_searched_by_its_name(self, place: Place) -> None:
+        spec, batch = self.mixed(20)
+        if not self.can.searches:
+            pytest.skip("the store does not search")
+        with self.made(place, spec) as target:
+            write_all(target, batch)
+            target.finish(spec)
+            assert isinstance(target, Searchable)
+            for name, array in batch.vectors.items():
+                truth = np.argsort(-_closeness(array, array, self.usual_metric), axis=1)[:, 0]
+                hits = target.search(array, 1, vector=name, exact=True)
+                assert [each[0] for each in hits.ids] == [batch.ids[row] for row in truth]
 
     def test_values_of_a_kind_that_is_kept_come_back_equal(
         self, place: Place, kept_kind: ValueKind

@@ -63,7 +63,6 @@ from runner.stores.parts import (
     refuse_unfit,
     remove,
     remove_folder,
-    several_vectors,
     spec_from_json,
     spec_to_json,
     swap_files,
@@ -81,6 +80,7 @@ from runner.stores.segments import (
     identity_of,
     joined_kind,
     open_segment,
+    specs_in,
 )
 from runner.stores.whereabouts import Whereabouts
 
@@ -211,7 +211,10 @@ class FaissStore(LayeredStore):
             index=index,
             id_kind=wanted.id_kind,
         )
-        findings = several_vectors(wanted)
+        findings = []
+        if wanted.vectors.keys() - wanted.dense.keys() or len(wanted.vectors) > 1:
+            names = ", ".join(f"{k or 'unnamed'} ({v.kind})" for k, v in wanted.vectors.items())
+            findings.append(Finding(f"a FAISS index holds one dense vector a record, not {names}"))
         if index.type not in _TYPES:
             findings.append(Finding(
                 f"index type {index.type!r} is not one of {', '.join(_TYPES)}",
@@ -242,7 +245,7 @@ class FaissStore(LayeredStore):
         """See `Target.write`: one durable part."""
         del fresh  # nothing is gained by it
         spec = self._spec
-        refuse_unfit(batch, int(spec.get("dim", 0)), self._path, missing_vector=False)
+        refuse_unfit(batch, specs_in(spec), self._path, missing_vector=False)
         self._unfinished().write(batch, spec)
 
     def finish(self, spec: CollectionSpec) -> None:
@@ -398,6 +401,11 @@ class FaissSegment:
     def dim(self) -> int:
         """Components of its vectors."""
         return int(self._whole.d)
+
+    @property
+    def vectors(self) -> Mapping[str, VectorSpec]:
+        """The only one."""
+        return {DEFAULT_VECTOR: VectorSpec(self.dim)}
 
     @property
     def id_kind(self) -> str:
@@ -650,7 +658,9 @@ class _Build:
     def _empty_index(self) -> Any:
         found = self._spec.get("index") or {}
         params = found.get("params", {})
-        dim = int(self._spec.get("dim", 0)) or next((each.dim for each in self._layers.segments), 0)
+        dim = int(self._spec.get("dim", 0)) or next(
+            (each.vectors[DEFAULT_VECTOR].dim for each in self._layers.segments), 0
+        )
         metric = faiss.METRIC_L2 if self._metric is Metric.L2 else faiss.METRIC_INNER_PRODUCT
         records = self._layers.count()
         if found.get("type") == "hnsw":

@@ -10,11 +10,13 @@ The exchange format, for pandas, DuckDB and people as well.  A Parquet file has 
 ``metadata``
     one JSON object as text; ``{}`` where a record has none.
 ``vector``
-    a fixed-size list of float32; null where a record has none.
+    a fixed-size list of float32; null where a record has none.  Vectors with names, sparse
+    and multi-vectors have columns of their own: see `runner.stores.vector_columns`.
 
-and says under ``runner`` in its schema metadata what the collection is, as JSON: ``dim``,
-``metric``, ``id_kind``.  A line of JSON lines is ``{"id", "vector", "document", "metadata"}``;
-its metric stands in a note beside it, ``<file>.runner.json``.  Vectors come back bit for bit.
+and says under ``runner`` in its schema metadata what the collection is, as JSON: ``dim`` and
+``metric``, or ``vectors``, and ``id_kind``.  A line of JSON lines is ``{"id", "vector",
+"document", "metadata"}``; its metric stands in a note beside it, ``<file>.runner.json``.
+Vectors come back bit for bit.
 What a run says under ``dead_letter`` of a record that it set aside is not metadata.
 
 Reading takes files of others too: option ``columns`` names their columns, a struct is as good
@@ -51,6 +53,7 @@ from runner.model import (
     Outcome,
     Proposal,
     Severity,
+    VectorKind,
     VectorSpec,
 )
 from runner.stores.base import Access, Location
@@ -66,7 +69,6 @@ from runner.stores.parts import (
     remove,
     remove_folder,
     remove_traces,
-    several_vectors,
     spec_from_json,
     spec_to_json,
     swap_files,
@@ -85,7 +87,9 @@ from runner.stores.segments import (
     TableWriter,
     joined_kind,
     open_segment,
+    specs_in,
 )
+from runner.stores.vector_columns import with_all
 from runner.stores.whereabouts import Whereabouts
 
 SUFFIXES = (*sorted(LINES_SUFFIXES, key=len, reverse=True), *PARQUET_SUFFIXES)
@@ -96,8 +100,8 @@ class FilesStore(LayeredStore):
     """A collection in Parquet or JSON lines.
 
     Options: ``path`` (``*.parquet``, ``*.jsonl``, ``*.jsonl.gz``, ``*.jsonl.zst``, a folder or
-    a glob), ``columns`` (``{id, vector, document, metadata}``: the names in files of others),
-    ``metric`` (of files that do not say).
+    a glob), ``columns`` (``{id, vector, vectors, document, metadata}``: the names in files of
+    others), ``vectors`` (those to read), ``metric`` (of files that do not say).
     """
 
     name = "files"
@@ -107,6 +111,9 @@ class FilesStore(LayeredStore):
         metrics=dict.fromkeys(Metric, Fidelity.EXACT),
         values={ValueKind.NON_FINITE: Outcome.ALTERED, ValueKind.UNKNOWN: Outcome.REFUSED},
         missing_vector=True,
+        named_vectors=True,
+        sparse_vectors=True,
+        multi_vectors=True,
         searches=False,
         swaps=True,
         max_readers=4,
@@ -140,20 +147,58 @@ class FilesStore(LayeredStore):
             self._refuse_absent_columns()
         note = Note.read(self._note_path)
         if note is not None and note.spec:
-            return spec_from_json(self._path.name, note.spec)
+            spec = spec_from_json(self._path.name, note.spec)
+            self._refuse_absent_vectors(spec.vectors)
+            return replace(spec, vectors=self._chosen(spec.vectors))
         segments = self._layers().segments
         about: dict[str, Any] = {}
         for each in segments:
             if isinstance(each, ParquetSegment) and each.about:
                 about = each.about
                 break
-        dim = int(about.get("dim", 0)) or next((each.dim for each in segments if each.dim), 0)
-        metric = Metric(self.location.options.get("metric") or about.get("metric") or "cosine")
+        vectors = dict(self._chosen(specs_in(about)))
+        for segment in segments:
+            for name, found in segment.vectors.items():
+                known = vectors.get(name)
+                if known is None or not known.dim:
+                    vectors[name] = replace(found, metric=known.metric if known else found.metric)
+        self._refuse_absent_vectors(vectors)
+        said = self.location.options.get("metric")
+        if said:
+            vectors = {
+                name: each if each.kind is VectorKind.SPARSE else replace(each, metric=Metric(said))
+                for name, each in vectors.items()
+            }
         kinds = {each.id_kind for each in segments}
         kind = str(about.get("id_kind") or (kinds.pop() if len(kinds) == 1 else "mixed"))
         return CollectionSpec(
-            self._path.name, {DEFAULT_VECTOR: VectorSpec(dim, metric)}, id_kind=kind
+            self._path.name, vectors or {DEFAULT_VECTOR: VectorSpec(0)}, id_kind=kind
         )
+
+    def _chosen(self, vectors: Mapping[str, VectorSpec]) -> Mapping[str, VectorSpec]:
+        """Those of *vectors* that the plan wants."""
+        columns = columns_of(self.location)
+        return {name: each for name, each in vectors.items() if columns.reads(name)}
+
+    def _refuse_absent_vectors(self, vectors: Mapping[str, VectorSpec]) -> None:
+        """Leave if the plan wants vectors that are not there.
+
+        Raises:
+            CapabilityError: Nothing has them.
+        """
+        columns = columns_of(self.location)
+        absent = sorted((columns.chosen or frozenset()) - vectors.keys())
+        if absent:
+            held = {
+                name or "the unnamed one"
+                for each in self._layers().segments
+                if isinstance(each, ParquetSegment | LinesSegment)
+                for _, name in columns.vectors_among(each.column_names()).values()
+            }
+            raise CapabilityError(
+                f"{self._path} has no vector {absent[0]!r}; it has {', '.join(sorted(held))}",
+                f"correct `{self.location.side}.vectors`",
+            )
 
     def _refuse_absent_columns(self) -> None:
         """Leave if the plan names columns that nothing has.
@@ -162,6 +207,8 @@ class FilesStore(LayeredStore):
             CapabilityError: Records would come without what stands under another name.
         """
         given = dict(self.location.options["columns"])
+        for name, column in given.pop("vectors", {}).items():
+            given[f"vectors.{name}"] = column
         segments = [
             each
             for each in self._layers().segments
@@ -169,7 +216,7 @@ class FilesStore(LayeredStore):
         ]
         theirs = [each for each in segments if not is_ours(each)]
         if segments and not theirs:
-            own = columns_of(self.location) == Columns()
+            own = replace(columns_of(self.location), chosen=None) == Columns()
             wrong = {} if own else given
             why = "the runner wrote these files, and reads them by its own names"
             hint = "leave `source.columns` out"
@@ -216,13 +263,14 @@ class FilesStore(LayeredStore):
     def propose(self, wanted: CollectionSpec, records: int, size_bytes: int) -> Proposal:
         """See `Target.propose`."""
         del records  # the bytes say it all
-        vector = next(iter(wanted.vectors.values()), VectorSpec(0))
+        vectors = {
+            name: VectorSpec(each.dim, each.metric, each.kind)
+            for name, each in wanted.vectors.items()
+        }
         spec = CollectionSpec(
-            self._path.name,
-            {DEFAULT_VECTOR: VectorSpec(vector.dim, vector.metric)},
-            id_kind=wanted.id_kind,
+            self._path.name, vectors or {DEFAULT_VECTOR: VectorSpec(0)}, id_kind=wanted.id_kind
         )
-        findings = several_vectors(wanted)
+        findings = []
         if self._is_glob:
             findings.append(Finding(
                 f"{self._path} is a pattern, which can only be read",
@@ -239,7 +287,7 @@ class FilesStore(LayeredStore):
             # a single file is merged from its parts: both are there for a moment
             needed = size_bytes * 2 if self._suffix else size_bytes
             findings += place_findings(self._path, needed)
-        if self._suffix not in LINES_SUFFIXES and columns_of(self.location) != Columns():
+        if self._suffix not in LINES_SUFFIXES and self.location.options.get("columns"):
             findings.append(Finding(
                 "the runner writes Parquet with columns of its own: id, document, metadata, vector",
                 "leave `target.columns` out",
@@ -272,8 +320,9 @@ class FilesStore(LayeredStore):
         """See `Target.write`: one durable part."""
         del fresh  # nothing is gained by it
         spec = self._spec
-        refuse_unfit(batch, int(spec.get("dim", 0)), self._path, missing_vector=True)
-        self._unfinished().write(batch, spec)
+        specs = specs_in(spec)
+        refuse_unfit(batch, specs, self._path, missing_vector=True)
+        self._unfinished().write(with_all(batch, specs), spec)
 
     def finish(self, spec: CollectionSpec) -> None:
         """See `Target.finish`: merge into one file, or remove what is hidden from the parts."""
@@ -455,7 +504,10 @@ class FilesStore(LayeredStore):
         """One file of everything, then no parts any more; oldest first, memory bounded."""
         layers = self._layers()
         spec = dict(self._spec)
-        batches = (each for segment in layers.segments for each in layers.chunks(segment))
+        specs = specs_in(spec)
+        batches = (
+            with_all(each, specs) for segment in layers.segments for each in layers.chunks(segment)
+        )
         if self._suffix in PARQUET_SUFFIXES:
             kind = self._final_kind(layers.segments, str(spec.get("id_kind")))
             write_through(self._path, batches, lambda path: TableWriter(path, spec, kind))
@@ -505,11 +557,13 @@ def is_ours(segment: Segment) -> bool:
 def columns_of(location: Location) -> Columns:
     """The location's ``columns``."""
     names = dict(location.options.get("columns") or {})
+    chosen = location.options.get("vectors", "all")
+    wanted = [chosen] if isinstance(chosen, str) else chosen
     try:
-        return Columns(**names)
+        return Columns(**names, chosen=None if chosen == "all" else frozenset(wanted))
     except TypeError as error:
         raise PlanError(
-            f"{location.side}.columns: expected some of id, vector, document, metadata; "
+            f"{location.side}.columns: expected some of id, vector, vectors, document, metadata; "
             f"found {', '.join(map(str, names))}"
         ) from error
 

@@ -43,10 +43,9 @@ from runner.model import (
     BatchSize,
     CollectionSpec,
     Cursor,
-    Fidelity,
     Finding,
+    FloatArray,
     IndexSpec,
-    Metric,
     Page,
     Partition,
     Select,
@@ -61,6 +60,7 @@ from runner.stores.segments import (
     Segment,
     concatenated,
     open_segment,
+    specs_in,
     to_table,
     writer_options,
 )
@@ -218,11 +218,18 @@ class Note:
 
 
 def spec_to_json(spec: CollectionSpec) -> dict[str, Any]:
-    """What a file says of its collection: ``dim``, ``metric``, ``id_kind``, ``index``."""
-    vectors = list(spec.vectors.values())
+    """What a file says of its collection: ``vectors``, ``id_kind``, ``index``.
+
+    One unnamed dense vector is said by ``dim`` and ``metric`` alone.
+    """
     found: dict[str, Any] = {"format": 1, "id_kind": spec.id_kind}
-    if vectors:
-        found |= {"dim": vectors[0].dim, "metric": str(vectors[0].metric)}
+    if spec.vectors.keys() == spec.dense.keys() == {DEFAULT_VECTOR}:
+        found |= {"dim": spec.vector.dim, "metric": str(spec.vector.metric)}
+    elif spec.vectors:
+        found["vectors"] = {
+            name: {"dim": each.dim, "metric": str(each.metric), "kind": str(each.kind)}
+            for name, each in spec.vectors.items()
+        }
     if spec.index is not None:
         found["index"] = {"type": spec.index.type, "params": dict(spec.index.params)}
     return found
@@ -231,46 +238,50 @@ def spec_to_json(spec: CollectionSpec) -> dict[str, Any]:
 def spec_from_json(name: str, found: Mapping[str, Any]) -> CollectionSpec:
     """The inverse of `spec_to_json`."""
     index = found.get("index")
-    vectors = {}
-    if "dim" in found:
-        vectors[DEFAULT_VECTOR] = VectorSpec(
-            found["dim"], Metric(found.get("metric", "cosine")), fidelity=Fidelity.EXACT
-        )
     return CollectionSpec(
         name,
-        vectors,
+        specs_in(found),
         index=IndexSpec(index["type"], index["params"]) if index else None,
         id_kind=found.get("id_kind", "unknown"),
     )
 
 
-def several_vectors(wanted: CollectionSpec) -> list[Finding]:
-    """A problem if *wanted* is more than one dense vector."""
-    if len(wanted.vectors) <= 1 and all(each.kind == "dense" for each in wanted.vectors.values()):
-        return []
-    names = ", ".join(f"{name or 'unnamed'} ({each.kind})" for name, each in wanted.vectors.items())
-    return [Finding(f"one dense vector a record can be held, the source has {names}")]
-
-
-def refuse_unfit(batch: Batch, dim: int, place: object, *, missing_vector: bool) -> None:
+def refuse_unfit(
+    batch: Batch, specs: Mapping[str, VectorSpec], place: object, *, missing_vector: bool
+) -> None:
     """Refuse what cannot be stored faithfully.
 
     Raises:
-        CapabilityError: Named, sparse or multi-vectors.
-        StoreError: Vectors of another dimension than *dim* (0: any), NaN or infinite ones,
-            none where *missing_vector* does not let that pass.
+        CapabilityError: Vectors that *specs* does not name.
+        StoreError: Vectors of another dimension than *specs* says (0: any), NaN or infinite
+            ones, none where *missing_vector* does not let that pass.
     """
-    if batch.sparse or batch.multi or set(batch.vectors) - {DEFAULT_VECTOR}:
-        raise CapabilityError(f"{place}: only one unnamed dense vector a record can be held")
+    strange = {*batch.vectors, *batch.sparse, *batch.multi} - specs.keys()
+    if strange:
+        names = ", ".join(name or "the unnamed vector" for name in sorted(strange))
+        held = ", ".join(name or "the unnamed one" for name in specs) or "none"
+        raise CapabilityError(f"{place}: there is no place for {names}; its vectors: {held}")
     lacking = not batch.vectors or not all(mask.all() for mask in batch.present.values())
     if lacking and not missing_vector:
         raise StoreError(f"{place}: every record needs a vector")
-    for vectors in batch.vectors.values():
-        if dim and vectors.shape[1] != dim:
-            raise StoreError(f"{place}: vectors of {vectors.shape[1]} components; expected {dim}")
-        if not np.isfinite(vectors).all():
-            row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-            raise StoreError(f"{place}: the vector of {batch.ids[row]!r} holds NaN or infinity")
+    for name, vectors in batch.vectors.items():
+        _refuse_numbers(vectors, specs[name].dim, place, [*batch.ids])
+    for sparse in batch.sparse.values():
+        for each, found in zip(batch.ids, sparse, strict=True):
+            if found is not None:
+                _refuse_numbers(found.values[None, :], 0, place, [each])
+    for name, multi in batch.multi.items():
+        for each, tokens in zip(batch.ids, multi, strict=True):
+            if tokens is not None:
+                _refuse_numbers(tokens, specs[name].dim, place, [each] * len(tokens))
+
+
+def _refuse_numbers(vectors: FloatArray, dim: int, place: object, ids: Sequence[Id]) -> None:
+    if dim and vectors.shape[1] != dim:
+        raise StoreError(f"{place}: vectors of {vectors.shape[1]} components; expected {dim}")
+    if not np.isfinite(vectors).all():
+        row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+        raise StoreError(f"{place}: the vector of {ids[row]!r} holds NaN or infinity")
 
 
 # Layers
@@ -530,7 +541,7 @@ class Layers:
             return
         starts = [0]
         total = 0
-        for row, each in enumerate(_record_sizes(chunk.batch)):
+        for row, each in enumerate(chunk.batch.record_bytes().tolist()):
             if total and total + each > size.bytes:
                 starts.append(row)
                 total = 0
@@ -716,15 +727,6 @@ def _read_gone(path: Path) -> list[Id]:
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read: {error}") from error
     return ids
-
-
-def _record_sizes(batch: Batch) -> list[int]:
-    """What each record takes, as `Batch.size_bytes` counts."""
-    vectors = sum(array.shape[1] * 4 for array in batch.vectors.values())
-    return [
-        vectors + len(text) + len(document or "")
-        for text, document in zip(batch.metadata.texts(), batch.documents, strict=True)
-    ]
 
 
 def missing(place: object) -> CollectionNotFoundError:

@@ -7,15 +7,15 @@ offset of a line (JSON lines); positions are sound as long as the file's identit
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cached_property, lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import IO, Any, NoReturn, Protocol
+from typing import IO, Any, NoReturn, Protocol, TypeVar, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,30 @@ import pyarrow.parquet as pq
 
 from runner import jsonvalues
 from runner.errors import Id, StoreError
-from runner.model import DEFAULT_VECTOR, Batch, BoolArray, FloatArray, Metadata, Select
+from runner.model import (
+    DEFAULT_VECTOR,
+    Batch,
+    BoolArray,
+    FloatArray,
+    Metadata,
+    Metric,
+    Select,
+    VectorKind,
+    VectorSpec,
+)
+from runner.stores.vector_columns import (
+    Vectors,
+    columns_for,
+    is_float_list,
+    json_parts,
+    multi_from,
+    numbers_text,
+    sparse_from,
+    spec_of,
+    unpacked_paths,
+    vector_of,
+    vectors_from,
+)
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 LINES_SUFFIXES = tuple(
@@ -44,24 +67,51 @@ _INT64 = range(-(2**63), 2**63)
 _GROUP_BYTES = 16 * 2**20
 _TAKEN_AT_ONCE = 2_000
 _LOOKED_AT = 100
-_NUMBERS = frozenset({int, float})
 
 Positions = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column or key holds what (option ``columns``)."""
+    """Which column or key holds what (option ``columns``).
+
+    Attributes:
+        vectors: Vector name → its column, of dense vectors beside `vector`.
+        chosen: The names of the vectors that are read; None for all.
+    """
 
     id: str = "id"
     vector: str = "vector"
     document: str = "document"
     metadata: str = "metadata"
+    vectors: Mapping[str, str] = field(default_factory=dict)
+    chosen: frozenset[str] | None = None
 
     @property
     def names(self) -> frozenset[str]:
-        """All four."""
-        return frozenset((self.id, self.vector, self.document, self.metadata))
+        """All of them."""
+        named = self.vectors.values()
+        return frozenset((self.id, self.vector, self.document, self.metadata, *named))
+
+    def vectors_among(self, columns: Iterable[str]) -> dict[str, tuple[VectorKind, str]]:
+        """Those of *columns* that hold vectors: column → kind and name, whether chosen or not."""
+        given = {column: name for name, column in self.vectors.items()}
+        found = {}
+        for column in columns:
+            known = (
+                (VectorKind.DENSE, DEFAULT_VECTOR)
+                if column == self.vector
+                else (VectorKind.DENSE, given[column])
+                if column in given
+                else vector_of(column)
+            )
+            if known is not None:
+                found[column] = known
+        return found
+
+    def reads(self, name: str) -> bool:
+        """Whether the vector *name* is one of those that are read."""
+        return self.chosen is None or name in self.chosen
 
 
 @dataclass(frozen=True)
@@ -112,8 +162,8 @@ class Segment(Protocol):
         ...
 
     @property
-    def dim(self) -> int:
-        """Components of its vectors; 0 if it holds none."""
+    def vectors(self) -> Mapping[str, VectorSpec]:
+        """The vectors that it holds and that are read: name → dimension (0: not known), kind."""
         ...
 
     def count(self) -> int:
@@ -157,7 +207,7 @@ def to_table(batch: Batch, about: Mapping[str, Any], id_kind: str = "") -> pa.Ta
     """*batch* as the table that is stored; *about* goes into its schema.
 
     Args:
-        batch: Records with one dense vector, or none.
+        batch: The records.
         about: What the collection is; JSON.
         id_kind: ``string``, ``integer`` or ``mixed``; by default what the ids ask for.
     """
@@ -172,19 +222,9 @@ def to_table(batch: Batch, about: Mapping[str, Any], id_kind: str = "") -> pa.Ta
         columns[_ID_TYPE] = pa.array(types, pa.string())
     columns["document"] = pa.array(batch.documents, pa.string())
     columns["metadata"] = pa.array(batch.metadata.texts(), pa.binary()).cast(pa.string())
-    for vectors in batch.vectors.values():
-        columns["vector"] = vector_array(vectors, batch.present.get(DEFAULT_VECTOR))
+    columns |= columns_for(batch)
     table = pa.table(columns)
     return table.replace_schema_metadata({SCHEMA_KEY: jsonvalues.dumps(dict(about))})
-
-
-def vector_array(vectors: FloatArray, present: BoolArray | None) -> Any:
-    """A column of fixed-size lists over the memory of *vectors*, null where not *present*."""
-    dim = vectors.shape[1]
-    kind = pa.list_(pa.field("element", pa.float32(), nullable=False), dim)
-    values = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-    mask = None if present is None else pa.array(~present)
-    return pa.FixedSizeListArray.from_arrays(values, type=kind, mask=mask)
 
 
 def kind_of_ids(ids: Sequence[Id]) -> str:
@@ -205,8 +245,7 @@ def writer_options(table: pa.Schema) -> dict[str, Any]:
     packed = {
         name: "zstd" for name in ("id", _ID_TYPE, "document", "metadata") if name in table.names
     }
-    if "vector" in table.names:
-        packed["vector.list.element"] = "none"
+    packed |= dict.fromkeys(unpacked_paths(table.names), "none")
     statistics = ["id"]
     return {"compression": packed, "use_dictionary": False, "write_statistics": statistics}
 
@@ -240,9 +279,7 @@ class TableWriter:
     def close(self, footer: Mapping[str, str] | None = None) -> None:
         """Complete the file, with *footer* in its metadata."""
         if self._writer is None:
-            dim = int(self._about.get("dim", 0))
-            vectors = {DEFAULT_VECTOR: np.empty((0, dim), np.float32)} if dim else {}
-            self.add(Batch([], vectors, [], Metadata.of([])))
+            self.add(_nothing(self._about))
         self._flush()
         if footer:
             self._writer.add_key_value_metadata(dict(footer))
@@ -253,6 +290,37 @@ class TableWriter:
             table = pa.concat_tables(self._waiting)
             self._writer.write_table(table, row_group_size=max(1, len(table)))
         self._waiting, self._waiting_bytes = [], 0
+
+
+def _nothing(about: Mapping[str, Any]) -> Batch:
+    """No records, of a collection that is what *about* says."""
+    specs = specs_in(about)
+    dense = {
+        name: np.empty((0, each.dim), np.float32)
+        for name, each in specs.items()
+        if each.kind is VectorKind.DENSE and each.dim
+    }
+    kinds = {name: each.kind for name, each in specs.items()}
+    return Batch(
+        [],
+        dense,
+        [],
+        Metadata.of([]),
+        sparse={name: [] for name, kind in kinds.items() if kind is VectorKind.SPARSE},
+        multi={name: [] for name, kind in kinds.items() if kind is VectorKind.MULTI},
+    )
+
+
+def specs_in(about: Mapping[str, Any]) -> dict[str, VectorSpec]:
+    """The vectors that a file of ours says it holds."""
+    if "vectors" in about:
+        return {
+            name: VectorSpec(each["dim"], Metric(each["metric"]), VectorKind(each["kind"]))
+            for name, each in about["vectors"].items()
+        }
+    if "dim" not in about:
+        return {}
+    return {DEFAULT_VECTOR: VectorSpec(about["dim"], Metric(about.get("metric", "cosine")))}
 
 
 def concatenated(batches: Sequence[Batch]) -> Batch:
@@ -287,7 +355,26 @@ def concatenated(batches: Sequence[Batch]) -> Batch:
         present={
             name: np.concatenate([_presence(each, name) for each in batches]) for name in masked
         },
+        sparse=_rows_of(batches, [each.sparse for each in batches]),
+        multi=_rows_of(batches, [each.multi for each in batches]),
     )
+
+
+_Row = TypeVar("_Row")
+
+
+def _rows_of(
+    batches: Sequence[Batch], columns: Sequence[Mapping[str, list[_Row | None]]]
+) -> dict[str, list[_Row | None]]:
+    """Columns that are kept row by row, one after the other; None where a batch has none."""
+    return {
+        name: [
+            row
+            for batch, held in zip(batches, columns, strict=True)
+            for row in held.get(name, [None] * len(batch))
+        ]
+        for name in dict.fromkeys(name for held in columns for name in held)
+    }
 
 
 def _presence(batch: Batch, name: str) -> BoolArray:
@@ -317,7 +404,7 @@ class RowReader:
     def columns(self) -> Columns:
         """What is where: as wanted; without a ``vector``, the only column of float lists."""
         if about_of(self.schema):
-            return Columns()
+            return Columns(chosen=self._wanted.chosen)
         names = self.schema.names
         if self._wanted.id not in names:
             raise StoreError(
@@ -327,10 +414,20 @@ class RowReader:
             )
         vector = self._wanted.vector
         if vector not in names:
-            lists = [each.name for each in self.schema if _is_float_list(each.type)]
-            if len(lists) == 1:
+            known = self._wanted.vectors_among(names)
+            lists = [
+                each.name
+                for each in self.schema
+                if is_float_list(each.type) and each.name not in known
+            ]
+            if len(lists) == 1 and not known:
                 vector = lists[0]
-        return Columns(self._wanted.id, vector, self._wanted.document, self._wanted.metadata)
+        return replace(self._wanted, vector=vector)
+
+    @cached_property
+    def vector_columns(self) -> dict[str, tuple[VectorKind, str]]:
+        """The columns that hold vectors: column → kind and name, whether chosen or not."""
+        return self.columns.vectors_among(self.schema.names)
 
     @cached_property
     def has_id_type(self) -> bool:
@@ -340,7 +437,8 @@ class RowReader:
     @cached_property
     def _extra(self) -> list[str]:
         """The columns that become metadata."""
-        known = self.columns.names | ({_ID_TYPE} if self.has_id_type else set())
+        known = self.columns.names | self.vector_columns.keys()
+        known |= {_ID_TYPE} if self.has_id_type else set()
         # pandas keeps a nameless index as a column
         return [
             name
@@ -354,7 +452,11 @@ class RowReader:
         if self.has_id_type:
             names.append(_ID_TYPE)
         if Select.VECTORS in select:
-            names.append(self.columns.vector)
+            names += [
+                column
+                for column, (_, name) in self.vector_columns.items()
+                if self.columns.reads(name)
+            ]
         if Select.DOCUMENTS in select:
             names.append(self.columns.document)
         if Select.METADATA in select:
@@ -368,13 +470,9 @@ class RowReader:
             StoreError: A column does not hold what it should.
         """
         n = rows.num_rows
-        vectors: dict[str, FloatArray] = {}
-        present: dict[str, BoolArray] = {}
-        if Select.VECTORS in select and self.columns.vector in rows.schema.names:
-            array, mask = self._vectors(rows.column(self.columns.vector), first)
-            vectors[DEFAULT_VECTOR] = array
-            if mask is not None:
-                present[DEFAULT_VECTOR] = mask
+        vectors = Vectors()
+        if Select.VECTORS in select:
+            vectors = self._vectors(rows, first)
         documents: list[str | None] = [None] * n
         if self.columns.document in rows.schema.names:
             documents = rows.column(self.columns.document).to_pylist()
@@ -384,7 +482,7 @@ class RowReader:
                     "say which column holds the document: `columns: {document: …}`",
                 )
         metadata = self._metadata(rows) if Select.METADATA in select else Metadata.of([None] * n)
-        return Batch(self._ids(rows, first), vectors, documents, metadata, present=present)
+        return vectors.of(Batch(self._ids(rows, first), {}, documents, metadata))
 
     def _ids(self, rows: Any, first: int) -> list[Id]:
         column = rows.column(self.columns.id)
@@ -404,15 +502,34 @@ class RowReader:
             )
         return ids
 
-    def _vectors(self, column: Any, first: int) -> tuple[FloatArray, BoolArray | None]:
+    def _vectors(self, rows: Any, first: int) -> Vectors:
+        found = Vectors()
+        for column, (kind, name) in self.vector_columns.items():
+            if column not in rows.schema.names or not self.columns.reads(name):
+                continue
+            held = rows.column(column)
+            where = f"{self.place}: column {column!r}"
+            match kind:
+                case VectorKind.DENSE:
+                    found.dense[name], mask = self._dense(held, column, first)
+                    if mask is not None:
+                        found.present[name] = mask
+                case VectorKind.SPARSE:
+                    found.sparse[name] = sparse_from(held, where)
+                case VectorKind.MULTI:
+                    found.multi[name] = multi_from(held, where)
+                case _:
+                    assert_never(kind)
+        return found
+
+    def _dense(self, column: Any, label: str, first: int) -> tuple[FloatArray, BoolArray | None]:
         n = len(column)
         mask: BoolArray | None = None
         if column.null_count:
             mask = np.asarray(column.is_valid().to_numpy(zero_copy_only=False), dtype=np.bool_)
-        if not _is_float_list(column.type):
+        if not is_float_list(column.type):
             raise StoreError(
-                f"{self.place}: column {self.columns.vector!r} holds {column.type}; "
-                "expected lists of floats",
+                f"{self.place}: column {label!r} holds {column.type}; expected lists of floats",
                 "say which column holds the vector: `columns: {vector: …}`",
             )
         valid = n if mask is None else int(mask.sum())
@@ -493,6 +610,17 @@ class RowReader:
         return metadata
 
 
+def specs_seen(batch: Batch, known: Mapping[str, VectorSpec]) -> dict[str, VectorSpec]:
+    """What the vectors of *batch* are like, and those *known* that it has none of."""
+    found = dict(known)
+    found |= {name: VectorSpec(array.shape[1]) for name, array in batch.vectors.items()}
+    found |= {name: VectorSpec(0, Metric.DOT, VectorKind.SPARSE) for name in batch.sparse}
+    for name, column in batch.multi.items():
+        dim = next((each.shape[1] for each in column if each is not None), 0)
+        found[name] = VectorSpec(dim, kind=VectorKind.MULTI)
+    return found
+
+
 def about_of(schema: pa.Schema) -> dict[str, Any]:
     """What stands under `SCHEMA_KEY`; empty in tables of others."""
     text = (schema.metadata or {}).get(SCHEMA_KEY)
@@ -565,16 +693,18 @@ class ParquetSegment:
         return "integer" if pa.types.is_integer(self._type_of(self._rows.columns.id)) else "string"
 
     @cached_property
-    def dim(self) -> int:
-        """Components of its vectors; 0 if it holds none."""
-        if self._rows.columns.vector not in self.schema.names:
-            return 0
-        kind = self._type_of(self._rows.columns.vector)
-        if pa.types.is_fixed_size_list(kind):
-            return int(kind.list_size)
-        for chunk in self.read(0, None, 100, Select.VECTORS):
-            return int(chunk.batch.vector.shape[1])
-        return 0
+    def vectors(self) -> Mapping[str, VectorSpec]:
+        """The vectors that it holds and that are read: name → dimension (0: not known), kind."""
+        specs = {
+            name: spec_of(kind, self._type_of(column))
+            for column, (kind, name) in self._rows.vector_columns.items()
+            if self._rows.columns.reads(name)
+        }
+        if any(not each.dim and each.kind is not VectorKind.SPARSE for each in specs.values()):
+            for chunk in self.read(0, None, _LOOKED_AT, Select.VECTORS):
+                specs = specs_seen(chunk.batch, specs)
+                break
+        return specs
 
     def count(self) -> int:
         """How many records it holds."""
@@ -661,12 +791,6 @@ def _between(positions: Positions, first: int, end: int) -> Positions:
     return positions[slice(*np.searchsorted(positions, [first, end]))]
 
 
-def _is_float_list(kind: Any) -> bool:
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    lists = lists or pa.types.is_fixed_size_list(kind)
-    return bool(lists and pa.types.is_floating(kind.value_type))
-
-
 def _object(value: Any) -> dict[str, Any]:
     """A struct's or a map's value; a null in a struct is a key that the record lacks."""
     pairs = value.items() if isinstance(value, dict) else value or []
@@ -738,11 +862,11 @@ class LinesSegment:
         return "unknown"
 
     @cached_property
-    def dim(self) -> int:
-        """Components of the first vector; 0 if there is none."""
-        for chunk in self.read(0, None, 10, Select.VECTORS):
-            return int(chunk.batch.vector.shape[1]) if chunk.batch.vectors else 0
-        return 0
+    def vectors(self) -> Mapping[str, VectorSpec]:
+        """The vectors of the first records that are read: name → dimension, kind."""
+        for chunk in self.read(0, None, _LOOKED_AT, Select.VECTORS):
+            return specs_seen(chunk.batch, {})
+        return {}
 
     def column_names(self) -> list[str]:
         """The keys of the first records, in order of first sight."""
@@ -834,10 +958,14 @@ class LinesSegment:
                     f"expected an object with an {self._columns.id!r} that is text or an integer",
                 )
             ids.append(found)
-        vectors: dict[str, FloatArray] = {}
-        present: dict[str, BoolArray] = {}
+        keys = self._columns.vectors_among(dict.fromkeys(key for each in objects for key in each))
+        vectors = Vectors()
         if Select.VECTORS in select:
-            vectors, present = self._vectors(objects, positions)
+            vectors = vectors_from(
+                objects,
+                {key: known for key, known in keys.items() if self._columns.reads(known[1])},
+                lambda row, what, cause: self._fail(positions[row], what, cause),
+            )
         documents: list[str | None] = [None] * len(ids)
         if Select.DOCUMENTS in select:
             documents = [each.get(self._columns.document) for each in objects]
@@ -847,9 +975,9 @@ class LinesSegment:
         metadata = Metadata.of([None] * len(ids))
         if Select.METADATA in select:
             metadata = Metadata(objects=[
-                self._metadata(each, positions[row]) for row, each in enumerate(objects)
+                self._metadata(each, keys, positions[row]) for row, each in enumerate(objects)
             ])  # fmt: skip
-        batch = Batch(ids, vectors, documents, metadata, present=present)
+        batch = vectors.of(Batch(ids, {}, documents, metadata))
         return Chunk(batch, np.array(positions, dtype=np.int64), end)
 
     def _refuse_repeated_keys(
@@ -866,42 +994,18 @@ class LinesSegment:
         except ValueError as error:
             self._fail(offset, f"is not JSON: {error}", error)
 
-    def _vectors(
-        self, objects: list[dict[str, Any]], positions: list[int]
-    ) -> tuple[dict[str, FloatArray], dict[str, BoolArray]]:
-        rows: list[Any] = [each.get(self._columns.vector) for each in objects]
-        given = [row for row, each in enumerate(rows) if each is not None]
-        if not given:
-            return {}, {}
-        dim = len(rows[given[0]]) if isinstance(rows[given[0]], list) else -1
-        for row in given:
-            if not isinstance(rows[row], list) or len(rows[row]) != dim:
-                self._fail(
-                    positions[row], f"{self._columns.vector!r} is not a list of {dim} numbers"
-                )
-            if not _NUMBERS.issuperset(map(type, rows[row])):
-                self._fail(positions[row], f"{self._columns.vector!r} holds what is no number")
-        try:
-            with np.errstate(over="ignore"):  # what becomes infinite is judged as such
-                values = np.array([rows[row] for row in given], dtype=np.float32)
-        except OverflowError as error:  # an integer beyond every float
-            self._fail(positions[given[0]], f"{self._columns.vector!r}, or one of the next, "
-                       "holds an integer that is too large", error)  # fmt: skip
-        if len(given) == len(rows):
-            return {DEFAULT_VECTOR: values}, {}
-        mask = np.zeros(len(rows), dtype=np.bool_)
-        mask[given] = True
-        full = np.zeros((len(rows), dim), dtype=np.float32)
-        full[mask] = values
-        return {DEFAULT_VECTOR: full}, {DEFAULT_VECTOR: mask}
-
-    def _metadata(self, record: dict[str, Any], offset: int) -> dict[str, Any]:
+    def _metadata(
+        self, record: dict[str, Any], vectors: Collection[str], offset: int
+    ) -> dict[str, Any]:
         base = record.get(self._columns.metadata)
         if base is None:
             base = {}
         if not isinstance(base, dict):
             self._fail(offset, f"{self._columns.metadata!r} is not an object")
-        extra = {key: each for key, each in record.items() if key not in self._columns.names}
+        known = self._columns.names
+        extra = {
+            key: each for key, each in record.items() if key not in known and key not in vectors
+        }
         if _tells_why_set_aside(extra.get(DEAD_LETTER)):
             del extra[DEAD_LETTER]
         if not extra:
@@ -960,6 +1064,7 @@ class LinesWriter:
         """Append *batch*."""
         vectors = batch.vectors.get(DEFAULT_VECTOR)
         mask = batch.present.get(DEFAULT_VECTOR)
+        has_more = bool(batch.sparse or batch.multi or batch.vectors.keys() - {DEFAULT_VECTOR})
         lines = []
         id_key, vector_key, document_key, metadata_key = self._keys
         for row, text in enumerate(batch.metadata.texts()):
@@ -967,8 +1072,9 @@ class LinesWriter:
                 text = jsonvalues.dumps(jsonvalues.loads(text))
             parts = [b"{", id_key, jsonvalues.dumps(batch.ids[row])]
             if vectors is not None and (mask is None or mask[row]):
-                numbers = orjson.dumps(vectors[row], option=orjson.OPT_SERIALIZE_NUMPY)
-                parts += [b",", vector_key, numbers]
+                parts += [b",", vector_key, numbers_text(vectors[row])]
+            for key, value in json_parts(batch, row) if has_more else ():
+                parts += [b",", orjson.dumps(key), b":", value]
             if batch.documents[row] is not None:
                 parts += [b",", document_key, orjson.dumps(batch.documents[row])]
             lines.append(b"".join([*parts, b",", metadata_key, text, b"}\n"]))

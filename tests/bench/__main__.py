@@ -127,9 +127,9 @@ class Bench:
         self.records = records
         self._fresh = 0
 
-    def count(self, source: str, target: str) -> int:
-        """How many records this pair moves."""
-        return min(self.records, FEW.get(source, self.records), FEW.get(target, self.records))
+    def count(self, target: str) -> int:
+        """How many records a pair with this target moves."""
+        return min(self.records, FEW.get(target, self.records))
 
     def location(self, store: str, name: str, side: str) -> Location:
         """Where *store* keeps the collection *name*."""
@@ -216,7 +216,7 @@ class Bench:
 
     def pair(self, source: str, target: str, *, read_back: bool, repetitions: int) -> Row:
         """All variants of one pair, in turn."""
-        records = self.count(source, target)
+        records = self.count(target)
         place = self.source(source, records)
         figures = [self._once(place, target, read_back=read_back) for _ in range(repetitions)]
         read, write, pipe, runner, digest = map(statistics.median, zip(*figures, strict=True))

@@ -7,7 +7,6 @@ import pytest
 
 from runner.errors import CollectionMismatchError, StoreError
 from runner.model import (  # isort: split
-    Batch,
     Capabilities,
     Endpoint,
     Fidelity,
@@ -32,7 +31,10 @@ class ToyStore(Target):
     """Collections in this process; records are sorted by their id's JSON text."""
 
     name = "toy"
-    capabilities = Capabilities(IdRule((-(2**64), 2**64)), dict.fromkeys(Metric, Fidelity.EXACT))
+    capabilities = Capabilities(
+        IdRule((-(2**64), 2**64)), dict.fromkeys(Metric, Fidelity.EXACT), missing_vector=True,
+        named_vectors=True, sparse_vectors=True, multi_vectors=True,
+    )  # fmt: skip
 
     @classmethod
     def endpoint(cls, location):
@@ -75,11 +77,12 @@ class ToyStore(Target):
     def fetch(self, ids, select=Select.ALL, *, namespace=""):
         rows = [self.here["rows"].get(json.dumps(each)) for each in ids]
         found = joined([each for each in rows if each])
-        vectors = found.vectors if Select.VECTORS in select else {}
         nothing = [None] * len(found)
-        documents = found.documents if Select.DOCUMENTS in select else nothing
-        metadata = found.metadata if Select.METADATA in select else Metadata.of(nothing)
-        return Batch(found.ids, vectors, documents, metadata)
+        if Select.VECTORS not in select:
+            found = found.with_(vectors={}, present={}, sparse={}, multi={})
+        if Select.DOCUMENTS not in select:
+            found = found.with_(documents=nothing)
+        return found if Select.METADATA in select else found.with_(metadata=Metadata.of(nothing))
 
     def propose(self, wanted, records, size_bytes):
         return Proposal(wanted, f"a dictionary for {records} records")
@@ -90,7 +93,8 @@ class ToyStore(Target):
         self.here = PLACES[self.place] = {"spec": spec, "rows": {}, "mark": None}
 
     def write(self, batch, *, fresh=False):
-        if batch.vector.shape[1] != self.describe().vector.dim:
+        dims = {name: each.dim for name, each in self.describe().dense.items()}
+        if any(array.shape[1] != dims[name] for name, array in batch.vectors.items()):
             raise StoreError("the vectors have another dimension")
         rows = {json.dumps(each): batch.take([row]) for row, each in enumerate(batch.ids)}
         self.here["rows"].update(rows)
@@ -111,12 +115,12 @@ class ToyStore(Target):
 
     def search(self, queries, k, *, vector="", exact=False, namespace=""):
         batch = joined(self.here["rows"].values())
-        apart = queries[:, None].astype(float) - batch.vector
-        close = queries.astype(float) @ batch.vector.T
-        if self.describe().vector.metric is Metric.L2:
-            close = -np.linalg.norm(apart, axis=2)
-        elif self.describe().vector.metric is Metric.COSINE:
-            close = close / np.linalg.norm(batch.vector, axis=1)
+        array, metric = batch.vectors[vector], self.describe().vectors[vector].metric
+        close = queries.astype(float) @ array.T
+        if metric is Metric.L2:
+            close = -np.linalg.norm(queries[:, None].astype(float) - array, axis=2)
+        elif metric is Metric.COSINE:
+            close = close / np.linalg.norm(array, axis=1)
         order = np.argsort(-close, axis=1)[:, :k]
         scores = np.take_along_axis(close, order, 1).tolist()
         return Hits([[batch.ids[row] for row in rows] for rows in order], scores, True)

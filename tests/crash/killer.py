@@ -5,13 +5,13 @@ Side effects are found, not listed: every mutating call of every store
 every rename, removal and new folder.  A process dies just before the N-th, which is just
 after the one before; with N = 0 it lives and says how many there were.
 
-`Killer` keeps a process that has imported everything that needs no server, and forks for
-each run: importing takes longer than a small migration.  Clients that start threads when
-they are imported (Chroma, Qdrant) are imported after the fork.
+`Killer` keeps a process that has imported everything, and forks for each run: importing
+takes longer than a small migration.
 """
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -27,8 +27,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from tests.e2e.warm import WARM
+
 ROOT = Path(__file__).parents[2]
-_WARM = ("runner.stores.files", "runner.stores.pgvector", "runner.report.html")
 
 
 @dataclass(frozen=True)
@@ -188,11 +189,9 @@ def _answer(order: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Answer orders, one a line, until there are none."""
     _count_side_effects()
-    import runner
-
-    assert runner.load_plan
-    for name in _WARM:
+    for name in WARM:
         __import__(name)
+    gc.freeze()  # or each child would go through all of it
     for line in sys.stdin:
         print(json.dumps(_answer(json.loads(line))), flush=True)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.places import Places, servers
+from tests.e2e.warm import WarmCli
 
 
 @pytest.fixture(scope="session")
@@ -40,20 +40,17 @@ def served(
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+@pytest.fixture(scope="session")
+def warm_cli() -> Iterator[WarmCli]:
+    with WarmCli() as process:
+        yield process
+
+
 @pytest.fixture
-def cli(places: Places) -> Cli:
+def cli(places: Places, warm_cli: WarmCli) -> Cli:
     """Run the command line in a process of its own, in the test's folder."""
 
-    def call(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "runner.cli", *arguments],
-            cwd=places.folder,
-            env=places.process_environment(),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-            **more,  # type: ignore[call-overload]
-        )
+    def call(*arguments: str, **more: int) -> subprocess.CompletedProcess[str]:
+        return warm_cli.run(arguments, places.folder, places.process_environment(), **more)
 
     return call

@@ -71,7 +71,7 @@ def wait_for_a_batch(places: Places, process: subprocess.Popen[str]) -> None:
                         return
             except sqlite3.OperationalError:
                 pass  # the tables are just being made
-        os.sched_yield()
+        time.sleep(0.01)  # between two looks at a condition
     output = process.communicate()[0] if process.stdout else ""
     raise AssertionError(f"no batch was journalled: {output}")
 

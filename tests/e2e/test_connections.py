@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -80,6 +81,20 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         )
 
 
+# Help ends by SystemExit.
+_COMMANDS = """
+import json, sys
+from runner import cli
+for each in json.loads(sys.argv[1]):
+    try:
+        code = cli.main(each)
+    except SystemExit as end:
+        code = end.code
+    if code:
+        sys.exit(code)
+"""
+
+
 class Watched:
     """Runs command lines under watch, each plan's once for all tests."""
 
@@ -98,8 +113,8 @@ class Watched:
             source, target, named = self._sides(move, places)
             places.fill(source, records(120))
             plan = places.plan(source, target, batch_size=40)
-            for arguments in (["lint"], ["inspect"], ["run", "--dry-run"], ["run"]):
-                self.cli(seen, places, *arguments, str(plan))
+            given = (["lint"], ["inspect"], ["run", "--dry-run"], ["run"])
+            self.cli(seen, places, *([*each, str(plan)] for each in given))
             self._done[move] = seen, named
         return self._done[move]
 
@@ -109,12 +124,12 @@ class Watched:
         places.folder.mkdir()
         return Watch(folder / "watch", self._shim), places
 
-    def cli(self, seen: Watch, places: Places, *arguments: str) -> None:
-        """One command line, which succeeds."""
+    def cli(self, seen: Watch, places: Places, *commands: list[str]) -> None:
+        """Command lines, one after the other in a new interpreter; they succeed."""
         environment = {**places.process_environment(), **TEMPTATIONS}
         environment["PYTHONPATH"] = os.pathsep.join(sys.path)
         done = subprocess.run(
-            [sys.executable, "-m", "runner.cli", *arguments],
+            [sys.executable, "-c", _COMMANDS, json.dumps(commands)],
             cwd=places.folder,
             env=seen.environment(environment),
             capture_output=True,
@@ -194,9 +209,7 @@ def test_lint_and_help_reach_nobody(
         {"store": "qdrant", "url": f"http://{servers.qdrant}", "collection": "any"},
     )
 
-    watched.cli(seen, places, "--help")
-    watched.cli(seen, places, "run", "--help")
-    watched.cli(seen, places, "lint", str(plan))
+    watched.cli(seen, places, ["--help"], ["run", "--help"], ["lint", str(plan)])
 
     assert seen.calls(layer) == set()
 

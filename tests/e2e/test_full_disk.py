@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import sqlite3
 import subprocess
@@ -27,7 +26,7 @@ class Disk:
 
     Attributes:
         folder: Where it is.
-        options: How a process is started that meets the end of it.
+        options: For a command line (`WarmCli.run`) that meets the end of it.
         make_room: Ends the scarcity.
     """
 
@@ -62,7 +61,7 @@ def really_full(folder: Path, room: int) -> Disk:
 def limited(folder: Path, room: int) -> Disk:
     """No file may be larger than *room* bytes: what users without root can have."""
     folder.mkdir()
-    options = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))}
+    options = {"largest_file_bytes": room}
     return Disk(folder, options, options.clear)
 
 

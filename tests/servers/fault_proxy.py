@@ -6,6 +6,7 @@ Nothing is left to time, so that a test meets the same fault in every run.
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import threading
@@ -164,6 +165,7 @@ class FaultProxy:
                 server = self._connected()
             except OSError:
                 _end(client, reset=True)
+                client.close()
                 continue
             for each in (client, server):
                 if each.family != socket.AF_UNIX:  # small parts wait for nobody
@@ -185,7 +187,7 @@ class FaultProxy:
 
     def _pass_on(self, link: _Link, answers: bool) -> None:
         source, sink = (link.server, link.client) if answers else (link.client, link.server)
-        with suppress(OSError):  # cut, by us or by either side
+        try:
             while part := source.recv(1 << 14):
                 with self._lock:
                     self._lock.wait_for(lambda: not self._stalled)
@@ -193,13 +195,14 @@ class FaultProxy:
                 sink.sendall(part)
             with suppress(OSError):
                 sink.shutdown(socket.SHUT_WR)
-            with self._lock:
-                link.open_ways -= 1
-                if link.open_ways:
-                    return
-        link.cut()
+        except OSError:  # cut, by us or by either side
+            link.cut()
         with self._lock:
+            link.open_ways -= 1
+            if link.open_ways:
+                return
             self._links.discard(link)
+        link.close()
 
     def _misbehave(self, link: _Link, part: bytes, answers: bool) -> bytes:
         """What of *part* is passed on.
@@ -245,24 +248,36 @@ class _Link:
         self.awaited = self.answering = False
         self._frames = frames
         self._reset = reset
+        self._turn = threading.Lock()
 
     def begins_answer(self, part: bytes) -> bool:
         return self._frames is None or _HEADERS in self._frames.begun_in(part)
 
     def cut(self) -> None:
-        _end(self.client, reset=self._reset)
-        with suppress(OSError):
-            self.server.shutdown(socket.SHUT_RDWR)
-        self.server.close()
+        """End both connections at once; any thread may, at any time."""
+        with self._turn:
+            _end(self.client, reset=self._reset)
+            _end(self.server, reset=False)
+
+    def close(self) -> None:
+        """Give the descriptors back; no thread uses them any more."""
+        with self._turn:
+            self.client.close()
+            self.server.close()
 
 
-def _end(client: socket.socket, *, reset: bool) -> None:
-    with suppress(OSError):
+def _end(each: socket.socket, *, reset: bool) -> None:
+    if each.fileno() < 0:  # closed
+        return
+    with suppress(OSError):  # ended before
         if reset:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        # shutdown wakes the thread that waits in recv; close alone does not
-        client.shutdown(socket.SHUT_RD if reset else socket.SHUT_RDWR)
-    client.close()
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        # shutdown wakes the thread that waits in recv; the end alone does not
+        each.shutdown(socket.SHUT_RD if reset else socket.SHUT_RDWR)
+    # The descriptor stays taken: a thread that is about to read from it would otherwise read
+    # what a new connection of the same number brings, and that request would be lost.
+    with open(os.devnull, "rb") as nowhere:
+        os.dup2(nowhere.fileno(), each.fileno(), inheritable=False)
 
 
 class _Frames:

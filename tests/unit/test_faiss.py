@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +17,15 @@ from runner.model import (
     BatchSize,
     CollectionSpec,
     Fidelity,
+    IdRule,
     IndexSpec,
     Metric,
     VectorSpec,
 )
 from runner.stores.base import Access, Location
 from runner.stores.faiss import FaissStore
-from runner.testing import assert_same_records, make_batch, read_all
+from runner.testing import assert_same_records, make_batch, make_ids, read_all
+from tests.unit.killed import killed_everywhere
 
 DIM = 8
 VECTORS = make_batch(400, DIM, seed=3).vector
@@ -280,63 +278,27 @@ def test_nan_and_infinity_are_refused(tmp_path: Path, bad: float) -> None:
             target.write(batch)
 
 
-KILLED = """
-    import os, sys
-    from pathlib import Path
-    from runner.model import IdRule
-    from runner.testing import make_batch, make_ids
-    from tests.unit.test_faiss import DIM, opened, spec
-
-    path, kill_at = Path(sys.argv[1]), int(sys.argv[2])
-    done = 0
-
-    def counted(real):
-        def call(*args, **kwargs):
-            global done
-            done += 1
-            if done == kill_at:
-                os.kill(os.getpid(), 9)
-            return real(*args, **kwargs)
-        return call
-
-    os.fsync = counted(os.fsync)
-    Path.replace = counted(Path.replace)
+def copy_in_batches(path: Path) -> None:
     with opened(path) as target:
         if target.describe() is None:
             target.create(spec())
         for start in (0, 10):
             target.write(make_batch(10, DIM, seed=start, ids=make_ids(10, IdRule(), start)))
         target.finish(spec())
-"""
 
 
 def test_a_copy_killed_anywhere_goes_on_to_the_same_records(tmp_path: Path) -> None:
-    """Killed before every third time that something is made durable or renamed."""
-    root = Path(__file__).parents[2]
+    effects = killed_everywhere(copy_in_batches, tmp_path, "x.faiss")
 
-    def run(path: Path, kill_at: int) -> bool:
-        done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(KILLED), str(path), str(kill_at)],
-            env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, cwd=root,
-            check=False,
-        )  # fmt: skip
-        assert done.returncode in (0, -9), done.stderr
-        return done.returncode == 0
-
-    assert run(tmp_path / "0" / "x.faiss", 0)
+    assert effects > 12
     with opened(tmp_path / "0" / "x.faiss", Access.READ) as store:
         expected = read_all(store)
     assert len(expected) == 20
-    kill_at = 1
-    while not (survived := run(tmp_path / str(kill_at) / "x.faiss", kill_at)):
-        path = tmp_path / str(kill_at) / "x.faiss"
-        assert run(path, 0)
+    for point in range(1, effects + 1):
+        path = tmp_path / str(point) / "x.faiss"
         with opened(path, Access.READ) as store:
             same(expected, read_all(store))
         assert len(names(path.parent)) == 2
-        kill_at += 3
-    assert survived
-    assert kill_at > 12
 
 
 def test_exact_search_goes_over_more_vectors_than_fit_at_once(

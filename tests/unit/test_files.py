@@ -27,6 +27,7 @@ from runner.model import (
     DEFAULT_VECTOR,
     BatchSize,
     CollectionSpec,
+    IdRule,
     Metadata,
     Metric,
     Partition,
@@ -35,7 +36,8 @@ from runner.model import (
 )
 from runner.stores.base import Access, Location
 from runner.stores.files import FilesStore
-from runner.testing import assert_same_records, make_batch, read_all
+from runner.testing import assert_same_records, make_batch, make_ids, read_all
+from tests.unit.killed import killed_everywhere
 
 SPEC = CollectionSpec("c", {DEFAULT_VECTOR: VectorSpec(8, Metric.L2)}, id_kind="string")
 
@@ -380,26 +382,7 @@ def test_metadata_texts_spread_over_lines_still_make_one_line_each(tmp_path: Pat
         assert read_all(target).metadata.objects() == [{"a": 1}, {}]
 
 
-KILLED = """
-    import os, sys
-    from pathlib import Path
-    from runner.testing import make_batch, make_ids
-    from runner.model import IdRule
-    import runner.stores.parts as parts
-    from tests.unit.test_files import SPEC, opened
-
-    path, kill_at = Path(sys.argv[1]), int(sys.argv[2])
-    done = 0
-    real = os.fsync
-
-    def fsync(descriptor):
-        global done
-        done += 1
-        if done == kill_at:
-            os.kill(os.getpid(), 9)
-        real(descriptor)
-
-    os.fsync = fsync
+def copy_in_batches(path: Path) -> None:
     with opened(path) as target:
         if target.describe() is None:
             target.create(SPEC)
@@ -407,41 +390,21 @@ KILLED = """
             target.write(make_batch(10, seed=start, ids=make_ids(10, IdRule(), start)))
         target.delete(["r-00003"])
         target.finish(SPEC)
-    print("finished")
-"""
 
 
 @pytest.mark.parametrize("name", ["x.parquet", "x"])
 def test_a_copy_killed_anywhere_goes_on_to_the_same_records(tmp_path: Path, name: str) -> None:
-    """Killed before every third time that something is made durable, and gone on with."""
-    root = Path(__file__).parents[2]
+    effects = killed_everywhere(copy_in_batches, tmp_path, name)
 
-    def run(path: Path, kill_at: int) -> bool:
-        done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(KILLED), str(path), str(kill_at)],
-            env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, cwd=root,
-            check=False,
-        )  # fmt: skip
-        assert done.returncode in (0, -9), done.stderr
-        return done.returncode == 0
-
-    undisturbed = tmp_path / "undisturbed" / name
-    assert run(undisturbed, 0)
-    with opened(undisturbed, Access.READ) as store:
+    assert effects > 10
+    with opened(tmp_path / "0" / name, Access.READ) as store:
         expected = read_all(store)
     assert len(expected) == 29
-    kill_at = 0
-    while True:
-        kill_at += 3 if kill_at else 1
-        path = tmp_path / str(kill_at) / name
-        survived = run(path, kill_at)
-        assert run(path, 0)
+    for point in range(1, effects + 1):
+        path = tmp_path / str(point) / name
         with opened(path, Access.READ) as store:
             same(expected, read_all(store))
         assert not list(path.parent.rglob("*.tmp"))
-        if survived:
-            break
-    assert kill_at > 10
 
 
 def test_a_full_disk_is_a_clear_error_and_leaves_what_was_there(tmp_path: Path) -> None:
@@ -488,7 +451,8 @@ def test_a_proposal_judges_disk_permissions_and_kind(tmp_path: Path) -> None:
         assert "not a folder" in target.propose(SPEC, 1, 1).findings[0].what
     several = CollectionSpec("c", {"a": VectorSpec(3), "b": VectorSpec(4)})
     with opened(tmp_path / "x.parquet") as target:
-        assert target.propose(several, 1, 1).findings[0].severity is Severity.PROBLEM
+        proposal = target.propose(several, 1, 1)
+        assert (proposal.spec.vectors, proposal.findings) == (several.vectors, ())
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
@@ -601,5 +565,86 @@ def test_lines_that_the_runner_wrote_are_read_by_the_names_it_was_given(tmp_path
     with (
         opened(tmp_path / "x.jsonl", Access.READ, columns={"id": "kee"}) as source,
         pytest.raises(CapabilityError, match="no column for"),
+    ):
+        source.describe()
+
+
+LINE = '{"id": "%s", "vector:text": %s, "sparse:words": %s, "multi:tokens": %s, "year": 1990}\n'
+
+
+def test_files_of_others_may_hold_vectors_of_every_kind(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    words = '{"indices": [7, 2], "values": [0.5, 1]}'
+    path.write_text(
+        LINE % ("a", "[1, 2]", words, "[[1, 2, 3]]") + LINE % ("b", "null", "null", "null")
+    )
+    with opened(path) as source:
+        spec, found = source.describe(), read_all(source)
+    assert spec is not None
+    assert {name: (each.kind, each.dim) for name, each in spec.vectors.items()} == {
+        "text": ("dense", 2),
+        "words": ("sparse", 0),
+        "tokens": ("multi", 3),
+    }
+    assert found.vectors["text"].tolist() == [[1, 2], [0, 0]]
+    assert found.present["text"].tolist() == [True, False]
+    sparse = found.sparse["words"]
+    assert sparse[0] is not None
+    assert (sparse[0].indices.tolist(), sparse[0].values.tolist()) == ([2, 7], [1, 0.5])
+    assert [None if each is None else each.tolist() for each in found.multi["tokens"]] == [
+        [[1, 2, 3]],
+        None,
+    ]
+    assert sparse[1] is None
+    assert found.metadata.objects() == [{"year": 1990}] * 2
+
+
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        (('"x"', "null", "null"), "'vector:text' is not a list of 1 numbers"),
+        (("[true]", "null", "null"), "'vector:text' holds what is no number"),
+        (("[1]", "[1]", "null"), "'sparse:words': expected `indices` and `values`"),
+        (("[1]", '{"indices": [1, 1], "values": [1, 2]}', "null"), "not distinct whole numbers"),
+        (("[1]", '{"indices": [1.5], "values": [1]}', "null"), "not distinct whole numbers"),
+        (("[1]", '{"indices": [1], "values": ["x"]}', "null"), "holds what is no number"),
+        (("[1]", "null", "[[1], [1, 2]]"), "'multi:tokens': expected lists of numbers"),
+        (("[1]", "null", "[]"), "'multi:tokens': expected lists of numbers"),
+        (("[1]", "null", '[["x"]]'), "holds what is no number"),
+    ],
+)
+def test_what_is_no_vector_is_refused_with_its_line(
+    tmp_path: Path, values: tuple[str, str, str], what: str
+) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(LINE % ("a", "[1]", "null", "null") + LINE % ("b", *values))
+    with opened(path) as source, pytest.raises(StoreError) as caught:
+        read_all(source)
+    assert f"{path}:2: " in str(caught.value)
+    assert what in str(caught.value)
+
+
+def test_the_plan_may_choose_among_the_vectors(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    table = pa.table(
+        {
+            "id": ["a"],
+            "text_embedding": pa.array([[1.0, 2.0]], pa.list_(pa.float32())),
+            "image_embedding": pa.array([[3.0]], pa.list_(pa.float32())),
+        }
+    )
+    pq.write_table(table, path)
+    columns = {"vectors": {"text": "text_embedding", "image": "image_embedding"}}
+    for chosen, names in (("all", {"text", "image"}), ("text", {"text"}), (["image"], {"image"})):
+        with opened(path, columns=columns, vectors=chosen) as source:
+            spec = source.describe()
+            assert spec is not None
+            assert spec.vectors.keys() == names
+            found = read_all(source)
+            assert found.vectors.keys() == names
+            assert found.metadata.objects() == [{}]
+    with (
+        opened(path, columns=columns, vectors=["sound"]) as source,
+        pytest.raises(CapabilityError, match="no vector 'sound'; it has"),
     ):
         source.describe()

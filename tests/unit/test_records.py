@@ -13,8 +13,9 @@ import pyarrow as pa
 import pytest
 
 from runner.errors import CapabilityError, PlanError, RunnerError, StoreError
-from runner.model import Batch, Metadata
+from runner.model import Batch, Metadata, SparseVector
 from runner.records import write_records
+from runner.stores import open_store
 from runner.stores.base import Access, Connection, Location
 from runner.stores.files import FilesStore
 from runner.testing import read_all
@@ -214,10 +215,26 @@ def test_what_is_wrong_is_named_and_nothing_is_left_behind(
     assert [each.name for each in tmp_path.iterdir()] == ["r.parquet"]
 
 
-def test_several_vectors_are_refused(tmp_path: Path) -> None:
-    two = {"a": np.ones((1, 2), np.float32), "b": np.ones((1, 2), np.float32)}
-    with pytest.raises(CapabilityError, match="one dense vector a record"):
-        write_records(tmp_path / "r.parquet", [Batch(["a"], two, [None], Metadata.of([{}]))])
+def test_batches_may_hold_several_vectors_and_the_first_says_which(tmp_path: Path) -> None:
+    words = SparseVector(np.array([3, 9], np.uint32), np.array([0.5, 2], np.float32))
+    two = {"a": np.ones((1, 2), np.float32), "b": np.ones((1, 3), np.float32)}
+    first = Batch(["a"], two, [None], Metadata.of([{}]), sparse={"s": [words]})
+    second = Batch(["b"], {"b": np.zeros((1, 3), np.float32)}, [None], Metadata.of([{}]))
+    path = tmp_path / "r.parquet"
+    assert write_records(path, [first, second]) == 2
+    with open_store(Location("files", {"path": str(path)}), Access.READ, tmp_path) as store:
+        spec, found = store.describe(), store.fetch(["b", "a"])
+    assert spec is not None
+    assert {name: (each.kind, each.dim) for name, each in spec.vectors.items()} == {
+        "a": ("dense", 2),
+        "b": ("dense", 3),
+        "s": ("sparse", 0),
+    }
+    assert found.present["a"].tolist() == [False, True]
+    assert found.vectors["b"].tolist() == [[0, 0, 0], [1, 1, 1]]
+    assert found.sparse["s"] == [None, words]
+    with pytest.raises(CapabilityError, match="the vector 'a', which the first one had not"):
+        write_records(path, [second, first])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,125 @@
+"""Collections with several vectors, sparse and multi-vectors, through whole plans."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runner import load_plan
+from runner.errors import CapabilityError
+from runner.model import Batch, CollectionSpec, Metric, SparseVector, VectorKind, VectorSpec
+from runner.results import Verdict
+from runner.stores.base import Access
+from runner.testing import make_sparse
+from tests.e2e.places import Places, records
+
+COUNT = 90
+SPECS = {
+    "text": VectorSpec(16),
+    "image": VectorSpec(5, Metric.L2),
+    "words": VectorSpec(0, Metric.DOT, VectorKind.SPARSE),
+    "tokens": VectorSpec(4, kind=VectorKind.MULTI),
+}
+
+
+def mixed() -> Batch:
+    """Records that have all four vectors, but for some that lack some."""
+    batch = records(COUNT)
+    rng = np.random.default_rng(5)
+    here = np.arange(COUNT) % 7 != 3
+    image = np.where(here[:, None], rng.standard_normal((COUNT, 5)), 0).astype(np.float32)
+    words: list[SparseVector | None] = list(make_sparse(COUNT))
+    words[4] = None
+    tokens = [
+        None if row == 8 else rng.standard_normal((1 + row % 3, 4)).astype(np.float32)
+        for row in range(COUNT)
+    ]
+    return batch.with_(
+        vectors={"text": batch.vector, "image": image},
+        present={"image": here},
+        sparse={"words": words},
+        multi={"tokens": tokens},
+    )
+
+
+def fill(places: Places, options: dict[str, Any], batch: Batch) -> None:
+    with places.opened(options, Access.WRITE) as target:
+        spec = CollectionSpec("mixed", SPECS, id_kind="string")
+        made = target.propose(spec, len(batch), batch.size_bytes).spec
+        target.create(made)
+        target.write(batch)
+        target.finish(made)
+
+
+def test_vectors_of_every_kind_arrive_and_come_back(served: Places) -> None:
+    sent, there, back = (served.options(k, f"kinds_{k}") for k in ("files", "jsonl", "folder"))
+    fill(served, sent, mixed())
+    for name, source, target in (("out", sent, there), ("home", there, back)):
+        result = load_plan(served.plan(source, target, name, batch_size=25)).run()
+        assert [each for each in result.checks if each.verdict is Verdict.FAILED] == []
+        assert result.verdict is Verdict.PASSED
+        by_name = {each.name: each for each in result.checks}
+        assert by_name["checksum"].summary.endswith("read back identical")
+        assert by_name["metadata"].summary == f"{COUNT} of {COUNT} records identical"
+    assert served.digest(back) == served.digest(sent) == served.digest(there)
+    with served.opened(back) as store:
+        spec = store.describe()
+    assert spec is not None
+    assert {k: (v.kind, v.dim, v.metric) for k, v in spec.vectors.items()} == {
+        k: (v.kind, v.dim, v.metric) for k, v in SPECS.items()
+    }
+
+
+def test_a_changed_sparse_value_is_found(served: Places) -> None:
+    sent, there = served.options("files", "seeded"), served.options("folder", "seeded_there")
+    batch = mixed()
+    fill(served, sent, batch)
+    plan = load_plan(served.plan(sent, there, batch_size=25))
+    assert plan.run().verdict is Verdict.PASSED
+    with served.opened(there, Access.WRITE) as store:
+        one = store.fetch(["doc-00011"])
+        words = one.sparse["words"][0]
+        assert words is not None
+        words = SparseVector(words.indices, words.values + np.float32(1e-6))
+        store.write(one.with_(sparse={"words": [words]}))
+        made = store.describe()
+        assert made is not None
+        store.finish(made)
+    result = plan.verify()
+    assert result.verdict is Verdict.FAILED
+    failed = {each.name: each.failures for each in result.checks if each.failures}
+    assert failed["checksum"] == ('"doc-00011": changed since it was written',)
+    assert '"doc-00011": sparse vector words differs' in failed["metadata"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "what"),
+    [
+        ("all", "the source has several dense vectors"),
+        (["text", "words"], "vector words is a sparse vector; the target holds none of that kind"),
+        (["text", "tokens"], "vector tokens is a multi vector; the target holds none of that kind"),
+    ],
+)
+def test_what_the_target_cannot_hold_is_said_before_anything_is_written(
+    served: Places, chosen: Any, what: str
+) -> None:
+    sent, there = served.options("files", "toomany"), served.options("faiss", "toomany")
+    if not (served.folder / "toomany.parquet").exists():
+        fill(served, sent, mixed())
+    plan = load_plan(served.plan({**sent, "vectors": chosen}, there))
+    with pytest.raises(CapabilityError, match=what) as caught:
+        plan.run()
+    assert "source.vectors: [" in str(caught.value)
+    assert not (served.folder / "toomany.faiss").exists()
+
+
+def test_one_of_several_vectors_is_chosen(served: Places) -> None:
+    sent, there = served.options("files", "choice"), served.options("faiss", "choice")
+    batch = mixed()
+    fill(served, sent, batch)
+    result = load_plan(served.plan({**sent, "vectors": "text"}, there, batch_size=25)).run()
+    assert result.verdict is Verdict.PASSED
+    with served.opened(there) as store:
+        assert np.allclose(store.fetch(batch.ids).vector, batch.vectors["text"], atol=1e-6)
