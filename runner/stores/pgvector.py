@@ -415,8 +415,9 @@ class PgvectorStore(Target):
         names = self._names()
         held = {k: v for k, v in wanted.vectors.items() if v.kind is not VectorKind.MULTI}
         columns = self._new_columns(held)
+        all_names = [self._table_name, *names.values(), *columns.values()]
         findings += name_findings(
-            [self._table_name, *filter(None, names.values()), *columns.values()], self.location
+            [each for each in all_names if isinstance(each, str)], self.location
         )
         findings += self._column_findings(wanted, names, columns)
         types = wanted.extra.get(_TYPES, {})
@@ -973,7 +974,7 @@ def _pages(chunks: Iterator[Batch], batch_size: BatchSize) -> Iterator[Page]:
     held: list[Batch] = []
     records = size = 0
     for chunk in chunks:
-        ends = np.cumsum(_sizes(chunk)) if batch_size.bytes is not None else None
+        ends = np.cumsum(chunk.record_bytes()) if batch_size.bytes is not None else None
         start = 0
         while start < len(chunk):
             stop = min(len(chunk), start + batch_size.records - records)
@@ -1017,21 +1018,6 @@ def _joined(parts: list[Batch]) -> Batch:
             name: [each for part in parts for each in part.sparse[name]] for name in parts[0].sparse
         },
     )
-
-
-def _sizes(batch: Batch) -> list[int]:
-    """Each record's share of `Batch.size_bytes`."""
-    vector = sum(array.shape[1] * array.itemsize for array in batch.vectors.values())
-    sizes = [
-        vector + len(document or "") + len(text)
-        for document, text in zip(batch.documents, batch.metadata.texts(), strict=True)
-    ]
-    for column in batch.sparse.values():
-        sizes = [
-            size + (each.indices.nbytes + each.values.nbytes if each is not None else 0)
-            for size, each in zip(sizes, column, strict=True)
-        ]
-    return sizes
 
 
 # ---- vectors

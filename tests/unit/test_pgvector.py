@@ -256,6 +256,90 @@ def test_every_kind_of_key_is_read_and_written(
     assert source.count() == len(keys) - 1
 
 
+TWO_KEYS = (
+    "CREATE TABLE t (doc_id bigint, tenant text, document text, metadata jsonb, e vector(8), "
+    "PRIMARY KEY (tenant, doc_id))"
+)
+
+
+def test_a_key_of_several_columns_is_a_json_array(open_store: Open, sql: Sql) -> None:
+    sql(TWO_KEYS)
+    ids: list[Id] = [
+        '["", 1]', '["a", -5]', '["a", 3]', '["a", 20]', '["a\\"b", 1]', '["a\\tb", 1]',
+        '["a, 1", 1]', '["ß 漢字 🙂", 9007199254740993]', '["\\u0001\\\\", 0]',
+    ]  # fmt: skip
+    batch = make_batch(len(ids), ids=ids)
+    target = open_store("target")
+    assert any("key of 2 columns" in each.what for each in target.append_findings())
+    target.write(batch, fresh=True)
+    target.write(batch)
+    source = open_store()
+    assert problems(source) == []
+    found = source.describe()
+    assert found is not None
+    assert (found.id_kind, found.extra["columns"]["id"]) == ("string", ["tenant", "doc_id"])
+    for size in (1, 2, 100):
+        came = read_all(source, size)
+        assert sorted(map(str, came.ids)) == sorted(map(str, ids))
+        assert came.ids == read_all(source).ids
+    pages = list(source.scan(Partition(0), None, BatchSize(2)))
+    rest = list(source.scan(Partition(0), pages[1].cursor, BatchSize(3)))
+    assert [each for page in rest for each in page.batch.ids] == [
+        each for page in pages[2:] for each in page.batch.ids
+    ]
+    asked: list[Id] = [ids[4], '["x", 1]', '["a",3]', '["a", "3"]', "a", 7, '["a", true]', ids[1]]
+    assert source.fetch(asked).ids == [ids[4], ids[1]]
+    assert source.fetch(ids).metadata == batch.metadata
+    target.delete([*asked, ids[0]])
+    assert sorted(read_all(source).ids, key=ids.index) == [*ids[2:4], *ids[5:]]
+    assert all(can_hold(each, found.room.ids) for each in ids if found.room.ids)
+
+
+def test_the_plan_gives_the_order_of_a_key(open_store: Open, sql: Sql) -> None:
+    sql(TWO_KEYS)
+    sql("INSERT INTO t (doc_id, tenant, e) VALUES (2, 'a', array_fill(1, ARRAY[8])::vector(8)), "
+        "(1, 'b', array_fill(1, ARRAY[8])::vector(8))")  # fmt: skip
+    assert read_all(open_store()).ids == ['["a", 2]', '["b", 1]']
+    turned = open_store(columns={"id": ["doc_id", "tenant"]})
+    assert read_all(turned, 1).ids == ['[1, "b"]', '[2, "a"]']
+    assert any("would sort t for every page" in each.what for each in turned.findings())
+    half = open_store(columns={"id": "doc_id"})
+    assert any("column doc_id of t is unique in every record" in each.what
+               for each in half.findings())  # fmt: skip
+    new = open_store("target", table="u", columns={"id": ["a", "b"]})
+    assert any(
+        "has a key of one column" in each.what for each in new.propose(spec(), 0, 0).findings
+    )
+
+
+def test_ids_that_are_no_key_of_several_columns_are_refused(open_store: Open, sql: Sql) -> None:
+    sql(TWO_KEYS)
+    target = open_store("target")
+    with pytest.raises(PartialWriteError) as caught:
+        target.write(make_batch(3, ids=["plain", '["a", 1]', '["a", 1, 2]']))
+    assert set(caught.value.failed) == {"plain", '["a", 1, 2]'}
+    assert "no JSON array of their values" in caught.value.failed["plain"]
+    assert read_all(open_store()).ids == ['["a", 1]']
+
+
+def test_partitions_by_a_key_of_several_columns_share_a_table_out(
+    open_store: Open, sql: Sql
+) -> None:
+    sql("CREATE TABLE t (a int, b text, e vector(1), PRIMARY KEY (a, b))")
+    sql("INSERT INTO t SELECT i % 3, i::text, '[1]' FROM generate_series(1, 24000) i")
+    sql("ANALYZE t")
+    store = open_store()
+    cut = store.partitions(4)
+    assert len(cut) == 4
+    shares = [
+        [each for page in store.scan(part, None, BatchSize(5000)) for each in page.batch.ids]
+        for part in cut
+    ]
+    assert min(map(len, shares)) > 3000
+    found = [each for share in shares for each in share]
+    assert len(found) == len(set(found)) == 24_000
+
+
 def test_ids_that_the_key_cannot_hold_are_named(open_store: Open, sql: Sql) -> None:
     sql("CREATE TABLE t (id int PRIMARY KEY, e vector(8), document text, metadata jsonb)")
     target = open_store("target")
