@@ -159,7 +159,7 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         target_spec=target_spec,
         target_count=None if target_spec is None else target.count(),
         target_mark=None if target_spec is None else target.read_mark(),
-        can_swap=isinstance(target, CanSwap),
+        can_swap=isinstance(target, CanSwap) and target.can_swap(),
         census=census,
         id_map=id_map,
         id_problems=id_problems,

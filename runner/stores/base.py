@@ -294,6 +294,12 @@ class Target(Store):
         """
         return []
 
+    def can_swap(self) -> bool:
+        """Whether a replacement of the collection as it is there can be put in its place
+        (see `CanSwap`).
+        """
+        return self.capabilities.swaps
+
     @abstractmethod
     def create(self, spec: CollectionSpec) -> None:
         """Make the collection, as `propose` said.

@@ -5,6 +5,10 @@ A location's ``url`` is a server, reached by gRPC or (``transport: rest``) HTTP.
 only, what qdrant-client's local mode wrote.  Which one is seen from the files, before
 anything is opened: the engine leaves files in whatever folder it is pointed at.
 
+A collection has any number of vectors, named ones and one without a name, dense, sparse
+and multi; a point may lack any of them.  Where only one is moved, batches and specs call it
+``""``, as stores with one vector do, and ``extra["vector_name"]`` keeps its name.
+
 Documents have no place of their own: they are the payload field ``document``, or what
 ``document_field`` names.  Doubles in payloads move by a few units in the last place.
 """
@@ -18,7 +22,7 @@ from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, ClassVar
+from typing import Any, ClassVar, assert_never
 
 import numpy as np
 
@@ -28,7 +32,6 @@ from runner.model import (
     DEFAULT_VECTOR,
     Batch,
     BatchSize,
-    BoolArray,
     Capabilities,
     CollectionSpec,
     Cursor,
@@ -45,26 +48,31 @@ from runner.model import (
     Partition,
     Proposal,
     Select,
+    Severity,
+    SparseVector,
     VectorKind,
     VectorSpec,
 )
 from runner.stores.base import Access, Location, Target
 from runner.stores.qdrant_points import (
     COSINE_TOLERANCE,
+    METRICS,
+    Chosen,
+    Columns,
+    all_vectors,
     bad_vectors,
     following,
     id_of,
     is_id,
     order_of,
-    prepared,
+    prepared_columns,
     text_of,
-    vector_configs,
     vector_spec,
 )
 from runner.stores.snapshot import folder_state, snapshot_folder
 from runner.stores.whereabouts import Whereabouts
 
-__all__ = ["MAX_DIM", "PrivateCopy", "QdrantStore", "joined", "name_problem", "only_dense"]
+__all__ = ["MAX_DIM", "PrivateCopy", "QdrantStore", "joined", "name_problem"]
 
 _SAMPLED_BOUNDS = 256
 _FETCHED = 1000
@@ -77,8 +85,8 @@ class QdrantStore(Target):
     """One collection of Qdrant: calling this opens the class that fits the location.
 
     Location options: ``url`` (with ``api_key``, ``transport``) or ``path``; ``collection``;
-    ``vectors``: the name of a vector where the collection has several; ``document_field``;
-    ``metric``; ``index`` with ``type``, ``m``, ``ef_construction``, ``ef_search``.
+    ``vectors``: ``all``, the name of one or a list of names; ``document_field``; ``metric``;
+    ``index`` with ``type``, ``m``, ``ef_construction``, ``ef_search``.
     """
 
     name = "qdrant"
@@ -99,6 +107,9 @@ class QdrantStore(Target):
         tolerance=COSINE_TOLERANCE,
         missing_vector=True,
         documents=False,
+        named_vectors=True,
+        sparse_vectors=True,
+        multi_vectors=True,
         max_readers=4,
         max_writers=4,
     )
@@ -111,7 +122,8 @@ class QdrantStore(Target):
 
     def __init__(self, location: Location, access: Access, scratch: Path) -> None:
         super().__init__(location, access, scratch)
-        self._known: tuple[str, VectorSpec] | None = None
+        self._known: tuple[Chosen, ...] | None = None
+        self._knows_all = False
 
     @classmethod
     def endpoint(cls, location: Location) -> Endpoint:
@@ -132,29 +144,61 @@ class QdrantStore(Target):
         if found is None:
             self._known = None
             return None
-        self._known = self._chosen(found)
-        name, spec = self._known
-        hnsw = found.get("hnsw_config") or {}
-        own = vector_configs(found["params"]["vectors"])[name].get("hnsw_config") or {}
+        vectors = all_vectors(found["params"])
+        self._known = self._chosen(vectors)
+        self._knows_all = len(self._known) == len(vectors)
+        hnsw = dict(found.get("hnsw_config") or {})
+        if len(self._known) == 1:
+            own = (vectors[self._known[0].name] or {}).get("hnsw_config") or {}
+            hnsw |= {key: value for key, value in own.items() if value is not None}
+        extra: dict[str, Any] = self._carried(found)
+        if len(self._known) == 1:
+            extra["vector_name"] = self._known[0].name
         return CollectionSpec(
             name=self._collection_name,
-            vectors={DEFAULT_VECTOR: spec},
-            index=self._index_of({**hnsw, **{k: v for k, v in own.items() if v is not None}}),
+            vectors={each.key: each.spec for each in self._known},
+            index=self._index_of(hnsw),
             id_kind="mixed",
-            extra={"vector_name": name, **(found.get("extra") or {})},
+            extra=extra,
         )
 
+    def _carried(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings that another collection of Qdrant takes over, by the names of `extra`."""
+        params = found["params"]
+        chosen = {each.name for each in self._vectors}
+        vectors = {
+            name: {k: v for k, v in _pruned(each).items() if k not in ("size", "distance")}
+            for name, each in all_vectors(params).items()
+            if name in chosen and each is not None
+        }
+        sparse = params.get("sparse_vectors") or {}
+        hnsw = _pruned(found.get("hnsw_config") or {})
+        carried = {
+            "vectors": {name: each for name, each in vectors.items() if each},
+            "sparse_vectors": {n: _pruned(each) for n, each in sparse.items() if n in chosen},
+            # these two are the index's own parameters
+            "hnsw": {k: v for k, v in hnsw.items() if k not in ("m", "ef_construct")},
+            "quantization": _pruned(found.get("quantization_config")),
+            **(found.get("extra") or {}),
+        }
+        return {name: each for name, each in carried.items() if each}
+
     def partitions(self, n: int) -> list[Partition]:
-        """Ranges of ids, cut by a random sample of them."""
-        bounds: list[str] = []
-        if n > 1:
-            sample = sorted(set(self._sample_ids(_SAMPLED_BOUNDS * n)), key=order_of)
-            cuts = [sample[len(sample) * part // n] for part in range(1, n)] if sample else []
-            bounds = [text_of(each) for each in dict.fromkeys(cuts) if each != sample[0]]
-        edges: list[str | None] = [None, *bounds, None]
-        return [
-            Partition(index, lower, upper) for index, (lower, upper) in enumerate(pairwise(edges))
-        ]
+        """Ranges of ids, cut by a random sample of them; at least one for each namespace."""
+        found: list[Partition] = []
+        namespaces = self.namespaces()
+        for namespace in namespaces:
+            parts = max(1, n // len(namespaces))
+            for lower, upper in pairwise([None, *self._bounds(parts, namespace), None]):
+                found.append(Partition(len(found), lower, upper, namespace))
+        return found
+
+    def _bounds(self, n: int, namespace: str) -> list[str]:
+        if n < 2:
+            return []
+        sample = sorted(set(self._sample_ids(_SAMPLED_BOUNDS * n, namespace)), key=order_of)
+        cuts = [sample[len(sample) * part // n] for part in range(1, n)] if sample else []
+        return [text_of(each) for each in dict.fromkeys(cuts) if each != sample[0]]
 
     def scan(
         self,
@@ -170,26 +214,30 @@ class QdrantStore(Target):
             if start is None:
                 return
         limit = self._first_limit(batch_size, select)
-        for batch in self._ranged(start, partition.upper, limit, select):
+        namespace = partition.namespace
+        for batch in self._ranged(start, partition.upper, limit, select, namespace):
             for page in _cut(batch, batch_size.bytes):
                 yield Page(page, text_of(page.ids[-1]))
 
     def scan_ids(self, page_size: int = 10_000) -> Iterator[tuple[str, list[Id]]]:
-        """Every id once, ascending."""
-        for batch in self._ranged(None, None, page_size, Select(0)):
-            yield "", batch.ids
+        """Every id once, ascending within its namespace."""
+        for namespace in self.namespaces():
+            for batch in self._ranged(None, None, page_size, Select(0), namespace):
+                yield namespace, batch.ids
 
     def fetch(
         self, ids: Sequence[Id], select: Select = Select.ALL, *, namespace: str = ""
     ) -> Batch:
         """The records with these ids, in the order of *ids*."""
-        del namespace
         wanted = list(dict.fromkeys(each for each in ids if is_id(each)))
+        if namespace not in self.namespaces():
+            wanted = []
         step = min(_FETCHED, self._first_limit(BatchSize(_FETCHED), select))
         parts = [
-            self._retrieve(wanted[at : at + step], select) for at in range(0, len(wanted), step)
+            self._retrieve(wanted[at : at + step], select, namespace)
+            for at in range(0, len(wanted), step)
         ]
-        found = joined(parts) if parts else self._batch([], [], None, None, select)
+        found = joined(parts) if parts else self._batch([], [], Columns(), select, namespace)
         rows = {each: row for row, each in enumerate(found.ids)}
         order = [rows[each] for each in wanted if each in rows]
         return found if order == list(range(len(found))) else found.take(order)
@@ -200,12 +248,12 @@ class QdrantStore(Target):
         return frozenset({self._document_field})
 
     def _ranged(
-        self, start: Id | None, upper: str | None, limit: int, select: Select
+        self, start: Id | None, upper: str | None, limit: int, select: Select, namespace: str
     ) -> Iterator[Batch]:
         """Full replies from *start* on, up to but without *upper*."""
         stop = order_of(id_of(upper)) if upper else None
         while True:
-            batch, more = self._scroll(start, limit, select)
+            batch, more = self._scroll(start, limit, select, namespace)
             if not len(batch):
                 return
             last = batch.ids[-1]
@@ -221,56 +269,161 @@ class QdrantStore(Target):
 
     def _first_limit(self, batch_size: BatchSize, select: Select) -> int:
         """How many points to ask for at once, so that a reply stays within bounds."""
-        row_bytes = 4 * self._vector[1].dim if Select.VECTORS in select else 1
+        row_bytes = 1
+        if Select.VECTORS in select:
+            row_bytes = sum(_guessed_bytes(each.spec) for each in self._vectors)
         most = min(batch_size.bytes or _FIRST_REPLY_BYTES, _FIRST_REPLY_BYTES)
         return max(1, min(batch_size.records, most // max(1, row_bytes)))
 
     # Writing
 
     def propose(self, wanted: CollectionSpec, records: int, size_bytes: int) -> Proposal:
-        """A collection with one vector and an HNSW index."""
+        """A collection with these vectors, and an HNSW index for the dense ones."""
         del records  # only their bytes matter
-        findings = []
-        _, spec = only_dense(wanted)
-        if not spec.dim:
-            findings.append(
-                Finding(
-                    "the source holds no vectors, so that their dimension is not known; Qdrant "
-                    "makes no collection without it",
-                    "copy once it holds some",
-                    key=f"{self.location.side}.collection",
-                )
+        key = f"{self.location.side}.collection"
+        names, findings = self._proposed_names(wanted)
+        if not wanted.vectors:
+            findings.append(Finding("no vector is to be kept; expected at least one", key=key))
+        vectors = {}
+        for name, spec in wanted.vectors.items():
+            vectors["" if len(wanted.vectors) == 1 else name] = vector_spec(
+                name, self._vector_settings(names[name], spec, wanted.extra), self._place
             )
-        elif spec.dim > MAX_DIM:
-            findings.append(
-                Finding(
-                    f"vectors of {spec.dim:,} components; Qdrant holds at most {MAX_DIM:,}",
-                    key=f"{self.location.side}.collection",
+            label = f"vector {name!r}" if name else "vectors"
+            if spec.kind is VectorKind.SPARSE:
+                continue
+            if not spec.dim:
+                findings.append(
+                    Finding(
+                        f"the source holds no vectors{f' {name!r}' if name else ''}, so that their "
+                        "dimension is not known; Qdrant makes no collection without it",
+                        "copy once it holds some",
+                        key=key,
+                    )
                 )
-            )
-        findings += self._place_findings(size_bytes)
+            elif spec.dim > MAX_DIM:
+                what = f"{label} of {spec.dim:,} components; Qdrant holds at most {MAX_DIM:,}"
+                findings.append(Finding(what, key=key))
+        findings += self._place_findings(size_bytes) + self._carry_findings(wanted)
+        extra = dict(wanted.extra)
+        extra.pop("vector_name", None)
+        if len(names) == 1:
+            extra["vector_name"] = next(iter(names.values()))
         index = self._proposed_index(wanted.index)
-        vector_name = str(self._option("vectors") or wanted.extra.get("vector_name") or "")
-        normalised = spec.metric is Metric.COSINE
         proposed = CollectionSpec(
             name=self._collection_name,
-            vectors={
-                DEFAULT_VECTOR: VectorSpec(
-                    dim=spec.dim,
-                    metric=spec.metric,
-                    fidelity=Fidelity.NORMALISED if normalised else Fidelity.EXACT,
-                    tolerance=COSINE_TOLERANCE if normalised else 0.0,
-                )
-            },
+            vectors=vectors,
             index=index,
             id_kind="mixed",
-            extra={"vector_name": vector_name},
+            extra=extra,
         )
-        named = f" as {vector_name!r}" if vector_name else ""
-        summary = (
-            f"collection {self._collection_name} ({spec.dim} dims{named}, {spec.metric}, {index})"
+        told = ", ".join(
+            _summary(names[name], spec) for name, spec in sorted(wanted.vectors.items())
         )
+        summary = f"collection {self._collection_name} ({told}, {index})"
         return Proposal(proposed, summary, tuple(findings))
+
+    def _proposed_names(self, wanted: CollectionSpec) -> tuple[dict[str, str], list[Finding]]:
+        """Wanted vector → its name here, and what stands against these."""
+        chosen, key = self._chosen_names, f"{self.location.side}.vectors"
+        if len(wanted.vectors) == 1:
+            ((name, spec),) = wanted.vectors.items()
+            if chosen is not None and len(chosen) == 1:
+                return {name: chosen[0]}, []
+            own = name or str(wanted.extra.get("vector_name") or "")
+            if spec.kind is VectorKind.SPARSE and not own:
+                own = "sparse"  # only dense and multi-vectors may do without a name
+            names = {name: own}
+        else:
+            names = {name: name for name in wanted.vectors}
+        findings = []
+        if chosen is not None and set(chosen) != set(names.values()):
+            findings.append(
+                Finding(
+                    f"the vectors {', '.join(sorted(names.values()))} would be made, but "
+                    f"`vectors` names {', '.join(sorted(chosen))}",
+                    "leave it out, or choose among the source's: `source.vectors`",
+                    key=key,
+                )
+            )
+        dense = [n for n, each in wanted.vectors.items() if each.kind is not VectorKind.SPARSE]
+        unnamed = wanted.vectors.get(DEFAULT_VECTOR)
+        if len(names) > 1 and unnamed is not None and (
+            len(dense) > 1 or unnamed.kind is VectorKind.SPARSE
+        ):  # fmt: skip
+            findings.append(
+                Finding(
+                    "a vector without a name stands beside named ones; Qdrant takes that only "
+                    "of one dense or multi-vector beside sparse ones",
+                    "copy them one by one: `source.vectors`",
+                    key=key,
+                )
+            )
+        return names, findings
+
+    def _vector_settings(
+        self, name: str, spec: VectorSpec, extra: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """A dense or multi-vector's settings as REST has them; None for a sparse one."""
+        if spec.kind is VectorKind.SPARSE:
+            return None
+        distance = {metric: each for each, metric in METRICS.items()}[spec.metric]
+        carried = dict((extra.get("vectors") or {}).get(name) or {})
+        carried.pop("multivector_config", None)
+        if self._option("index") and carried.get("hnsw_config"):
+            # what the plan says of the index holds for every vector
+            common = ("m", "ef_construct")
+            carried["hnsw_config"] = {
+                k: v for k, v in carried["hnsw_config"].items() if k not in common
+            }
+        if spec.kind is VectorKind.MULTI:
+            carried["multivector_config"] = {"comparator": "max_sim"}
+        return {"size": spec.dim, "distance": distance, **_pruned(carried)}
+
+    def _settings(self, spec: CollectionSpec) -> dict[str, Any]:
+        """What `create` asks for, as REST has it: vectors, HNSW, quantisation."""
+        extra = spec.extra
+        dense: dict[str, Any] = {}
+        sparse: dict[str, Any] = {}
+        for key, each in spec.vectors.items():
+            name = str(extra.get("vector_name") or "") if len(spec.vectors) == 1 else key
+            settings = self._vector_settings(name, each, extra)
+            if settings is None:
+                sparse[name] = (extra.get("sparse_vectors") or {}).get(name) or {}
+            else:
+                dense[name] = settings
+        params = spec.index.params if spec.index else {}
+        hnsw = {
+            **(extra.get("hnsw") or {}),
+            "m": params.get("m"),
+            "ef_construct": params.get("ef_construction"),
+        }
+        if spec.index is not None and spec.index.type in ("none", "flat"):
+            hnsw["m"] = 0
+        settings = {
+            "vectors": dense[""] if list(dense) == [""] else dense,
+            "hnsw_config": _pruned(hnsw),
+        }
+        if sparse:
+            settings["sparse_vectors"] = sparse
+        if extra.get("quantization"):
+            settings["quantization_config"] = extra["quantization"]
+        return settings
+
+    def append_findings(self) -> list[Finding]:
+        """Vectors that the plan leaves out, and that a record loses when it is overwritten."""
+        self._vectors  # noqa: B018 - looks at the collection
+        if self._knows_all:
+            return []
+        return [
+            Finding(
+                f"{self._place} has more vectors than are written "
+                f"({', '.join(map(str, self._vectors))}); a record that is overwritten loses them",
+                "leave `vectors` out to write all",
+                Severity.WARNING,
+                f"{self.location.side}.vectors",
+            )
+        ]
 
     def write(self, batch: Batch, *, fresh: bool = False) -> None:
         """Upsert *batch* by id: each point is replaced wholly.
@@ -281,18 +434,18 @@ class QdrantStore(Target):
         del fresh  # an upsert of a new id costs no more than an insert
         if not len(batch):
             return
-        name, spec = self._vector
-        vectors, present = _only_vector(batch, spec.dim, self._place)
+        chosen = self._vectors
+        columns = self._columns(batch)
         failed = {
             row: "its id is neither an integer from 0 to 2^64-1 nor a UUID in lower case"
             for row, each in enumerate(batch.ids)
             if not is_id(each)
         }
-        failed.update(bad_vectors(vectors, present))
+        failed.update(bad_vectors(columns, chosen))
         payloads, clashing = self._payloads(batch)
         failed.update(clashing)
         reasons = self._upsert(
-            name, batch.ids, prepared(vectors, spec.metric), present, payloads, failed
+            batch.ids, prepared_columns(columns, chosen), payloads, failed, batch.namespace
         )
         if reasons:
             named = {batch.ids[row]: reason for row, reason in reasons.items()}
@@ -322,35 +475,43 @@ class QdrantStore(Target):
 
     @abstractmethod
     def _describe_raw(self) -> dict[str, Any] | None:
-        """Settings as REST has them (``params.vectors``, ``hnsw_config``); ours in ``extra``."""
+        """Settings as REST has them: ``params``, ``hnsw_config``, ``quantization_config``; those
+        of the transport's own in ``extra``.
+        """
 
     @abstractmethod
-    def _scroll(self, start: Id | None, limit: int, select: Select) -> tuple[Batch, bool]:
+    def _scroll(
+        self, start: Id | None, limit: int, select: Select, namespace: str
+    ) -> tuple[Batch, bool]:
         """The first points from id *start* on, at most *limit*; whether more may follow."""
 
     @abstractmethod
-    def _retrieve(self, ids: Sequence[Id], select: Select) -> Batch:
+    def _retrieve(self, ids: Sequence[Id], select: Select, namespace: str) -> Batch:
         """These points, in any order."""
 
     @abstractmethod
-    def _sample_ids(self, n: int) -> list[Id]:
+    def _sample_ids(self, n: int, namespace: str) -> list[Id]:
         """About *n* ids that show how ids are spread; all of them if there are fewer."""
 
     @abstractmethod
     def _upsert(
         self,
-        name: str,
         ids: Sequence[Id],
-        vectors: FloatArray,
-        present: BoolArray | None,
+        columns: Columns,
         payloads: Sequence[Mapping[str, Any]],
         failed: dict[int, str],
+        namespace: str,
     ) -> dict[int, str]:
         """Write all rows but *failed*; row → reason of those that are not written."""
 
     @abstractmethod
     def _place_findings(self, size_bytes: int) -> list[Finding]:
         """What stands against creating the collection here."""
+
+    def _carry_findings(self, wanted: CollectionSpec) -> list[Finding]:
+        """Which settings of a wanted collection cannot be carried over to here."""
+        del wanted
+        return []
 
     def _index_of(self, hnsw: Mapping[str, Any]) -> IndexSpec:
         if hnsw.get("m") == 0:
@@ -359,10 +520,8 @@ class QdrantStore(Target):
         return IndexSpec("hnsw", {key: value for key, value in params.items() if value})
 
     def _proposed_index(self, wanted: IndexSpec | None) -> IndexSpec:
-        if wanted is not None and wanted.type in ("none", "flat"):
-            asked = (self._option("index") or {}).get("type")
-            if asked in ("none", "flat"):
-                return IndexSpec("none")
+        if wanted is not None and wanted.type == "none":
+            return IndexSpec("none")
         kept = ("m", "ef_construction", "ef_search")
         params = dict(wanted.params) if wanted is not None and wanted.type == "hnsw" else {}
         params |= self._option("index") or {}
@@ -371,8 +530,8 @@ class QdrantStore(Target):
     # Shared by them
 
     @property
-    def _vector(self) -> tuple[str, VectorSpec]:
-        """The vector's name here, and its spec; looked up once."""
+    def _vectors(self) -> tuple[Chosen, ...]:
+        """The vectors that are moved; looked up once."""
         if self._known is None and self.describe() is None:
             raise self._missing()
         assert self._known is not None
@@ -381,42 +540,109 @@ class QdrantStore(Target):
     def _missing(self) -> StoreError:
         return CollectionNotFoundError(f"{self._place} does not exist")
 
-    def _chosen(self, found: Mapping[str, Any]) -> tuple[str, VectorSpec]:
-        """The one vector that is moved.
+    @property
+    def _chosen_names(self) -> list[str] | None:
+        """What the location's ``vectors`` names; None for all."""
+        wanted = self._option("vectors")
+        if wanted is None or wanted == "all":
+            return None
+        return [str(each) for each in wanted] if isinstance(wanted, list) else [str(wanted)]
+
+    def _chosen(self, vectors: Mapping[str, Mapping[str, Any] | None]) -> tuple[Chosen, ...]:
+        """The vectors that are moved, in the order of their names.
 
         Raises:
-            StoreError: There is none of that name, several and none is named, or its kind
-                is not supported.
+            StoreError: There is none of a name, or one has a distance that nobody shares.
         """
-        configs = vector_configs(found["params"].get("vectors"))
-        wanted = self._option("vectors")
-        listed = ", ".join(sorted(configs)) or "none"
-        if wanted is None and len(configs) != 1:
-            raise StoreError(
-                f"{self._place} has {len(configs)} dense vectors ({listed}); expected one",
-                f"choose one: `{self.location.side}.vectors: <name>`" if configs else "",
+        wanted = self._chosen_names
+        names = sorted(vectors) if wanted is None else sorted(set(wanted))
+        for name in names:
+            if name not in vectors:
+                raise StoreError(
+                    f"{self._place} has no vector {name!r}; it has: "
+                    f"{', '.join(sorted(vectors)) or 'none'}",
+                    f"correct `{self.location.side}.vectors`",
+                )
+        return tuple(
+            Chosen(
+                name,
+                DEFAULT_VECTOR if len(names) == 1 else name,
+                self._spec_of(name, vectors[name]),
             )
-        name = next(iter(configs)) if wanted is None else str(wanted)
-        if name not in configs:
+            for name in names
+        )
+
+    def _spec_of(self, name: str, config: Mapping[str, Any] | None) -> VectorSpec:
+        return vector_spec(name, config, self._place)
+
+    def _chosen_vector(self, key: str) -> Chosen:
+        """The vector that a search asks for, by its name in batches.
+
+        Raises:
+            StoreError: There is none, or it is a sparse one.
+        """
+        chosen = self._vectors
+        found = chosen[0] if len(chosen) == 1 else next((e for e in chosen if e.key == key), None)
+        if found is None or found.spec.kind is VectorKind.SPARSE:
+            listed = ", ".join(str(e) for e in chosen if e.spec.kind is not VectorKind.SPARSE)
             raise StoreError(
-                f"{self._place} has no vector {name!r}; it has: {listed}",
-                f"correct `{self.location.side}.vectors`",
+                f"{self._place} has no vector {key!r} that dense queries can be put to; it has: "
+                f"{listed or 'none'}"
             )
-        spec = vector_spec(name, configs[name], self._place)
-        if spec.kind is not VectorKind.DENSE:
+        return found
+
+    def _columns(self, batch: Batch) -> Columns:
+        """The batch's vectors under their names here.
+
+        Raises:
+            StoreError: It has vectors that are not written here, or of another kind.
+            PartialWriteError: A dense vector has another number of components.
+        """
+        chosen = self._vectors
+        came: dict[VectorKind, Mapping[str, Any]] = {
+            VectorKind.DENSE: batch.vectors,
+            VectorKind.SPARSE: batch.sparse,
+            VectorKind.MULTI: batch.multi,
+        }
+        names = [(kind, name) for kind in came for name in came[kind]]
+        if len(chosen) == 1 and len(names) == 1:
+            known = {names[0]: chosen[0]} if names[0][0] is chosen[0].spec.kind else {}
+        else:
+            known = {(each.spec.kind, each.key): each for each in chosen}
+        wrong = [each for each in names if each not in known]
+        if wrong:
+            expected = ", ".join(f"{each} ({each.spec.kind})" for each in chosen)
             raise StoreError(
-                f"{self._place}: vector {name!r} is a multi-vector; expected a dense one",
-                f"choose another: `{self.location.side}.vectors: <name>`",
+                f"{self._place}: a batch came with the {wrong[0][0]} vector {wrong[0][1]!r}; "
+                f"expected {expected}"
             )
-        return name, spec
+        dense, present = {}, {}
+        for name, array in batch.vectors.items():
+            each = known[VectorKind.DENSE, name]
+            if array.shape[1] != each.spec.dim:
+                failed = f"its vector has {array.shape[1]} components; the collection holds "
+                raise PartialWriteError(
+                    f"{self._place}: vectors of {array.shape[1]} components came; expected "
+                    f"{each.spec.dim}; nothing of this batch was written",
+                    dict.fromkeys(batch.ids, failed + str(each.spec.dim)),
+                )
+            dense[each.name] = array
+            if name in batch.present:
+                present[each.name] = batch.present[name]
+        return Columns(
+            dense,
+            present,
+            {known[VectorKind.SPARSE, name].name: each for name, each in batch.sparse.items()},
+            {known[VectorKind.MULTI, name].name: each for name, each in batch.multi.items()},
+        )
 
     def _batch(
         self,
         ids: list[Id],
         payloads: list[dict[str, Any]],
-        vectors: FloatArray | None,
-        present: BoolArray | None,
+        columns: Columns,
         select: Select,
+        namespace: str = "",
     ) -> Batch:
         """Columns as *select* asks for them; takes *payloads* apart in place."""
         n, field = len(ids), self._document_field
@@ -427,16 +653,32 @@ class QdrantStore(Target):
             if type(document) is str:
                 del payload[field]
                 documents[row] = document
-        named: dict[str, FloatArray] = {}
-        if Select.VECTORS in select:
-            dim = self._vector[1].dim
-            named[DEFAULT_VECTOR] = np.zeros((0, dim), np.float32) if vectors is None else vectors
+        vectors: dict[str, FloatArray] = {}
+        sparse: dict[str, list[SparseVector | None]] = {}
+        multi: dict[str, list[FloatArray | None]] = {}
+        present = {}
+        for each in self._vectors if Select.VECTORS in select else ():
+            match each.spec.kind:
+                case VectorKind.DENSE:
+                    blank = np.zeros((n, each.spec.dim), np.float32)
+                    vectors[each.key] = columns.dense.get(each.name, blank)
+                    if each.name in columns.present:
+                        present[each.key] = columns.present[each.name]
+                case VectorKind.SPARSE:
+                    sparse[each.key] = columns.sparse.get(each.name, [None] * n)
+                case VectorKind.MULTI:
+                    multi[each.key] = columns.multi.get(each.name, [None] * n)
+                case _:
+                    assert_never(each.spec.kind)
         return Batch(
             ids=ids,
-            vectors=named,
+            vectors=vectors,
             documents=documents if Select.DOCUMENTS in select else [None] * n,
             metadata=Metadata(objects=payloads if Select.METADATA in select else [{} for _ in ids]),
-            present={} if present is None else {DEFAULT_VECTOR: present},
+            namespace=namespace,
+            present=present,
+            sparse=sparse,
+            multi=multi,
         )
 
     def _option(self, key: str) -> Any:
@@ -480,16 +722,36 @@ def name_problem(name: str) -> str:
     return "" if 1 <= len(name.encode()) <= 255 else "is not 1 to 255 bytes long"
 
 
-def only_dense(wanted: CollectionSpec) -> tuple[str, VectorSpec]:
-    """The only dense vector of a wanted collection.
+def _pruned(settings: Any) -> Any:
+    """*settings* without nulls, in however deep an object."""
+    if not isinstance(settings, Mapping):
+        return settings
+    return {key: _pruned(value) for key, value in settings.items() if value is not None}
 
-    Raises:
-        StoreError: It has several, or none.
-    """
-    dense = {k: v for k, v in wanted.vectors.items() if v.kind is VectorKind.DENSE}
-    if len(dense) != 1:
-        raise StoreError(f"qdrant: a collection of {len(dense)} dense vectors; expected one")
-    return next(iter(dense.items()))
+
+def _summary(name: str, spec: VectorSpec) -> str:
+    """One vector in a few words: ``384 dims as 'text', cosine``."""
+    named = f" as {name!r}" if name else ""
+    if spec.kind is VectorKind.SPARSE:
+        return f"sparse{named}"
+    tokens = "multi-vectors of " if spec.kind is VectorKind.MULTI else ""
+    return f"{tokens}{spec.dim} dims{named}, {spec.metric}"
+
+
+_GUESSED_TOKENS, _GUESSED_TERMS = 64, 256
+
+
+def _guessed_bytes(spec: VectorSpec) -> int:
+    """What one record's vector takes up, where that is not known before it came."""
+    match spec.kind:
+        case VectorKind.DENSE:
+            return 4 * spec.dim
+        case VectorKind.MULTI:
+            return 4 * spec.dim * _GUESSED_TOKENS
+        case VectorKind.SPARSE:
+            return 8 * _GUESSED_TERMS
+        case _:
+            assert_never(spec.kind)
 
 
 def _class_for(location: Location) -> type[QdrantStore]:
@@ -518,25 +780,6 @@ def _class_for(location: Location) -> type[QdrantStore]:
     return found
 
 
-def _only_vector(batch: Batch, dim: int, place: str) -> tuple[FloatArray, BoolArray | None]:
-    if not batch.vectors:
-        return np.zeros((len(batch), dim), np.float32), np.zeros(len(batch), np.bool_)
-    if len(batch.vectors) != 1 or batch.sparse or batch.multi:
-        raise StoreError(
-            f"{place}: a batch came with vectors {sorted([*batch.vectors, *batch.sparse])}; "
-            "expected one dense vector"
-        )
-    name, vectors = next(iter(batch.vectors.items()))
-    if vectors.shape[1] != dim:
-        failed = f"its vector has {vectors.shape[1]} components; the collection holds {dim}"
-        raise PartialWriteError(
-            f"{place}: vectors of {vectors.shape[1]} components came; expected {dim}; nothing of "
-            "this batch was written",
-            dict.fromkeys(batch.ids, failed),
-        )
-    return vectors, batch.present.get(name)
-
-
 def _cut(batch: Batch, most: int | None) -> Iterator[Batch]:
     """Parts of at most *most* bytes, by `Batch.size_bytes`; a larger record comes alone."""
     if most is None or batch.size_bytes <= most:
@@ -544,6 +787,12 @@ def _cut(batch: Batch, most: int | None) -> Iterator[Batch]:
         return
     sizes = np.array([len(text) for text in batch.metadata.texts()], dtype=np.int64)
     sizes += sum(array.shape[1] * 4 for array in batch.vectors.values())
+    for sparse in batch.sparse.values():
+        sizes += [
+            0 if each is None else each.indices.nbytes + each.values.nbytes for each in sparse
+        ]
+    for multi in batch.multi.values():
+        sizes += [0 if each is None else each.nbytes for each in multi]
     sizes += np.array([len(document or "") for document in batch.documents], dtype=np.int64)
     start, total = 0, 0
     for row, size in enumerate(sizes.tolist()):
@@ -572,5 +821,12 @@ def joined(parts: Sequence[Batch]) -> Batch:
                 [part.present.get(name, np.ones(len(part), np.bool_)) for part in parts]
             )
             for name in masked
+        },
+        namespace=parts[0].namespace,
+        sparse={
+            name: [each for part in parts for each in part.sparse[name]] for name in parts[0].sparse
+        },
+        multi={
+            name: [each for part in parts for each in part.multi[name]] for name in parts[0].multi
         },
     )

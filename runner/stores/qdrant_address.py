@@ -11,11 +11,14 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from runner.errors import Id, PlanError, StoreError, TransientStoreError
-from runner.model import BoolArray, FloatArray
+from runner.model import FloatArray
 from runner.stores.base import Connection, Location
+from runner.stores.qdrant_points import Chosen, Columns
 from runner.stores.qdrant_wire import Rows
 
-__all__ = ["Address", "FullError", "RefusedError", "Transport", "Want", "certificate_error"]
+__all__ = [
+    "Address", "FullError", "RefusedError", "ShardKey", "Transport", "Want", "certificate_error",
+]  # fmt: skip
 
 _REST_PORT, _GRPC_PORT = 6333, 6334
 _BROKEN_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
@@ -30,18 +33,22 @@ class FullError(TransientStoreError):
     """Something was exhausted and nobody said for how long: a rate, or a message's size."""
 
 
+ShardKey = str | int
+"""A key of a collection with custom sharding."""
+
+
 @dataclass(frozen=True)
 class Want:
     """Which columns a read asks for.
 
     Attributes:
-        vector: The vector's name; None for no vectors.
-        dim: Its number of components.
+        vectors: The vectors; empty for none.
+        every: Whether these are all that the collection has.
         payload: True for all of it, False for none, or only these fields.
     """
 
-    vector: str | None
-    dim: int
+    vectors: tuple[Chosen, ...]
+    every: bool
     payload: bool | tuple[str, ...]
 
 
@@ -50,6 +57,7 @@ class Transport(Protocol):
 
     Settings and answers about collections are JSON as REST has it.  All raise the
     `StoreError` that fits, `RefusedError` where the server found the request wrong.
+    With a *shard*, points of that shard key are meant, without one those of all.
     """
 
     request_bytes: int
@@ -60,7 +68,7 @@ class Transport(Protocol):
         ...
 
     def create(self, collection: str, settings: Mapping[str, Any]) -> None:
-        """Make a collection: ``vectors``, ``hnsw_config``."""
+        """Make a collection with these settings."""
         ...
 
     def update(self, collection: str, settings: Mapping[str, Any]) -> None:
@@ -71,51 +79,81 @@ class Transport(Protocol):
         """Remove a collection; fine if it does not exist."""
         ...
 
-    def aliases(self, collection: str) -> list[str]:
-        """The names that also stand for *collection*."""
+    def index_field(self, collection: str, field: str, schema: Mapping[str, Any]) -> None:
+        """Make a payload index; *schema* has its ``type`` and parameters."""
         ...
 
-    def alias(self, collection: str, *, add: str | None, remove: Sequence[str]) -> None:
-        """Change aliases as one act."""
+    def aliases(self) -> dict[str, str]:
+        """Every alias → the collection that it stands for."""
         ...
 
-    def count(self, collection: str) -> int:
-        """Exact number of points."""
+    def alias(self, *, remove: Sequence[str], add: Mapping[str, str]) -> None:
+        """Remove aliases, then make others (alias → collection), as one act."""
         ...
 
-    def scroll(self, collection: str, start: Id | None, limit: int, want: Want) -> Rows:
+    def shard_keys(self, collection: str) -> list[ShardKey]:
+        """The keys of a collection with custom sharding."""
+        ...
+
+    def add_shard_key(self, collection: str, shard: ShardKey) -> None:
+        """Make a shard key."""
+        ...
+
+    def count(
+        self, collection: str, *, has_vector: str | None = None, shard: ShardKey | None = None
+    ) -> int:
+        """Exact number of points, or of those that have this vector."""
+        ...
+
+    def scroll(
+        self,
+        collection: str,
+        start: Id | None,
+        limit: int,
+        want: Want,
+        shard: ShardKey | None = None,
+    ) -> Rows:
         """The first *limit* points from id *start* on."""
         ...
 
-    def retrieve(self, collection: str, ids: Sequence[Id], want: Want) -> Rows:
+    def retrieve(
+        self, collection: str, ids: Sequence[Id], want: Want, shard: ShardKey | None = None
+    ) -> Rows:
         """These points, in any order."""
         ...
 
-    def sample(self, collection: str, n: int) -> list[Id]:
+    def sample(self, collection: str, n: int, shard: ShardKey | None = None) -> list[Id]:
         """Ids of *n* random points."""
         ...
 
     def encode(
         self,
-        vector: str,
+        vectors: tuple[Chosen, ...],
         ids: Sequence[Id],
-        vectors: FloatArray,
-        present: BoolArray | None,
+        columns: Columns,
         payloads: Sequence[Mapping[str, Any]],
     ) -> tuple[list[bytes], dict[int, str]]:
         """Each point as it goes over the wire; row → reason where that cannot be said."""
         ...
 
-    def upsert(self, collection: str, points: Sequence[bytes]) -> None:
+    def upsert(
+        self, collection: str, points: Sequence[bytes], shard: ShardKey | None = None
+    ) -> None:
         """Write encoded points; on return they are applied."""
         ...
 
-    def delete(self, collection: str, ids: Sequence[Id]) -> None:
+    def delete(self, collection: str, ids: Sequence[Id], shard: ShardKey | None = None) -> None:
         """Remove points; on return they are gone."""
         ...
 
     def search(
-        self, collection: str, queries: FloatArray, k: int, vector: str, params: Mapping[str, Any]
+        self,
+        collection: str,
+        queries: FloatArray,
+        k: int,
+        vector: Chosen,
+        params: Mapping[str, Any],
+        shard: ShardKey | None = None,
     ) -> list[list[tuple[Id, float]]]:
         """The *k* nearest points of each query with their scores, best first."""
         ...

@@ -3,7 +3,9 @@
 The engine checks less than the server does (it takes ``True`` and NaN) and raises bare
 `Exception`, so ids, values and vectors are checked before it sees them.  Loading a shard
 writes to its folder: whoever only reads gets a private copy.  Searches are exact unless
-``index.type: hnsw`` is asked for.
+``index.type: hnsw`` is asked for.  Named, sparse and multi-vectors are the server's; of its
+settings a shard takes over data types, what lies on disk, and payload indexes by their
+types; it knows no shards, replicas or aliases, and its vectors are not quantised here.
 """
 
 from __future__ import annotations
@@ -26,7 +28,6 @@ from runner.errors import CollectionMismatchError, Id, PlanError, StoreError
 from runner.model import (
     DEFAULT_VECTOR,
     Batch,
-    BoolArray,
     Capabilities,
     CollectionSpec,
     Endpoint,
@@ -36,10 +37,20 @@ from runner.model import (
     IndexSpec,
     Metric,
     Select,
+    Severity,
+    SparseVector,
+    VectorKind,
 )
 from runner.stores.base import Access, Location
-from runner.stores.qdrant import PrivateCopy, QdrantStore, name_problem, only_dense
-from runner.stores.qdrant_points import METRICS, bad_values, is_id, prepared
+from runner.stores.qdrant import PrivateCopy, QdrantStore, name_problem
+from runner.stores.qdrant_points import (
+    Columns,
+    all_vectors,
+    bad_values,
+    is_id,
+    plain_columns,
+    prepared,
+)
 from runner.stores.whereabouts import Whereabouts
 
 __all__ = ["QdrantEdge"]
@@ -48,6 +59,7 @@ _CONFIG = "edge_config.json"
 _MARK = "runner-mark"
 _HNSW = {"m": 16, "ef_construction": 100}
 _DELETED_AT_ONCE = 10_000
+_SPARSE_INDEX = ("full_scan_threshold", "on_disk", "datatype")
 
 
 class QdrantEdge(QdrantStore):
@@ -133,16 +145,22 @@ class QdrantEdge(QdrantStore):
                 f"{self._place} exists already; expected it not to",
                 "choose another folder, or say what is to happen: `target.if_exists`",
             )
-        _, wanted = only_dense(spec)
-        distance = {metric: name for name, metric in METRICS.items()}[wanted.metric]
-        params = edge.EdgeVectorParams(size=wanted.dim, distance=getattr(edge.Distance, distance))
-        name = str(spec.extra.get("vector_name") or "")
-        config = edge.EdgeConfig(vectors={name: params} if name else params)
+        settings = self._settings(spec)
+        config = edge.EdgeConfig(
+            **_vectors(settings),
+            on_disk_payload=(spec.extra.get("settings") or {}).get("on_disk_payload"),
+        )
+        indexes = spec.extra.get("payload_indexes") or {}
         beside = self._folder.with_name(f".{self._folder.name}.new")
         with self._on_disk():
             shutil.rmtree(beside, ignore_errors=True)
             beside.parent.mkdir(parents=True, exist_ok=True)
             shard = self._do(lambda: edge.EdgeShard.create(str(beside), config))
+            for name, schema in indexes.items():
+                field = self._document_field if name == spec.extra.get("document_field") else name
+                kind = getattr(edge.PayloadSchemaType, str(schema["type"]).capitalize())
+                made = edge.UpdateOperation.create_field_index(field, kind)
+                self._do(partial(shard.update, made))
             self._do(shard.flush)
             self._do(shard.close)
             beside.rename(self._folder)  # over an empty folder, too
@@ -191,12 +209,12 @@ class QdrantEdge(QdrantStore):
         """Build the HNSW index, where one is asked for."""
         if spec.index is None or spec.index.type != "hnsw" or not self._asked_for_hnsw:
             return
-        name, vector = self._vector
-        distance = {metric: each for each, metric in METRICS.items()}[vector.metric]
-        params = edge.EdgeVectorParams(size=vector.dim, distance=getattr(edge.Distance, distance))
         wanted = {**_HNSW, **spec.index.params}
+        raw = self._describe_raw()
+        if raw is None:
+            raise self._missing()
         config = edge.EdgeConfig(
-            vectors={name: params} if name else params,
+            **_vectors(raw["params"]),
             hnsw_config=edge.HnswIndexConfig(
                 m=int(wanted["m"]),
                 ef_construct=int(wanted["ef_construction"]),
@@ -222,6 +240,19 @@ class QdrantEdge(QdrantStore):
 
     def _index_of(self, hnsw: Mapping[str, Any]) -> IndexSpec:
         return super()._index_of(hnsw) if hnsw else IndexSpec("flat")
+
+    def _carry_findings(self, wanted: CollectionSpec) -> list[Finding]:
+        settings = wanted.extra.get("settings") or {}
+        left = [
+            *(["quantisation"] if wanted.extra.get("quantization") else []),
+            *(["replicas"] if settings.get("replication_factor", 1) > 1 else []),
+            *(["shards"] if settings.get("shard_number", 1) > 1 else []),
+            *(["shard keys"] if wanted.extra.get("shard_keys") else []),
+        ]
+        if not left:
+            return []
+        what = f"an embedded shard has no {', '.join(left)}: those of the source stay behind"
+        return [Finding(what, severity=Severity.NOTE, key=f"{self.location.side}.path")]
 
     def _place_findings(self, size_bytes: int) -> list[Finding]:
         key = f"{self.location.side}.path"
@@ -269,16 +300,18 @@ class QdrantEdge(QdrantStore):
         namespace: str = "",
     ) -> Hits:
         """The nearest points; similarities for cosine and dot, distances for l2."""
-        del vector, namespace  # one vector a collection, whatever its name
-        name, spec = self._vector
+        del namespace
+        chosen = self._chosen_vector(vector)
         ef = (self._option("index") or {}).get("ef_search")
         params = edge.SearchParams(exact=exact, hnsw_ef=int(ef) if ef and not exact else None)
         ids: list[list[Id]] = []
         scores: list[list[float]] = []
-        for query in prepared(queries.astype(np.float32), spec.metric).tolist():
+        tokens = chosen.spec.kind is VectorKind.MULTI
+        for query in prepared(queries.astype(np.float32), chosen.spec).tolist():
+            asked: Any = [query] if tokens else query
             request = edge.QueryRequest(
                 limit=k,
-                query=edge.Query.Nearest(query, using=name or None),
+                query=edge.Query.Nearest(asked, using=chosen.name or None),
                 params=params,
                 with_payload=False,
                 with_vector=False,
@@ -286,7 +319,7 @@ class QdrantEdge(QdrantStore):
             hits = self._do(partial(self._shard.query, request))
             ids.append([_id(hit.id) for hit in hits])
             scores.append([hit.score for hit in hits])
-        return Hits(ids, scores, higher_is_better=spec.metric is not Metric.L2)
+        return Hits(ids, scores, higher_is_better=chosen.spec.metric is not Metric.L2)
 
     # What `QdrantStore` asks for
 
@@ -304,16 +337,45 @@ class QdrantEdge(QdrantStore):
             return None
         except (NotADirectoryError, ValueError) as error:
             raise StoreError(f"{self._folder} is not a Qdrant shard: {error}") from error
+        sparse = {
+            name: {
+                "modifier": each.get("modifier"),
+                "index": {key: each[key] for key in _SPARSE_INDEX if each.get(key) is not None},
+            }
+            for name, each in (found.get("sparse_vectors") or {}).items()
+        }
+        on_disk = found.get("on_disk_payload")
+        indexes = self._field_indexes()
         extra = {
-            key: found[key] for key in ("sparse_vectors", "quantization_config") if found.get(key)
+            "payload_indexes": indexes,
+            "document_field": self._document_field if self._document_field in indexes else None,
+            "settings": {} if on_disk is None else {"on_disk_payload": on_disk},
         }
         return {
-            "params": {"vectors": found.get("vectors")},
+            "params": {"vectors": found.get("vectors"), "sparse_vectors": sparse},
             "hnsw_config": found.get("hnsw_config"),
+            "quantization_config": found.get("quantization_config"),
             "extra": extra,
         }
 
-    def _scroll(self, start: Id | None, limit: int, select: Select) -> tuple[Batch, bool]:
+    def _field_indexes(self) -> dict[str, dict[str, Any]]:
+        """Field → schema of the payload indexes; the shard's own files say so unopened."""
+        found: dict[str, dict[str, Any]] = {}
+        for config in sorted(self._folder.glob("segments/*/payload_index/config.json")):
+            try:
+                fields = json.loads(config.read_text("utf-8")).get("indexed_fields") or {}
+            except FileNotFoundError:  # the segment was merged into another meanwhile
+                continue
+            except ValueError as error:
+                raise StoreError(f"{config} is damaged: {error}") from error
+            for field, schema in fields.items():
+                found[field] = {"type": schema} if isinstance(schema, str) else dict(schema)
+        return found
+
+    def _scroll(
+        self, start: Id | None, limit: int, select: Select, namespace: str
+    ) -> tuple[Batch, bool]:
+        del namespace
         request = edge.ScrollRequest(
             offset=start,
             limit=limit,
@@ -323,7 +385,8 @@ class QdrantEdge(QdrantStore):
         records, _ = self._do(lambda: self._shard.scroll(request))
         return self._of(records, select), len(records) == limit
 
-    def _retrieve(self, ids: Sequence[Id], select: Select) -> Batch:
+    def _retrieve(self, ids: Sequence[Id], select: Select, namespace: str) -> Batch:
+        del namespace
         wanted, payload, vectors = list(ids), self._with_payload(select), Select.VECTORS in select
         return self._of(
             self._do(lambda: self._shard.retrieve(wanted, payload, vectors)), select
@@ -337,18 +400,19 @@ class QdrantEdge(QdrantStore):
     def _of(self, records: Sequence[Any], select: Select) -> Batch:
         ids = [_id(each.id) for each in records]
         payloads = [each.payload or {} for each in records]
-        if Select.VECTORS not in select:
-            return self._batch(ids, payloads, None, None, select)
-        name, spec = self._vector
-        blank = [0.0] * spec.dim
-        found = [each.vector for each in records]
-        rows = [each.get(name) if isinstance(each, dict) else each for each in found]
-        present = np.array([bool(each) for each in rows], dtype=np.bool_)
-        vectors = np.array([each or blank for each in rows], dtype=np.float32)
-        vectors = vectors.reshape(len(rows), spec.dim)
-        return self._batch(ids, payloads, vectors, None if present.all() else present, select)
+        columns = Columns()
+        if Select.VECTORS in select:
+            found = [each.vector for each in records]
+            columns = plain_columns(
+                [each if isinstance(each, dict) else {"": each} for each in found],
+                self._vectors,
+                lambda each: (each.indices, each.values),
+                self._place,
+            )
+        return self._batch(ids, payloads, columns, select)
 
-    def _sample_ids(self, n: int) -> list[Id]:
+    def _sample_ids(self, n: int, namespace: str) -> list[Id]:
+        del namespace
         hits = self._do(
             lambda: self._shard.query(edge.QueryRequest(limit=n, query=edge.Sample.Random))
         )
@@ -356,20 +420,29 @@ class QdrantEdge(QdrantStore):
 
     def _upsert(
         self,
-        name: str,
         ids: Sequence[Id],
-        vectors: FloatArray,
-        present: BoolArray | None,
+        columns: Columns,
         payloads: Sequence[Mapping[str, Any]],
         failed: dict[int, str],
+        namespace: str,
     ) -> dict[int, str]:
+        if namespace:
+            raise StoreError(f"{self._place} has no namespaces: a batch of {namespace!r} came")
         reasons = bad_values(payloads) | failed
-        rows = vectors.tolist()
+        plain: dict[str, Sequence[Any]] = {
+            **{name: array.tolist() for name, array in columns.dense.items()},
+            **{name: list(map(_sparse, each)) for name, each in columns.sparse.items()},
+            **{
+                name: [each if each is None else each.tolist() for each in column]
+                for name, column in columns.multi.items()
+            },
+        }
         points = []
-        for row, (each, vector, payload) in enumerate(zip(ids, rows, payloads, strict=True)):
+        for row, (each, payload) in enumerate(zip(ids, payloads, strict=True)):
             if row not in reasons:
-                here = present is None or present[row]
-                value: Any = ({name: vector} if name else vector) if here else {}
+                value: Any = {
+                    name: column[row] for name, column in plain.items() if columns.has(name, row)
+                }
                 points.append(edge.Point(each, value, dict(payload)))
         if points:
             operation = edge.UpdateOperation.upsert_points(points)
@@ -437,6 +510,51 @@ def _folder_of(location: Location) -> Path:
     return (
         path if path.name == collection and (path / _CONFIG).is_file() else path / str(collection)
     )
+
+
+def _vectors(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``vectors`` and ``sparse_vectors`` of a configuration; *settings* as REST has them."""
+    vectors = {
+        name: _vector_params(each)
+        for name, each in all_vectors(settings).items()
+        if each is not None
+    }
+    sparse = settings.get("sparse_vectors") or {}
+    return {
+        "vectors": vectors,
+        "sparse_vectors": {name: _sparse_params(each) for name, each in sparse.items()},
+    }
+
+
+def _vector_params(settings: Mapping[str, Any]) -> Any:
+    tokens = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
+    return edge.EdgeVectorParams(
+        size=settings["size"],
+        distance=getattr(edge.Distance, settings["distance"]),
+        on_disk=settings.get("on_disk"),
+        multivector_config=tokens if settings.get("multivector_config") else None,
+        datatype=_datatype(settings.get("datatype")),
+    )
+
+
+def _sparse_params(settings: Mapping[str, Any]) -> Any:
+    index = settings.get("index") or {}
+    return edge.EdgeSparseVectorParams(
+        full_scan_threshold=index.get("full_scan_threshold"),
+        on_disk=index.get("on_disk"),
+        modifier=edge.Modifier.Idf if settings.get("modifier") == "idf" else None,
+        datatype=_datatype(index.get("datatype")),
+    )
+
+
+def _datatype(name: str | None) -> Any:
+    return None if name is None else getattr(edge.VectorStorageDatatype, name.capitalize())
+
+
+def _sparse(vector: SparseVector | None) -> Any:
+    if vector is None:
+        return None
+    return edge.SparseVector(vector.indices.tolist(), vector.values.tolist())
 
 
 def _id(found: Any) -> Id:

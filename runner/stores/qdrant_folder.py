@@ -25,13 +25,11 @@ import numpy as np
 from runner.errors import CapabilityError, CollectionNotFoundError, Id, PlanError, StoreError
 from runner.model import (
     Batch,
-    BoolArray,
     Capabilities,
     CollectionSpec,
     Endpoint,
     Fidelity,
     Finding,
-    FloatArray,
     IndexSpec,
     Proposal,
     Select,
@@ -39,7 +37,7 @@ from runner.model import (
 )
 from runner.stores.base import Access, Location
 from runner.stores.qdrant import PrivateCopy, QdrantStore
-from runner.stores.qdrant_points import is_id, order_of
+from runner.stores.qdrant_points import Columns, is_id, order_of, plain_columns
 from runner.stores.whereabouts import Whereabouts
 
 __all__ = ["QdrantFolder"]
@@ -127,12 +125,11 @@ class QdrantFolder(QdrantStore):
 
     def _upsert(
         self,
-        name: str,
         ids: Sequence[Id],
-        vectors: FloatArray,
-        present: BoolArray | None,
+        columns: Columns,
         payloads: Sequence[Mapping[str, Any]],
         failed: dict[int, str],
+        namespace: str,
     ) -> dict[int, str]:
         self._refuse()
 
@@ -143,17 +140,21 @@ class QdrantFolder(QdrantStore):
 
     def _describe_raw(self) -> dict[str, Any] | None:
         found = _meta(self._folder)["collections"].get(self._collection_name)
-        return None if found is None else {"params": {"vectors": found.get("vectors")}}
+        if found is None:
+            return None
+        return {"params": {key: found.get(key) for key in ("vectors", "sparse_vectors")}}
 
-    def _chosen(self, found: Mapping[str, Any]) -> tuple[str, VectorSpec]:
-        name, spec = super()._chosen(found)
+    def _spec_of(self, name: str, config: Mapping[str, Any] | None) -> VectorSpec:
         # Local mode keeps vectors as they were given, under every metric and type.
-        return name, replace(spec, dtype="float32", fidelity=Fidelity.EXACT, tolerance=0.0)
+        spec = super()._spec_of(name, config)
+        return replace(spec, dtype="float32", fidelity=Fidelity.EXACT, tolerance=0.0)
 
     def _index_of(self, hnsw: Mapping[str, Any]) -> IndexSpec:
         return IndexSpec("flat")
 
-    def _scroll(self, start: Id | None, limit: int, select: Select) -> tuple[Batch, bool]:
+    def _scroll(
+        self, start: Id | None, limit: int, select: Select, namespace: str
+    ) -> tuple[Batch, bool]:
         self._open()
         at = 0
         if start is not None:
@@ -169,34 +170,29 @@ class QdrantFolder(QdrantStore):
         some = self._order[at : at + limit]
         return self._of(some, select), at + limit < len(self._order)
 
-    def _retrieve(self, ids: Sequence[Id], select: Select) -> Batch:
+    def _retrieve(self, ids: Sequence[Id], select: Select, namespace: str) -> Batch:
         self._open()
         return self._of([each for each in ids if each in self._rows], select)
 
-    def _sample_ids(self, n: int) -> list[Id]:
+    def _sample_ids(self, n: int, namespace: str) -> list[Id]:
         self._open()
         return self._order[:: max(1, len(self._order) // max(1, n))]
 
     def _of(self, ids: list[Id], select: Select) -> Batch:
         if not select:
-            return self._batch(ids, [{} for _ in ids], None, None, select)
+            return self._batch(ids, [{} for _ in ids], Columns(), select)
         states = self._states(ids)
         payloads = [dict(each.get("payload") or {}) for each in states]
-        if Select.VECTORS not in select:
-            return self._batch(ids, payloads, None, None, select)
-        name, spec = self._vector
-        found = [each.get("vector") for each in states]
-        found = [each.get(name) if isinstance(each, dict) else each for each in found]
-        present = np.array([each is not None and len(each) > 0 for each in found], dtype=np.bool_)
-        vectors = np.zeros((len(ids), spec.dim), dtype=np.float32)
-        for row in np.flatnonzero(present).tolist():
-            try:
-                vectors[row] = np.asarray(found[row], dtype=np.float32)
-            except ValueError as error:
-                raise StoreError(
-                    f"{self._place}: the vector of {ids[row]!r} has not {spec.dim} components"
-                ) from error
-        return self._batch(ids, payloads, vectors, None if present.all() else present, select)
+        columns = Columns()
+        if Select.VECTORS in select:
+            found = [each.get("vector") for each in states]
+            columns = plain_columns(
+                [each if isinstance(each, dict) else {"": each} for each in found],
+                self._vectors,
+                lambda each: (each.state["indices"], each.state["values"]),
+                self._place,
+            )
+        return self._batch(ids, payloads, columns, select)
 
     def _states(self, ids: Sequence[Id]) -> list[dict[str, Any]]:
         database = self._open()

@@ -8,7 +8,8 @@ from typing import Any
 import grpc
 import numpy as np
 from qdrant_client import grpc as qdrant
-from qdrant_client.conversions.conversion import GrpcToRest
+from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
+from qdrant_client.http import models
 
 from runner.errors import (
     AuthError,
@@ -19,8 +20,16 @@ from runner.errors import (
     StoreError,
     TransientStoreError,
 )
-from runner.model import BoolArray, FloatArray
-from runner.stores.qdrant_address import Address, FullError, RefusedError, Want, certificate_error
+from runner.model import FloatArray, VectorKind
+from runner.stores.qdrant_address import (
+    Address,
+    FullError,
+    RefusedError,
+    ShardKey,
+    Want,
+    certificate_error,
+)
+from runner.stores.qdrant_points import Chosen, Columns
 from runner.stores.qdrant_wire import Encoder, Rows, decode_rows, replies
 
 __all__ = ["GrpcTransport"]
@@ -67,7 +76,7 @@ class GrpcTransport:
         self._timeout_s = address.connection.timeout_s
         self._metadata = tuple((key.lower(), value) for key, value in address.headers.items())
         self._channel = _channel(address)
-        self._encoders: dict[tuple[str, int], Encoder] = {}
+        self._encoders: dict[tuple[Chosen, ...], Encoder] = {}
         channel = self._channel
         self._collections = qdrant.CollectionsStub(channel)  # type: ignore[no-untyped-call]
         self._points = qdrant.PointsStub(channel)  # type: ignore[no-untyped-call]
@@ -109,17 +118,38 @@ class GrpcTransport:
 
     def create(self, collection: str, settings: Mapping[str, Any]) -> None:
         """Make a collection."""
-        vectors = settings["vectors"]
-        if isinstance(vectors.get("size"), int):
-            config = qdrant.VectorsConfig(params=_vector_params(vectors))
-        else:
-            named = {name: _vector_params(each) for name, each in vectors.items()}
-            config = qdrant.VectorsConfig(params_map=qdrant.VectorParamsMap(map=named))
+        try:
+            wanted = models.CreateCollection(**settings)
+        except ValueError as error:  # pydantic's errors are such
+            raise StoreError(
+                f"qdrant {self._address.grpc}: settings of {collection} cannot be said by the "
+                f"installed qdrant-client: {error}",
+                "upgrade it, or write `transport: rest`",
+            ) from error
         request = qdrant.CreateCollection(
             collection_name=collection,
-            vectors_config=config,
-            hnsw_config=qdrant.HnswConfigDiff(**settings.get("hnsw_config", {})),
+            shard_number=wanted.shard_number,
+            replication_factor=wanted.replication_factor,
+            write_consistency_factor=wanted.write_consistency_factor,
+            on_disk_payload=wanted.on_disk_payload,
+            metadata=RestToGrpc.convert_payload(wanted.metadata or {}),
         )
+        if wanted.vectors is not None:
+            request.vectors_config.CopyFrom(RestToGrpc.convert_vectors_config(wanted.vectors))
+        if wanted.sparse_vectors:
+            sparse = RestToGrpc.convert_sparse_vector_config(wanted.sparse_vectors)
+            request.sparse_vectors_config.CopyFrom(sparse)
+        if wanted.hnsw_config is not None:
+            request.hnsw_config.CopyFrom(RestToGrpc.convert_hnsw_config_diff(wanted.hnsw_config))
+        if wanted.optimizers_config is not None:
+            optimizers = RestToGrpc.convert_optimizers_config_diff(wanted.optimizers_config)
+            request.optimizers_config.CopyFrom(optimizers)
+        if wanted.quantization_config is not None:
+            quantization = RestToGrpc.convert_quantization_config(wanted.quantization_config)
+            request.quantization_config.CopyFrom(quantization)
+        if wanted.sharding_method is not None:
+            method: Any = RestToGrpc.convert_sharding_method(wanted.sharding_method)
+            request.sharding_method = method
         self._call(self._collections.Create, request)
 
     def update(self, collection: str, settings: Mapping[str, Any]) -> None:
@@ -142,32 +172,73 @@ class GrpcTransport:
         except CollectionNotFoundError:
             return
 
-    def aliases(self, collection: str) -> list[str]:
-        """The names that also stand for *collection*."""
-        request = qdrant.ListCollectionAliasesRequest(collection_name=collection)
-        reply = self._call(self._collections.ListCollectionAliases, request)
-        return [each.alias_name for each in reply.aliases]
+    def index_field(self, collection: str, field: str, schema: Mapping[str, Any]) -> None:
+        """Make a payload index."""
+        kind = str(schema["type"])
+        request = qdrant.CreateFieldIndexCollection(
+            collection_name=collection,
+            wait=True,
+            field_name=field,
+            field_type=qdrant.FieldType.Value(f"FieldType{kind.capitalize()}"),
+        )
+        if len(schema) > 1:
+            params = getattr(models, f"{kind.capitalize()}IndexParams")(**schema)
+            request.field_index_params.CopyFrom(RestToGrpc.convert_payload_schema_params(params))
+        self._applied(self._call(self._points.CreateFieldIndex, request))
 
-    def alias(self, collection: str, *, add: str | None, remove: Sequence[str]) -> None:
-        """Change aliases as one act."""
+    def aliases(self) -> dict[str, str]:
+        """Every alias → the collection that it stands for."""
+        reply = self._call(self._collections.ListAliases, qdrant.ListAliasesRequest())
+        return {each.alias_name: each.collection_name for each in reply.aliases}
+
+    def alias(self, *, remove: Sequence[str], add: Mapping[str, str]) -> None:
+        """Remove aliases, then make others, as one act."""
         actions = [
             qdrant.AliasOperations(delete_alias=qdrant.DeleteAlias(alias_name=name))
             for name in remove
         ]
-        if add is not None:
-            new = qdrant.CreateAlias(collection_name=collection, alias_name=add)
+        for name, collection in add.items():
+            new = qdrant.CreateAlias(collection_name=collection, alias_name=name)
             actions.append(qdrant.AliasOperations(create_alias=new))
         if actions:
             self._call(self._collections.UpdateAliases, qdrant.ChangeAliases(actions=actions))
 
+    def shard_keys(self, collection: str) -> list[ShardKey]:
+        """The keys of a collection with custom sharding."""
+        request = qdrant.CollectionClusterInfoRequest(collection_name=collection)
+        reply = self._call(self._collections.CollectionClusterInfo, request)
+        shards = [*reply.local_shards, *reply.remote_shards]
+        found = [each.shard_key for each in shards if each.HasField("shard_key")]
+        return list(dict.fromkeys(map(_plain_shard_key, found)))
+
+    def add_shard_key(self, collection: str, shard: ShardKey) -> None:
+        """Make a shard key."""
+        wanted = qdrant.CreateShardKey(shard_key=_shard_key(shard))
+        request = qdrant.CreateShardKeyRequest(collection_name=collection, request=wanted)
+        self._call(self._collections.CreateShardKey, request)
+
     # Reading points
 
-    def count(self, collection: str) -> int:
-        """Exact number of points."""
-        request = qdrant.CountPoints(collection_name=collection, exact=True)
+    def count(
+        self, collection: str, *, has_vector: str | None = None, shard: ShardKey | None = None
+    ) -> int:
+        """Exact number of points, or of those that have this vector."""
+        request = qdrant.CountPoints(
+            collection_name=collection, exact=True, shard_key_selector=_selector(shard)
+        )
+        if has_vector is not None:
+            condition = qdrant.HasVectorCondition(has_vector=has_vector)
+            request.filter.must.append(qdrant.Condition(has_vector=condition))
         return int(self._call(self._points.Count, request).result.count)
 
-    def scroll(self, collection: str, start: Id | None, limit: int, want: Want) -> Rows:
+    def scroll(
+        self,
+        collection: str,
+        start: Id | None,
+        limit: int,
+        want: Want,
+        shard: ShardKey | None = None,
+    ) -> Rows:
         """The first *limit* points from id *start* on."""
         request = qdrant.ScrollPoints(
             collection_name=collection,
@@ -175,26 +246,31 @@ class GrpcTransport:
             limit=limit,
             with_payload=_with_payload(want),
             with_vectors=_with_vectors(want),
+            shard_key_selector=_selector(shard),
         )
         return _rows(self._call(self._scroll, request).result, want)
 
-    def retrieve(self, collection: str, ids: Sequence[Id], want: Want) -> Rows:
+    def retrieve(
+        self, collection: str, ids: Sequence[Id], want: Want, shard: ShardKey | None = None
+    ) -> Rows:
         """These points, in any order."""
         request = qdrant.GetPoints(
             collection_name=collection,
             ids=[_point_id(each) for each in ids],
             with_payload=_with_payload(want),
             with_vectors=_with_vectors(want),
+            shard_key_selector=_selector(shard),
         )
         return _rows(self._call(self._get, request).result, want)
 
-    def sample(self, collection: str, n: int) -> list[Id]:
+    def sample(self, collection: str, n: int, shard: ShardKey | None = None) -> list[Id]:
         """Ids of *n* random points."""
         request = qdrant.QueryPoints(
             collection_name=collection,
             query=qdrant.Query(sample=qdrant.Sample.Random),
             limit=n,
             with_payload=qdrant.WithPayloadSelector(enable=False),
+            shard_key_selector=_selector(shard),
         )
         reply = self._call(self._points.Query, request)
         return [_id(each.id) for each in reply.result]
@@ -203,22 +279,25 @@ class GrpcTransport:
 
     def encode(
         self,
-        vector: str,
+        vectors: tuple[Chosen, ...],
         ids: Sequence[Id],
-        vectors: FloatArray,
-        present: BoolArray | None,
+        columns: Columns,
         payloads: Sequence[Mapping[str, Any]],
     ) -> tuple[list[bytes], dict[int, str]]:
         """Each point as a frame of the request."""
-        key = (vector, vectors.shape[1])
-        encoder = self._encoders.get(key)
+        encoder = self._encoders.get(vectors)
         if encoder is None:
-            encoder = self._encoders[key] = Encoder(*key)
-        return encoder.points(ids, vectors, present, payloads)
+            encoder = self._encoders[vectors] = Encoder(vectors)
+        return encoder.points(ids, columns, payloads)
 
-    def upsert(self, collection: str, points: Sequence[bytes]) -> None:
+    def upsert(
+        self, collection: str, points: Sequence[bytes], shard: ShardKey | None = None
+    ) -> None:
         """Write encoded points; on return they are applied."""
-        request = Encoder.head(collection) + b"".join(points)
+        fields = qdrant.UpsertPoints(
+            collection_name=collection, wait=True, shard_key_selector=_selector(shard)
+        )
+        request = fields.SerializeToString() + b"".join(points)
         try:
             self._applied(self._call(self._upsert, request))
         except FullError as error:
@@ -226,11 +305,14 @@ class GrpcTransport:
                 raise RefusedError(error.what) from error
             raise
 
-    def delete(self, collection: str, ids: Sequence[Id]) -> None:
+    def delete(self, collection: str, ids: Sequence[Id], shard: ShardKey | None = None) -> None:
         """Remove points; on return they are gone."""
         listed = qdrant.PointsIdsList(ids=[_point_id(each) for each in ids])
         request = qdrant.DeletePoints(
-            collection_name=collection, wait=True, points=qdrant.PointsSelector(points=listed)
+            collection_name=collection,
+            wait=True,
+            points=qdrant.PointsSelector(points=listed),
+            shard_key_selector=_selector(shard),
         )
         self._applied(self._call(self._points.Delete, request))
 
@@ -245,19 +327,25 @@ class GrpcTransport:
     # Searching
 
     def search(
-        self, collection: str, queries: FloatArray, k: int, vector: str, params: Mapping[str, Any]
+        self,
+        collection: str,
+        queries: FloatArray,
+        k: int,
+        vector: Chosen,
+        params: Mapping[str, Any],
+        shard: ShardKey | None = None,
     ) -> list[list[tuple[Id, float]]]:
         """The *k* nearest points of each query with their scores, best first."""
+        tokens = vector.spec.kind is VectorKind.MULTI
         searches = [
             qdrant.QueryPoints(
                 collection_name=collection,
-                query=qdrant.Query(
-                    nearest=qdrant.VectorInput(dense=qdrant.DenseVector(data=query))
-                ),
-                using=vector or None,
+                query=qdrant.Query(nearest=_query(query, tokens=tokens)),
+                using=vector.name or None,
                 limit=k,
                 params=qdrant.SearchParams(**params),
                 with_payload=qdrant.WithPayloadSelector(enable=False),
+                shard_key_selector=_selector(shard),
             )
             for query in queries.astype(np.float32).tolist()
         ]
@@ -353,7 +441,7 @@ def _retry_after(error: Any) -> float | None:
 
 def _rows(points: Sequence[Any], want: Want) -> Rows:
     try:
-        return decode_rows(points, want.vector or "", None if want.vector is None else want.dim)
+        return decode_rows(points, want.vectors)
     except ValueError as error:
         raise StoreError(f"qdrant: {error}", "did the collection change meanwhile?") from error
 
@@ -377,14 +465,32 @@ def _with_payload(want: Want) -> Any:
 
 
 def _with_vectors(want: Want) -> Any:
-    if not want.vector:
-        return qdrant.WithVectorsSelector(enable=want.vector is not None)
-    return qdrant.WithVectorsSelector(include=qdrant.VectorsSelector(names=[want.vector]))
+    if want.every or not want.vectors:
+        return qdrant.WithVectorsSelector(enable=bool(want.vectors))
+    names = [each.name for each in want.vectors]
+    return qdrant.WithVectorsSelector(include=qdrant.VectorsSelector(names=names))
 
 
-def _vector_params(settings: Mapping[str, Any]) -> Any:
-    distance = qdrant.Distance.Value(settings["distance"])
-    return qdrant.VectorParams(size=settings["size"], distance=distance)
+def _query(query: list[float], *, tokens: bool) -> Any:
+    dense = qdrant.DenseVector(data=query)
+    if tokens:
+        return qdrant.VectorInput(multi_dense=qdrant.MultiDenseVector(vectors=[dense]))
+    return qdrant.VectorInput(dense=dense)
+
+
+def _selector(shard: ShardKey | None) -> Any:
+    return None if shard is None else qdrant.ShardKeySelector(shard_keys=[_shard_key(shard)])
+
+
+def _shard_key(shard: ShardKey) -> Any:
+    if isinstance(shard, int):
+        return qdrant.ShardKey(number=shard)
+    return qdrant.ShardKey(keyword=shard)
+
+
+def _plain_shard_key(found: Any) -> ShardKey:
+    shard: ShardKey = found.number if found.WhichOneof("key") == "number" else found.keyword
+    return shard
 
 
 def _scalar(value: str | int | None) -> Any:

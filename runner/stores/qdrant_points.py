@@ -7,7 +7,8 @@ bounds of partitions are ids in that order, written ``i:17`` or ``u:6ba7b810-…
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,21 @@ import orjson
 
 from runner.errors import Id, StoreError
 from runner.jsonvalues import ValueKind, kind_of
-from runner.model import BoolArray, Fidelity, FloatArray, Metric, VectorKind, VectorSpec
+from runner.model import (
+    DEFAULT_VECTOR,
+    BoolArray,
+    Fidelity,
+    FloatArray,
+    Metric,
+    SparseVector,
+    VectorKind,
+    VectorSpec,
+)
 
 __all__ = [
-    "LAST_ID", "METRICS", "bad_values", "bad_vectors", "following", "id_of", "is_id", "order_of",
-    "prepared", "text_of", "vector_configs", "vector_spec",
+    "LAST_ID", "METRICS", "SPARSE_SPEC", "Chosen", "Columns", "all_vectors", "bad_values",
+    "bad_vectors", "following", "id_of", "is_id", "order_of", "ordered_sparse", "plain_columns",
+    "prepared", "prepared_columns", "text_of", "vector_spec",
 ]  # fmt: skip
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -70,22 +81,203 @@ def id_of(text: str) -> Id:
     return found
 
 
-def bad_vectors(vectors: FloatArray, present: BoolArray | None) -> dict[int, str]:
+# --- vectors ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One vector of a collection that is moved.
+
+    Attributes:
+        name: Its name in Qdrant; ``""`` for the unnamed one.
+        key: Its name in batches and specs: ``""`` where it is the only one that is moved.
+        spec: What it is.
+    """
+
+    name: str
+    key: str
+    spec: VectorSpec
+
+    def __str__(self) -> str:
+        return self.name or "the unnamed one"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The vectors of ``n`` points, under their names in Qdrant; a missing name: none has it.
+
+    Attributes:
+        dense: name → float32 array, shape ``(n, dim)``.
+        present: name → bool array, shape ``(n,)``, for dense vectors that some points lack.
+        sparse: name → ``n`` sparse vectors, None where a point has none.
+        multi: name → ``n`` float32 arrays, shape ``(tokens, dim)``, None where a point has none.
+    """
+
+    dense: Mapping[str, FloatArray] = field(default_factory=dict)
+    present: Mapping[str, BoolArray] = field(default_factory=dict)
+    sparse: Mapping[str, list[SparseVector | None]] = field(default_factory=dict)
+    multi: Mapping[str, list[FloatArray | None]] = field(default_factory=dict)
+
+    def take(self, rows: Sequence[int]) -> Columns:
+        """The points at *rows*, in that order."""
+        index = np.asarray(rows, dtype=np.intp)
+        return Columns(
+            dense={name: array[index] for name, array in self.dense.items()},
+            present={name: mask[index] for name, mask in self.present.items()},
+            sparse={name: [column[row] for row in rows] for name, column in self.sparse.items()},
+            multi={name: [column[row] for row in rows] for name, column in self.multi.items()},
+        )
+
+    def has(self, name: str, row: int) -> bool:
+        """Whether the point at *row* has the vector *name*."""
+        if name in self.dense:
+            mask = self.present.get(name)
+            return mask is None or bool(mask[row])
+        column: Sequence[Any] = self.sparse.get(name) or self.multi.get(name) or ()
+        return len(column) > row and column[row] is not None
+
+
+def plain_columns(
+    points: Sequence[Mapping[str, Any]],
+    chosen: Sequence[Chosen],
+    sparse_parts: Callable[[Any], tuple[Sequence[int], Sequence[float]]],
+    place: str,
+) -> Columns:
+    """Columns of vectors that came as plain lists of numbers.
+
+    Args:
+        points: For each point, name → its vector.
+        chosen: Which are wanted.
+        sparse_parts: The indices and the values of a sparse vector.
+        place: Where they came from, for an error.
+
+    Raises:
+        StoreError: A vector is not of the dimension that the collection says.
+    """
+    dense: dict[str, FloatArray] = {}
+    present: dict[str, BoolArray] = {}
+    sparse: dict[str, list[SparseVector | None]] = {}
+    multi: dict[str, list[FloatArray | None]] = {}
+    for each in chosen:
+        found: list[Any] = [point.get(each.name) for point in points]
+        if each.spec.kind is VectorKind.SPARSE:
+            sparse[each.name] = [
+                None if one is None else ordered_sparse(*sparse_parts(one)) for one in found
+            ]
+            continue
+        there = [one is not None and len(one) > 0 for one in found]
+        try:
+            if each.spec.kind is VectorKind.MULTI:
+                multi[each.name] = [
+                    np.array(one, np.float32).reshape(len(one), each.spec.dim) if here else None
+                    for one, here in zip(found, there, strict=True)
+                ]
+                continue
+            blank = [0.0] * each.spec.dim
+            rows = [one if here else blank for one, here in zip(found, there, strict=True)]
+            dense[each.name] = np.array(rows, np.float32).reshape(len(rows), each.spec.dim)
+        except ValueError as error:
+            raise StoreError(
+                f"{place}: vectors came that are not of {each.spec.dim} components",
+                "did the collection change meanwhile?",
+            ) from error
+        if not all(there):
+            present[each.name] = np.array(there, dtype=np.bool_)
+    return Columns(dense, present, sparse, multi)
+
+
+def ordered_sparse(indices: Any, values: Any) -> SparseVector:
+    """A sparse vector with ascending indices, however the store keeps them.
+
+    Raises:
+        ValueError: There are more indices than values, or fewer.
+    """
+    indices, values = np.asarray(indices, np.uint32), np.asarray(values, np.float32)
+    if len(indices) != len(values):
+        raise ValueError(f"a sparse vector came with {len(indices)} indices, {len(values)} values")
+    if len(indices) > 1 and not (indices[1:] > indices[:-1]).all():
+        order = np.argsort(indices, kind="stable")
+        indices, values = indices[order], values[order]
+    return SparseVector(indices, values)
+
+
+def bad_vectors(columns: Columns, chosen: Sequence[Chosen]) -> dict[int, str]:
     """Row → reason, for vectors that Qdrant must not get: over gRPC it takes NaN in silence."""
-    finite = np.isfinite(vectors).all(axis=1)
-    if present is not None:
-        finite |= ~present
-    return {int(row): "its vector holds NaN or infinity" for row in np.flatnonzero(~finite)}
+    found: dict[int, str] = {}
+    for each in chosen:
+        label = f"its vector {each.name!r}" if each.name else "its vector"
+        if each.name in columns.dense:
+            array = columns.dense[each.name]
+            reasons = _bad_rows(array, each.spec)
+            mask = columns.present.get(each.name)
+            for row, reason in reasons.items():
+                if mask is None or mask[row]:
+                    found.setdefault(row, f"{label} {reason}")
+        for row, sparse in enumerate(columns.sparse.get(each.name, ())):
+            if sparse is not None:
+                reason = _bad_sparse(sparse)
+                if reason:
+                    found.setdefault(row, f"{label} {reason}")
+        for row, tokens in enumerate(columns.multi.get(each.name, ())):
+            if tokens is None:
+                continue
+            if tokens.ndim != 2 or tokens.shape[1] != each.spec.dim or not len(tokens):
+                shape = " by ".join(map(str, tokens.shape))
+                what = f"is {shape}; expected at least one token of {each.spec.dim} components"
+                found.setdefault(row, f"{label} {what}")
+                continue
+            for reason in _bad_rows(tokens, each.spec).values():
+                found.setdefault(row, f"{label} {reason}")
+    return found
 
 
-def prepared(vectors: FloatArray, metric: Metric) -> FloatArray:
-    """Vectors such that what comes back is what the declared fidelity says.
+def _bad_rows(array: FloatArray, spec: VectorSpec) -> dict[int, str]:
+    finite = np.isfinite(array).all(axis=1)
+    found = {int(row): "holds NaN or infinity" for row in np.flatnonzero(~finite)}
+    # under cosine float16 gets vectors of length 1
+    if spec.dtype in _RANGES and spec.fidelity is not Fidelity.NORMALISED:
+        low, high = _RANGES[spec.dtype]
+        fits = ((array >= low) & (array <= high)).all(axis=1)
+        for row in np.flatnonzero(finite & ~fits):
+            what = f"holds components that {spec.dtype} cannot: it ends at {low:g} and {high:g}"
+            found[int(row)] = what
+    return found
+
+
+_RANGES = {"float16": (-65504.0, 65504.0), "uint8": (0.0, 255.0)}
+
+
+def _bad_sparse(vector: SparseVector) -> str:
+    if vector.indices.shape != vector.values.shape or vector.indices.ndim != 1:
+        return f"has {vector.indices.size} indices and {vector.values.size} values"
+    if not np.isfinite(vector.values).all():
+        return "holds NaN or infinity"
+    # the embedded engine takes an index twice in silence
+    if len(vector.indices) > 1 and not (vector.indices[1:] > vector.indices[:-1]).all():
+        return "has indices that do not ascend"
+    return ""
+
+
+def prepared_columns(columns: Columns, chosen: Sequence[Chosen]) -> Columns:
+    """*columns* such that what comes back is what the declared fidelity says."""
+    specs = {each.name: each.spec for each in chosen}
+    multi: dict[str, list[FloatArray | None]] = {}
+    for name, column in columns.multi.items():
+        if specs[name].fidelity is Fidelity.NORMALISED:
+            column = [each if each is None else prepared(each, specs[name]) for each in column]
+        multi[name] = column
+    dense = {name: prepared(each, specs[name]) for name, each in columns.dense.items()}
+    return Columns(dense, columns.present, columns.sparse, multi)
+
+
+def prepared(vectors: FloatArray, spec: VectorSpec) -> FloatArray:
+    """Vectors such that what comes back is what the declared fidelity says; shape ``(n, dim)``.
 
     Under cosine Qdrant scales vectors to length 1, in float32: squares that overflow
     make zeros, and vectors of length 3.4e-4 or less stay as they are.  Those few are
     scaled here.
     """
-    if metric is not Metric.COSINE:
+    if spec.fidelity is not Fidelity.NORMALISED:
         return vectors
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         squares = np.einsum("ij,ij->i", vectors, vectors)
@@ -98,6 +290,8 @@ def prepared(vectors: FloatArray, metric: Metric) -> FloatArray:
     scaled[odd] = exact / np.linalg.norm(exact, axis=1, keepdims=True)
     return scaled
 
+
+# --- payloads ---------------------------------------------------------------------
 
 _WRONG_KINDS = (ValueKind.HUGE_INT, ValueKind.NON_FINITE, ValueKind.UNKNOWN)
 
@@ -150,35 +344,47 @@ _FLOAT16 = 2.0**-11
 COSINE_TOLERANCE = 1e-6
 
 
-def vector_configs(vectors: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
-    """Name → settings of each dense vector; the unnamed one is ``""``."""
-    if not vectors:
-        return {}
+SPARSE_SPEC = VectorSpec(dim=0, metric=Metric.DOT, kind=VectorKind.SPARSE)
+"""What every sparse vector is: kept bit for bit, whatever type its index has."""
+
+
+def all_vectors(params: Mapping[str, Any]) -> dict[str, Mapping[str, Any] | None]:
+    """Name → settings of every dense or multi-vector, None for sparse ones.
+
+    Args:
+        params: A collection's ``params`` as REST has them; the unnamed vector is ``""``.
+    """
+    vectors = params.get("vectors") or {}
     if isinstance(vectors.get("size"), int):
-        return {"": vectors}
-    return dict(vectors)
+        vectors = {DEFAULT_VECTOR: vectors}
+    return {**vectors, **dict.fromkeys(params.get("sparse_vectors") or {})}
 
 
-def vector_spec(name: str, config: Mapping[str, Any], place: str) -> VectorSpec:
-    """One vector's spec.
+def vector_spec(name: str, config: Mapping[str, Any] | None, place: str) -> VectorSpec:
+    """One vector's spec; *config* as `all_vectors` gives it.
 
     Raises:
         StoreError: Its distance is one that no other store has.
     """
+    if config is None:
+        return SPARSE_SPEC
     metric = METRICS.get(config["distance"])
     if metric is None:
         raise StoreError(
             f"{place}: vector {name!r} is compared by {config['distance']}; expected one of "
             f"{', '.join(METRICS)}",
-            "vectors of other distances cannot be moved",
+            "it cannot be moved; name the others in `vectors`, so that it is left out",
         )
     dtype = str(config.get("datatype") or "float32").lower()
-    normalised = metric is Metric.COSINE
+    # vectors of bytes are not scaled under cosine
+    normalised = metric is Metric.COSINE and dtype != "uint8"
     tolerance = COSINE_TOLERANCE if normalised else 0.0
     fidelity = Fidelity.NORMALISED if normalised else Fidelity.EXACT
     if dtype == "float16":
         tolerance += _FLOAT16
         fidelity = Fidelity.NORMALISED if normalised else Fidelity.ROUNDED
+    elif dtype == "uint8":
+        fidelity, tolerance = Fidelity.ROUNDED, 1.0
     elif dtype != "float32":
         fidelity, tolerance = Fidelity.QUANTISED, 1.0
     return VectorSpec(

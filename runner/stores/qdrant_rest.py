@@ -19,9 +19,9 @@ from runner.errors import (
     StoreError,
     TransientStoreError,
 )
-from runner.model import BoolArray, FloatArray
-from runner.stores.qdrant_address import Address, RefusedError, Want
-from runner.stores.qdrant_points import bad_values
+from runner.model import FloatArray, VectorKind
+from runner.stores.qdrant_address import Address, RefusedError, ShardKey, Want
+from runner.stores.qdrant_points import Chosen, Columns, bad_values, plain_columns
 from runner.stores.qdrant_wire import Rows
 
 __all__ = ["RestTransport"]
@@ -80,75 +80,136 @@ class RestTransport:
         except CollectionNotFoundError:
             return
 
-    def aliases(self, collection: str) -> list[str]:
-        """The names that also stand for *collection*."""
-        return [each["alias_name"] for each in self._call("GET", collection, "/aliases")["aliases"]]
+    def index_field(self, collection: str, field: str, schema: Mapping[str, Any]) -> None:
+        """Make a payload index."""
+        body = {
+            "field_name": field,
+            "field_schema": schema if len(schema) > 1 else schema["type"],
+        }
+        self._applied(self._call("PUT", collection, "/index?wait=true", body))
 
-    def alias(self, collection: str, *, add: str | None, remove: Sequence[str]) -> None:
-        """Change aliases as one act."""
+    def aliases(self) -> dict[str, str]:
+        """Every alias → the collection that it stands for."""
+        found = self._send("GET", "/aliases")["aliases"]
+        return {each["alias_name"]: each["collection_name"] for each in found}
+
+    def alias(self, *, remove: Sequence[str], add: Mapping[str, str]) -> None:
+        """Remove aliases, then make others, as one act."""
         actions: list[dict[str, Any]] = [{"delete_alias": {"alias_name": name}} for name in remove]
-        if add is not None:
-            actions.append({"create_alias": {"collection_name": collection, "alias_name": add}})
+        actions += [
+            {"create_alias": {"collection_name": collection, "alias_name": name}}
+            for name, collection in add.items()
+        ]
         if actions:
             self._send("POST", "/collections/aliases", orjson.dumps({"actions": actions}))
 
+    def shard_keys(self, collection: str) -> list[ShardKey]:
+        """The keys of a collection with custom sharding."""
+        found = self._call("GET", collection, "/cluster")
+        shards = [*found.get("local_shards", []), *found.get("remote_shards", [])]
+        keys = [each.get("shard_key") for each in shards]
+        return list(dict.fromkeys(key for key in keys if key is not None))
+
+    def add_shard_key(self, collection: str, shard: ShardKey) -> None:
+        """Make a shard key."""
+        self._call("PUT", collection, "/shards", {"shard_key": shard})
+
     # Reading points
 
-    def count(self, collection: str) -> int:
-        """Exact number of points."""
-        return int(self._call("POST", collection, "/points/count", {"exact": True})["count"])
+    def count(
+        self, collection: str, *, has_vector: str | None = None, shard: ShardKey | None = None
+    ) -> int:
+        """Exact number of points, or of those that have this vector."""
+        body: dict[str, Any] = {"exact": True, **_within(shard)}
+        if has_vector is not None:
+            body["filter"] = {"must": [{"has_vector": has_vector}]}
+        return int(self._call("POST", collection, "/points/count", body)["count"])
 
-    def scroll(self, collection: str, start: Id | None, limit: int, want: Want) -> Rows:
+    def scroll(
+        self,
+        collection: str,
+        start: Id | None,
+        limit: int,
+        want: Want,
+        shard: ShardKey | None = None,
+    ) -> Rows:
         """The first *limit* points from id *start* on."""
-        body = {"limit": limit, **_wanted(want)}
+        body = {"limit": limit, **_wanted(want), **_within(shard)}
         if start is not None:
             body["offset"] = start
-        return _rows(self._call("POST", collection, "/points/scroll", body)["points"], want)
+        return self._rows(self._call("POST", collection, "/points/scroll", body)["points"], want)
 
-    def retrieve(self, collection: str, ids: Sequence[Id], want: Want) -> Rows:
+    def retrieve(
+        self, collection: str, ids: Sequence[Id], want: Want, shard: ShardKey | None = None
+    ) -> Rows:
         """These points, in any order."""
-        body = {"ids": list(ids), **_wanted(want)}
-        return _rows(self._call("POST", collection, "/points", body), want)
+        body = {"ids": list(ids), **_wanted(want), **_within(shard)}
+        return self._rows(self._call("POST", collection, "/points", body), want)
 
-    def sample(self, collection: str, n: int) -> list[Id]:
+    def sample(self, collection: str, n: int, shard: ShardKey | None = None) -> list[Id]:
         """Ids of *n* random points."""
-        body = {"query": {"sample": "random"}, "limit": n, "with_payload": False}
+        body = {
+            "query": {"sample": "random"}, "limit": n, "with_payload": False, **_within(shard)
+        }  # fmt: skip
         found = self._call("POST", collection, "/points/query", body)
         return [each["id"] for each in found["points"]]
+
+    def _rows(self, points: Sequence[Mapping[str, Any]], want: Want) -> Rows:
+        ids: list[Id] = [each["id"] for each in points]
+        payloads = [each.get("payload") or {} for each in points]
+        if not want.vectors:
+            return Rows(ids, payloads, Columns())
+        found = [each.get("vector") or {} for each in points]
+        columns = plain_columns(
+            # a point's unnamed vector comes without a name where it has no other
+            [each if isinstance(each, dict) else {"": each} for each in found],
+            want.vectors,
+            lambda each: (each["indices"], each["values"]),
+            f"qdrant {self._address}",
+        )
+        return Rows(ids, payloads, columns)
 
     # Writing points
 
     def encode(
         self,
-        vector: str,
+        vectors: tuple[Chosen, ...],
         ids: Sequence[Id],
-        vectors: FloatArray,
-        present: BoolArray | None,
+        columns: Columns,
         payloads: Sequence[Mapping[str, Any]],
     ) -> tuple[list[bytes], dict[int, str]]:
         """Each point as JSON; floats in the fewest digits that give them back."""
         refused = bad_values(payloads)
-        rows = np.ascontiguousarray(vectors)
+        rows = {name: np.ascontiguousarray(array) for name, array in columns.dense.items()}
+        unnamed = len(vectors) == 1 and not vectors[0].name
         points = []
         for row, (each, payload) in enumerate(zip(ids, payloads, strict=True)):
             if row in refused:
                 points.append(b"")
                 continue
-            here = present is None or present[row]
-            value: Any = {vector: rows[row]} if vector else rows[row]
-            point = {"id": each, "vector": value if here else {}, "payload": payload}
+            value: Any = {
+                one.name: _plain(one, row, columns, rows)
+                for one in vectors
+                if columns.has(one.name, row)
+            }
+            if unnamed and value:
+                value = value[""]
+            point = {"id": each, "vector": value, "payload": payload}
             points.append(orjson.dumps(point, option=orjson.OPT_SERIALIZE_NUMPY))
         return points, refused
 
-    def upsert(self, collection: str, points: Sequence[bytes]) -> None:
+    def upsert(
+        self, collection: str, points: Sequence[bytes], shard: ShardKey | None = None
+    ) -> None:
         """Write encoded points; on return they are applied."""
-        body = b'{"points":[' + b",".join(points) + b"]}"
+        key = b"" if shard is None else b',"shard_key":' + orjson.dumps(shard)
+        body = b'{"points":[' + b",".join(points) + b"]" + key + b"}"
         path = f"/collections/{quote(collection, safe='')}/points?wait=true"
         self._applied(self._send("PUT", path, body))
 
-    def delete(self, collection: str, ids: Sequence[Id]) -> None:
+    def delete(self, collection: str, ids: Sequence[Id], shard: ShardKey | None = None) -> None:
         """Remove points; on return they are gone."""
-        body = {"points": list(ids)}
+        body = {"points": list(ids), **_within(shard)}
         self._applied(self._call("POST", collection, "/points/delete?wait=true", body))
 
     def _applied(self, result: Any) -> None:
@@ -161,14 +222,23 @@ class RestTransport:
     # Searching
 
     def search(
-        self, collection: str, queries: FloatArray, k: int, vector: str, params: Mapping[str, Any]
+        self,
+        collection: str,
+        queries: FloatArray,
+        k: int,
+        vector: Chosen,
+        params: Mapping[str, Any],
+        shard: ShardKey | None = None,
     ) -> list[list[tuple[Id, float]]]:
         """The *k* nearest points of each query with their scores, best first."""
         shared: dict[str, Any] = {"limit": k, "params": dict(params), "with_payload": False}
-        if vector:
-            shared["using"] = vector
+        shared |= _within(shard)
+        if vector.name:
+            shared["using"] = vector.name
+        tokens = vector.spec.kind is VectorKind.MULTI
         searches = [
-            {"query": query, **shared} for query in np.asarray(queries, np.float32).tolist()
+            {"query": [query] if tokens else query, **shared}
+            for query in np.asarray(queries, np.float32).tolist()
         ]
         found = self._call("POST", collection, "/points/query/batch", {"searches": searches})
         return [[(hit["id"], hit["score"]) for hit in each["points"]] for each in found]
@@ -246,28 +316,26 @@ def _retry_after(reply: httpx.Response) -> float | None:
 
 
 def _wanted(want: Want) -> dict[str, Any]:
+    some = bool(want.vectors) if want.every else [each.name for each in want.vectors]
     return {
         "with_payload": want.payload if isinstance(want.payload, bool) else list(want.payload),
-        "with_vector": [want.vector] if want.vector else want.vector is not None,
+        "with_vector": some or False,
     }
 
 
-def _rows(points: Sequence[Mapping[str, Any]], want: Want) -> Rows:
-    ids: list[Id] = [each["id"] for each in points]
-    payloads = [each.get("payload") or {} for each in points]
-    if want.vector is None:
-        return Rows(ids, payloads, None, None)
-    found: list[Any] = [each.get("vector") for each in points]
-    if want.vector:
-        found = [(each or {}).get(want.vector) for each in found]
-    present = np.array([bool(each) for each in found], dtype=np.bool_)
-    blank = [0.0] * want.dim
-    try:
-        vectors = np.array([each or blank for each in found], dtype=np.float32)
-        vectors = vectors.reshape(len(points), want.dim)
-    except ValueError as error:
-        raise StoreError(
-            f"qdrant: vectors came that are not of {want.dim} components",
-            "did the collection change meanwhile?",
-        ) from error
-    return Rows(ids, payloads, vectors, None if present.all() else present)
+def _within(shard: ShardKey | None) -> dict[str, Any]:
+    return {} if shard is None else {"shard_key": shard}
+
+
+def _plain(vector: Chosen, row: int, columns: Columns, dense: Mapping[str, FloatArray]) -> Any:
+    """One vector of a point as orjson takes it."""
+    if vector.name in dense:
+        return dense[vector.name][row]
+    if vector.name in columns.multi:
+        return np.ascontiguousarray(columns.multi[vector.name][row], np.float32)
+    sparse = columns.sparse[vector.name][row]
+    assert sparse is not None
+    return {
+        "indices": np.ascontiguousarray(sparse.indices, np.uint32),
+        "values": np.ascontiguousarray(sparse.values, np.float32),
+    }

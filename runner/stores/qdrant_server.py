@@ -1,10 +1,17 @@
-"""A collection of a Qdrant server, over gRPC or REST."""
+"""A collection of a Qdrant server, over gRPC or REST.
+
+An alias stands for its collection: whatever is done to `docs` is done to the collection
+behind it, and a replacement is put in its place by switching the alias.  Custom shard keys
+are namespaces: the same id under two keys is two points.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +19,6 @@ from runner.errors import CollectionMismatchError, Id, PlanError, StoreError, Tr
 from runner.model import (
     DEFAULT_VECTOR,
     Batch,
-    BoolArray,
     CollectionSpec,
     Endpoint,
     Finding,
@@ -23,10 +29,25 @@ from runner.model import (
     Severity,
 )
 from runner.stores.base import Access, Location
-from runner.stores.qdrant import QdrantStore, joined, name_problem, only_dense
-from runner.stores.qdrant_address import Address, FullError, RefusedError, Transport, Want
+from runner.stores.qdrant import QdrantStore, joined, name_problem
+from runner.stores.qdrant_address import (
+    Address,
+    FullError,
+    RefusedError,
+    ShardKey,
+    Transport,
+    Want,
+)
 from runner.stores.qdrant_grpc import GrpcTransport
-from runner.stores.qdrant_points import METRICS, is_id, prepared
+from runner.stores.qdrant_points import (
+    SPARSE_SPEC,
+    Chosen,
+    Columns,
+    all_vectors,
+    following,
+    is_id,
+    prepared,
+)
 from runner.stores.qdrant_rest import RestTransport
 from runner.stores.qdrant_wire import Rows
 from runner.stores.whereabouts import Whereabouts, host_of
@@ -40,6 +61,16 @@ _MARK_ALIAS = "vector-migration-runner--"
 _DEFAULT_THRESHOLD = 20_000
 _QUERIES_AT_ONCE = 64
 _DELETED_AT_ONCE = 10_000
+_SCROLLED_SPARSE = 1000
+_LOOKS_UNTIL_EMPTY_ARE_COUNTED = 6
+_BYTES_OF = {"float16": 2, "uint8": 1}
+_CARRIED_PARAMS = (
+    "shard_number", "sharding_method", "replication_factor", "write_consistency_factor",
+    "on_disk_payload",
+)  # fmt: skip
+_CARRIED_OPTIMIZERS = (
+    "default_segment_number", "max_segment_size", "memmap_threshold", "indexing_threshold",
+)  # fmt: skip
 
 
 class QdrantServer(QdrantStore):
@@ -62,6 +93,10 @@ class QdrantServer(QdrantStore):
         kind = location.options.get("transport") or "grpc"
         if kind not in ("grpc", "rest"):
             raise PlanError(f"{location.side}.transport: {kind!r} is neither grpc nor rest")
+        self._real: str | None = None
+        self._replaces = ""
+        self._shards: dict[str, ShardKey] | None = None
+        self._sharding = threading.Lock()
         self._most_a_reply = 1 << 31
         self._suspended_by_us = False
         self._wire: Transport = (
@@ -73,7 +108,10 @@ class QdrantServer(QdrantStore):
         """Host and collection."""
         options = location.options
         identity = {"collection": str(options.get("collection") or "")}
-        identity |= {key: str(options[key]) for key in ("vectors",) if options.get(key)}
+        vectors = options.get("vectors") or "all"
+        if vectors != "all":
+            names = vectors if isinstance(vectors, list) else [vectors]
+            identity["vectors"] = ", ".join(sorted(map(str, names)))
         address = str(Address.of(location))
         return Endpoint("qdrant", address, identity["collection"], identity)
 
@@ -86,17 +124,53 @@ class QdrantServer(QdrantStore):
         return Whereabouts((server, collection))
 
     def count(self) -> int:
-        """Exact number of points."""
-        return self._wire.count(self._collection)
+        """Exact number of points, those of all shard keys."""
+        return self._wire.count(self._at)
+
+    def namespaces(self) -> list[str]:
+        """The shard keys of a collection with custom sharding, as text; else the default one."""
+        self._vectors  # noqa: B018 - looks at the collection
+        return [""] if self._shards is None else list(self._shards)
+
+    def known_as(self) -> str | None:
+        """Server and collection, an alias looked through."""
+        if self._look() is None:
+            return None
+        server = f"{host_of(self._address.host)}:{self._address.port}{self._address.prefix}"
+        return f"{server}/{self._at}"
+
+    @property
+    def _at(self) -> str:
+        """The collection's own name, where the location names an alias."""
+        if self._real is None:
+            self._resolve()
+        return self._real or self._collection
+
+    def _resolve(self) -> dict[str, str]:
+        aliases = self._wire.aliases()
+        self._real = aliases.get(self._collection, self._collection)
+        return aliases
+
+    def _look(self) -> dict[str, Any] | None:
+        """The collection's description as it is now; None if it does not exist."""
+        aliases = self._resolve()
+        if self._replaces and aliases.get(self._replaces) == self._collection:
+            return None  # it has been put in its place, and is known by that name from now on
+        return self._wire.info(self._at)
 
     def close(self) -> None:
         """End all connections."""
         self._wire.close()
 
     def findings(self) -> list[Finding]:
-        """Unencrypted or unverified connections that leave the machine."""
+        """Unencrypted or unverified connections that leave the machine; what an alias is."""
+        found = []
+        if self._real not in (None, self._collection):
+            what = f"{self._collection} is an alias of {self._real}, which is what is meant"
+            key = f"{self.location.side}.collection"
+            found.append(Finding(what, severity=Severity.NOTE, key=key))
         if self._address.loopback:
-            return []
+            return found
         if not self._address.tls:
             what = f"the connection to {self._address} is not encrypted"
             hint = "use https, or allow the hazard insecure-connection"
@@ -104,14 +178,14 @@ class QdrantServer(QdrantStore):
             what = f"the certificate of {self._address} is not verified"
             hint = "name its authority in connection.ca_file, or allow insecure-connection"
         else:
-            return []
-        return [Finding(what, hint, Severity.WARNING, "insecure-connection")]
+            return found
+        return [*found, Finding(what, hint, Severity.WARNING, "insecure-connection")]
 
     # Marks
 
     def read_mark(self) -> str | None:
         """The mark: in the collection's metadata, or else the name of an alias."""
-        found = self._wire.info(self._collection)
+        found = self._look()
         if found is None:
             return None
         mark = (found["config"].get("metadata") or {}).get(_MARK)
@@ -121,46 +195,92 @@ class QdrantServer(QdrantStore):
 
     def write_mark(self, mark: str | None) -> None:
         """Leave *mark* in the collection's metadata, or as an alias where there is none."""
-        if mark is None and self._wire.info(self._collection) is None:
+        if mark is None and self._look() is None:
             return
-        self._wire.update(self._collection, {"metadata": {_MARK: mark}})
-        found = self._wire.info(self._collection) or {"config": {}}
+        self._wire.update(self._at, {"metadata": {_MARK: mark}})
+        found = self._wire.info(self._at) or {"config": {}}
         kept = (found["config"].get("metadata") or {}).get(_MARK) == mark
         self._wire.alias(
-            self._collection,
-            add=None if kept or mark is None else _alias_of(mark),
             remove=self._mark_aliases(),
+            add={} if kept or mark is None else {_alias_of(mark): self._at},
         )
 
     def _mark_aliases(self) -> list[str]:
-        names = self._wire.aliases(self._collection)
-        return [name for name in names if name.startswith(_MARK_ALIAS)]
+        return [
+            name
+            for name, collection in self._wire.aliases().items()
+            if collection == self._at and name.startswith(_MARK_ALIAS)
+        ]
 
-    # Making and removing the collection
+    # Making, replacing and removing the collection
 
     def create(self, spec: CollectionSpec) -> None:
-        """Make the collection with its vector and HNSW settings."""
+        """Make the collection with its vectors, settings, shard keys and payload indexes."""
         self._refuse_existing()
-        distance = {metric: name for name, metric in METRICS.items()}
-        _, wanted = only_dense(spec)
-        vector: dict[str, Any] = {"size": wanted.dim, "distance": distance[wanted.metric]}
-        name = spec.extra.get("vector_name")
-        params = spec.index.params if spec.index else {}
-        hnsw = {"m": params.get("m"), "ef_construct": params.get("ef_construction")}
-        if spec.index is not None and spec.index.type in ("none", "flat"):
-            hnsw = {"m": 0}
-        settings = {"vectors": {name: vector} if name else vector}
-        settings["hnsw_config"] = {key: value for key, value in hnsw.items() if value is not None}
+        extra = spec.extra
+        settings = {**self._settings(spec), **(extra.get("settings") or {})}
+        for name, key in (("optimizers", "optimizers_config"), ("metadata", "metadata")):
+            if extra.get(name):
+                settings[key] = extra[name]
         self._wire.create(self._collection, settings)
-        self._known = None
+        self._known = self._real = None
+        for shard in extra.get("shard_keys") or ():
+            self._wire.add_shard_key(self._collection, shard)
+        # Before there are points: they then shape the vector index, too.
+        self._index_fields(spec)
+
+    def _index_fields(self, spec: CollectionSpec) -> None:
+        """Make those payload indexes of *spec* that are not there."""
+        wanted = spec.extra.get("payload_indexes") or {}
+        there = self._info().get("payload_schema") or {} if wanted else {}
+        for name, schema in wanted.items():
+            # documents may lie elsewhere here than in the source
+            field = self._document_field if name == spec.extra.get("document_field") else name
+            if field not in there:
+                self._wire.index_field(self._at, field, schema)
+
+    def can_swap(self) -> bool:
+        """Whether the plan's collection is an alias; collections have no other new name."""
+        return self._resolve().get(self._collection) is not None
+
+    def sibling(self, collection: str) -> QdrantServer:
+        """The collection of that name, or behind that alias, on the same server."""
+        options = {**self.location.options, "collection": collection}
+        location = replace(self.location, options=options)
+        opened = QdrantServer(location, self.access, self.scratch)
+        opened._replaces = self._collection
+        return opened
+
+    def swap(self, staged: str, kept: str) -> None:
+        """The alias goes over to *staged*, and *kept* becomes one of what it stood for."""
+        aliases = self._resolve()
+        current, new = aliases.get(self._collection), aliases.get(staged, staged)
+        if current is None:
+            raise CollectionMismatchError(
+                f"{self._place} is no alias, and a collection cannot be renamed",
+                "give applications an alias, and name that in the plan",
+            )
+        if new == current or self._wire.info(new) is None:
+            return  # it was done before
+        if kept != current and (kept in aliases or self._wire.info(kept) is not None):
+            raise CollectionMismatchError(
+                f"{kept} exists already; expected it not to",
+                "it may be left of an earlier run: `runner finalise` removes it",
+            )
+        self._wire.alias(
+            remove=[self._collection, *([staged] if staged in aliases else [])],
+            add={self._collection: new, **({} if kept == current else {kept: current})},
+        )
+        self._known = self._real = None
 
     def drop(self) -> None:
         """Remove the collection; its aliases and metadata go with it."""
-        self._wire.drop(self._collection)
-        self._known = None
+        if self._look() is not None:
+            self._wire.drop(self._at)
+        self._known = self._real = None
 
     def _refuse_existing(self) -> None:
-        if self._wire.info(self._collection) is not None:
+        if self._look() is not None:
             raise CollectionMismatchError(
                 f"{self._place} exists already; expected it not to",
                 "choose another name, or say what is to happen: `target.if_exists`",
@@ -189,8 +309,8 @@ class QdrantServer(QdrantStore):
         now, saved = self._thresholds()
         if saved is None:
             kept = {_SAVED_THRESHOLD: _DEFAULT_THRESHOLD if now is None else now}
-            self._wire.update(self._collection, {"metadata": kept})
-        self._wire.update(self._collection, {"optimizers_config": {"indexing_threshold": 0}})
+            self._wire.update(self._at, {"metadata": kept})
+        self._wire.update(self._at, {"optimizers_config": {"indexing_threshold": 0}})
         self._suspended_by_us = True
         try:
             yield
@@ -202,10 +322,8 @@ class QdrantServer(QdrantStore):
         if saved is None and not (now == 0 and self._suspended_by_us):
             return
         threshold = _DEFAULT_THRESHOLD if saved is None else saved
-        self._wire.update(
-            self._collection, {"optimizers_config": {"indexing_threshold": threshold}}
-        )
-        self._wire.update(self._collection, {"metadata": {_SAVED_THRESHOLD: None}})
+        self._wire.update(self._at, {"optimizers_config": {"indexing_threshold": threshold}})
+        self._wire.update(self._at, {"metadata": {_SAVED_THRESHOLD: None}})
         self._suspended_by_us = False
 
     def _thresholds(self) -> tuple[int | None, int | None]:
@@ -224,60 +342,116 @@ class QdrantServer(QdrantStore):
         if not self._keeps_metadata() and self._thresholds()[0] == 0:
             # A crash in bulk_load left it so, and there was nowhere to note what was before.
             self._suspended_by_us = spec.index is None or spec.index.type not in ("none", "flat")
+        self._index_fields(spec)
         self._restore_indexing()
+        having = self._having()
+        empty: int | None = None
         pause, longest = self.poll_s
-        seen, moved_at, calm = -1, time.monotonic(), 0
+        seen, moved_at, calm, short = -1, time.monotonic(), 0, 0
         while True:
             info = self._info()
             indexed = int(info.get("indexed_vectors_count") or 0)
-            calm = calm + 1 if info["status"] == "green" and indexed >= self._due(info) else 0
+            due = self._due(info, having) - (empty or 0)
+            green = info["status"] == "green"
+            calm = calm + 1 if green and indexed >= due else 0
             if calm == 2:
                 return
+            short = short + 1 if green and indexed == seen else 0
+            if empty is None and short >= _LOOKS_UNTIL_EMPTY_ARE_COUNTED:
+                # Sparse vectors without a term are not in the index, and nothing counts them.
+                empty = self._empty_sparse(info)
             if indexed != seen:
                 seen, moved_at = indexed, time.monotonic()
             if time.monotonic() - moved_at > self.stalled_s:
                 raise TransientStoreError(
-                    f"{self._place} is {info['status']} and has indexed {indexed:,} of "
-                    f"{info.get('points_count') or 0:,} vectors, with no progress for "
+                    f"{self._place} is {info['status']} and has indexed {indexed:,} vectors of "
+                    f"{info.get('points_count') or 0:,} points, with no progress for "
                     f"{self.stalled_s:.0f} s",
                     "look at the server's log; going on later is fine",
                 )
             time.sleep(pause)
             pause = min(2 * pause, longest)
 
-    def _due(self, info: Mapping[str, Any]) -> int:
+    def _having(self) -> dict[str, int]:
+        """How many points have each of the vectors."""
+        info = self._info()
+        names = list(all_vectors(info["config"]["params"]))
+        points = int(info.get("points_count") or 0)
+        if names == [DEFAULT_VECTOR]:
+            return {DEFAULT_VECTOR: self._wire.count(self._at)}
+        try:
+            return {name: self._wire.count(self._at, has_vector=name) for name in names}
+        except RefusedError:
+            # Servers before 1.13 cannot tell; most points have them all.
+            return dict.fromkeys(names, points)
+
+    def _due(self, info: Mapping[str, Any], having: Mapping[str, int]) -> int:
         """How many vectors must be indexed at least before searches use the index.
 
         A segment stays unindexed while its vectors are smaller than the threshold.
-        While indexing has not begun, the server is green with nothing indexed.
+        While indexing has not begun, the server is green with none of the dense vectors
+        indexed; sparse ones count as indexed from the start.
         """
         config = info["config"]
         threshold = (config.get("optimizer_config") or {}).get("indexing_threshold")
-        hnsw = config.get("hnsw_config") or {}
-        if threshold == 0 or hnsw.get("m") == 0:
+        if threshold == 0:
             return 0
-        vector_bytes = 4 * max(1, self._vector[1].dim)
-        left = (_DEFAULT_THRESHOLD if threshold is None else threshold) * 1024 // vector_bytes
-        segments = int(info.get("segments_count") or 1)
-        return int(info.get("points_count") or 0) - max(1, segments) * (left + 1)
+        kilobytes = _DEFAULT_THRESHOLD if threshold is None else threshold
+        segments = max(1, int(info.get("segments_count") or 1))
+        due = 0
+        for name, vector in all_vectors(config["params"]).items():
+            if vector is None:
+                due += having[name]
+                continue
+            hnsw = {**(config.get("hnsw_config") or {})}
+            hnsw |= {k: v for k, v in (vector.get("hnsw_config") or {}).items() if v is not None}
+            if hnsw.get("m") == 0:
+                continue
+            size = int(vector["size"]) * _BYTES_OF.get(str(vector.get("datatype")).lower(), 4)
+            due += max(0, having[name] - segments * (kilobytes * 1024 // size + 1))
+        return due
+
+    def _empty_sparse(self, info: Mapping[str, Any]) -> int:
+        """How many sparse vectors have no term; reads all of them."""
+        vectors = all_vectors(info["config"]["params"])
+        sparse = tuple(
+            Chosen(name, name, SPARSE_SPEC) for name, each in vectors.items() if each is None
+        )
+        if not sparse:
+            return 0
+        want = Want(sparse, len(sparse) == len(vectors), False)
+        empty = 0
+        for namespace in self.namespaces():
+            start: Id | None = None
+            while True:
+                rows = self._wire.scroll(
+                    self._at, start, _SCROLLED_SPARSE, want, self._shard(namespace)
+                )
+                for column in rows.columns.sparse.values():
+                    empty += sum(each is not None and not len(each.indices) for each in column)
+                start = following(rows.ids[-1]) if rows.ids else None
+                if start is None or len(rows.ids) < _SCROLLED_SPARSE:
+                    break
+        return empty
 
     def _keeps_metadata(self) -> bool:
         """Whether the server keeps what `update` says of metadata; noted by a first mark."""
         probe = {_MARK + ".probe": 1}
-        self._wire.update(self._collection, {"metadata": probe})
+        self._wire.update(self._at, {"metadata": probe})
         kept = (self._info()["config"].get("metadata") or {}).get(_MARK + ".probe") == 1
         if kept:
-            self._wire.update(self._collection, {"metadata": {_MARK + ".probe": None}})
+            self._wire.update(self._at, {"metadata": {_MARK + ".probe": None}})
         return kept
 
     # Records
 
     def delete(self, ids: Sequence[Id], *, namespace: str = "") -> None:
         """Remove these points."""
-        del namespace
-        known = [each for each in ids if is_id(each)]
+        if namespace not in self.namespaces():
+            return
+        shard, known = self._shard(namespace), [each for each in ids if is_id(each)]
         for at in range(0, len(known), _DELETED_AT_ONCE):
-            self._wire.delete(self._collection, known[at : at + _DELETED_AT_ONCE])
+            self._wire.delete(self._at, known[at : at + _DELETED_AT_ONCE], shard)
 
     def search(
         self,
@@ -288,124 +462,175 @@ class QdrantServer(QdrantStore):
         exact: bool = False,
         namespace: str = "",
     ) -> Hits:
-        """The nearest points; similarities for cosine and dot, distances for l2."""
-        del vector, namespace  # one vector a collection, whatever its name
-        name, spec = self._vector
+        """The nearest points; similarities for cosine and dot, distances for l2.
+
+        A query to a multi-vector is one of a single token.
+        """
+        chosen = self._chosen_vector(vector)
         params: dict[str, Any] = {"exact": exact}
         ef = (self._option("index") or {}).get("ef_search")
         if ef and not exact:
             params["hnsw_ef"] = int(ef)
         found: list[list[tuple[Id, float]]] = []
         for at in range(0, len(queries), _QUERIES_AT_ONCE):
-            some = prepared(queries[at : at + _QUERIES_AT_ONCE], spec.metric)
-            found += self._wire.search(self._collection, some, k, name, params)
+            some = prepared(queries[at : at + _QUERIES_AT_ONCE], chosen.spec)
+            shard = self._shard(namespace)
+            found += self._wire.search(self._at, some, k, chosen, params, shard)
         return Hits(
             ids=[[record_id for record_id, _ in each] for each in found],
             scores=[[score for _, score in each] for each in found],
-            higher_is_better=spec.metric is not Metric.L2,
+            higher_is_better=chosen.spec.metric is not Metric.L2,
         )
 
     # What `QdrantStore` asks for
 
     def _info(self) -> dict[str, Any]:
-        found = self._wire.info(self._collection)
+        found = self._wire.info(self._at)
         if found is None:
             raise self._missing()
         return found
 
     def _describe_raw(self) -> dict[str, Any] | None:
-        found = self._wire.info(self._collection)
+        found = self._look()
         if found is None:
             return None
         config = found["config"]
-        extra = {
-            "payload_indexes": found.get("payload_schema"),
-            "quantization": config.get("quantization_config"),
-            "sparse_vectors": config["params"].get("sparse_vectors"),
-            "settings": {k: v for k, v in config["params"].items() if "vectors" not in k},
+        params, metadata = config["params"], config.get("metadata") or {}
+        self._shards = None
+        if str(params.get("sharding_method") or "").lower() == "custom":
+            self._shards = {str(each): each for each in self._wire.shard_keys(self._at)}
+        optimizers = {**(config.get("optimizer_config") or {})}
+        optimizers["indexing_threshold"] = (
+            metadata.get(_SAVED_THRESHOLD) or optimizers.get("indexing_threshold") or None
+        )
+        strict = config.get("strict_mode_config") or {}
+        indexes = {
+            field: each.get("params") or {"type": each["data_type"]}
+            for field, each in (found.get("payload_schema") or {}).items()
         }
-        return {**config, "extra": {key: value for key, value in extra.items() if value}}
+        extra = {
+            "payload_indexes": {field: _without_nulls(each) for field, each in indexes.items()},
+            "document_field": self._document_field if self._document_field in indexes else None,
+            "settings": {k: params[k] for k in _CARRIED_PARAMS if params.get(k) is not None},
+            "optimizers": {k: optimizers[k] for k in _CARRIED_OPTIMIZERS if optimizers.get(k)},
+            "shard_keys": list((self._shards or {}).values()),
+            "metadata": {k: v for k, v in metadata.items() if not k.startswith(_MARK)},
+            "strict_mode": bool(strict.get("enabled")),
+        }
+        return {**config, "extra": extra}
 
-    def _scroll(self, start: Id | None, limit: int, select: Select) -> tuple[Batch, bool]:
-        want = self._want(select)
+    def _carry_findings(self, wanted: CollectionSpec) -> list[Finding]:
+        if not wanted.extra.get("strict_mode"):
+            return []
+        what = "the source's strict mode is not carried over: its limits would hold for the checks"
+        hint = "set it on the new collection when the applications have switched"
+        return [Finding(what, hint, Severity.NOTE, f"{self.location.side}.collection")]
+
+    def _shard(self, namespace: str, *, make: bool = False) -> ShardKey | None:
+        """The shard key of *namespace*; None where there are none."""
+        self._vectors  # noqa: B018 - looks at the collection
+        if self._shards is None:
+            if namespace:
+                raise StoreError(
+                    f"{self._place} has no namespaces: a batch of {namespace!r} came",
+                    "Qdrant has them in collections with custom sharding only",
+                )
+            return None
+        with self._sharding:
+            if namespace not in self._shards:
+                if not make or not namespace:
+                    raise StoreError(
+                        f"{self._place} has no shard key {namespace!r}; it has: "
+                        f"{', '.join(self._shards) or 'none'}"
+                    )
+                there = {str(each): each for each in self._wire.shard_keys(self._at)}
+                if namespace not in there:
+                    self._wire.add_shard_key(self._at, namespace)
+                self._shards[namespace] = there.get(namespace, namespace)
+            return self._shards[namespace]
+
+    def _scroll(
+        self, start: Id | None, limit: int, select: Select, namespace: str
+    ) -> tuple[Batch, bool]:
+        want, shard = self._want(select), self._shard(namespace)
         while True:
             limit = min(limit, self._most_a_reply)
             try:
-                rows = self._wire.scroll(self._collection, start, limit, want)
+                rows = self._wire.scroll(self._at, start, limit, want, shard)
             except FullError:
                 # Replies beyond the channel's limit end so as well: ask for less.
                 if limit == 1:
                     raise
                 self._most_a_reply = max(1, limit // 4)
                 continue
-            return self._of(rows, select), len(rows.ids) == limit
+            return self._of(rows, select, namespace), len(rows.ids) == limit
 
-    def _retrieve(self, ids: Sequence[Id], select: Select) -> Batch:
-        want = self._want(select)
+    def _retrieve(self, ids: Sequence[Id], select: Select, namespace: str) -> Batch:
+        want, shard = self._want(select), self._shard(namespace)
         try:
-            rows = self._wire.retrieve(self._collection, ids, want)
+            rows = self._wire.retrieve(self._at, ids, want, shard)
         except FullError:
             if len(ids) == 1:
                 raise
             half = len(ids) // 2
-            parts = [self._retrieve(ids[:half], select), self._retrieve(ids[half:], select)]
+            parts = [self._retrieve(some, select, namespace) for some in (ids[:half], ids[half:])]
             return joined(parts)
-        return self._of(rows, select)
+        return self._of(rows, select, namespace)
 
-    def _of(self, rows: Rows, select: Select) -> Batch:
-        return self._batch(rows.ids, rows.payloads, rows.vectors, rows.present, select)
+    def _of(self, rows: Rows, select: Select, namespace: str) -> Batch:
+        return self._batch(rows.ids, rows.payloads, rows.columns, select, namespace)
 
     def _want(self, select: Select) -> Want:
         payload: bool | tuple[str, ...] = Select.METADATA in select
         if not payload and Select.DOCUMENTS in select:
             payload = (self._document_field,)
         if Select.VECTORS not in select:
-            return Want(None, 0, payload)
-        name, spec = self._vector
-        return Want(name, spec.dim, payload)
+            return Want((), False, payload)
+        return Want(self._vectors, self._knows_all, payload)
 
-    def _sample_ids(self, n: int) -> list[Id]:
+    def _sample_ids(self, n: int, namespace: str) -> list[Id]:
         try:
-            return self._wire.sample(self._collection, n)
+            return self._wire.sample(self._at, n, self._shard(namespace))
         except TransientStoreError:
             raise
         except StoreError:
             # Servers before 1.10 have no random sample; one range is right as well.
-            if self._wire.info(self._collection) is None:
+            if self._wire.info(self._at) is None:
                 raise
             return []
 
     def _upsert(
         self,
-        name: str,
         ids: Sequence[Id],
-        vectors: FloatArray,
-        present: BoolArray | None,
+        columns: Columns,
         payloads: Sequence[Mapping[str, Any]],
         failed: dict[int, str],
+        namespace: str,
     ) -> dict[int, str]:
+        shard = self._shard(namespace, make=True)
         rows = [row for row in range(len(ids)) if row not in failed]
         if failed:
             ids, payloads = [ids[row] for row in rows], [payloads[row] for row in rows]
-            vectors = vectors[rows]
-            present = None if present is None else present[rows]
-        points, unsaid = self._wire.encode(name, ids, vectors, present, payloads)
+            columns = columns.take(rows)
+        points, unsaid = self._wire.encode(self._vectors, ids, columns, payloads)
         reasons = dict(failed) | {rows[at]: reason for at, reason in unsaid.items()}
         for part in _parts(points, self._wire.request_bytes):
-            for at, reason in self._upsert_part(points, part).items():
+            for at, reason in self._upsert_part(points, part, shard).items():
                 reasons[rows[at]] = reason
         return reasons
 
-    def _upsert_part(self, points: list[bytes], part: Sequence[int]) -> dict[int, str]:
+    def _upsert_part(
+        self, points: list[bytes], part: Sequence[int], shard: ShardKey | None
+    ) -> dict[int, str]:
         """Write *part*; one bad point refuses its whole request, so halve until it stands alone."""
         try:
-            self._wire.upsert(self._collection, [points[at] for at in part])
+            self._wire.upsert(self._at, [points[at] for at in part], shard)
         except RefusedError as error:
             if len(part) == 1:
                 return {part[0]: error.what}
             half = len(part) // 2
-            found = self._upsert_part(points, part[:half])
-            return found | self._upsert_part(points, part[half:])
+            found = self._upsert_part(points, part[:half], shard)
+            return found | self._upsert_part(points, part[half:], shard)
         return {}
 
 
@@ -431,3 +656,7 @@ def _alias_of(mark: str) -> str:
 
 def _mark_of(alias: str) -> str:
     return bytes.fromhex(alias.removeprefix(_MARK_ALIAS)).decode()
+
+
+def _without_nulls(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if value is not None}

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from struct import Struct
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
+import numpy.typing as npt
 from google.protobuf import (  # type: ignore[import-untyped]
     descriptor_pb2,
     descriptor_pool,
@@ -25,7 +26,8 @@ from google.protobuf import (  # type: ignore[import-untyped]
 from qdrant_client import grpc as qdrant
 
 from runner.errors import Id
-from runner.model import BoolArray, FloatArray
+from runner.model import BoolArray, FloatArray, SparseVector, VectorKind
+from runner.stores.qdrant_points import Chosen, Columns, ordered_sparse
 
 __all__ = ["Encoder", "RawReplies", "Rows", "decode_rows", "replies"]
 
@@ -37,14 +39,12 @@ class Rows:
     Attributes:
         ids: In the server's order.
         payloads: JSON objects; ``{}`` where none was asked for.
-        vectors: Shape ``(n, dim)``; None if not asked for.
-        present: Which points have the vector; None if all have.
+        columns: The vectors that were asked for.
     """
 
     ids: list[Id]
     payloads: list[dict[str, Any]]
-    vectors: FloatArray | None
-    present: BoolArray | None
+    columns: Columns
 
 
 # --- wire format -----------------------------------------------------------------
@@ -93,6 +93,19 @@ _LIST = _tag(qdrant.Value, "list_value", _BYTES)
 _STRUCT = _tag(qdrant.Value, "struct_value", _BYTES)
 _ITEM = _tag(qdrant.ListValue, "values", _BYTES)
 _FIELD = _tag(qdrant.Struct, "fields", _BYTES)
+_VECTORS = _tag(qdrant.PointStruct, "vectors", _BYTES)
+_UNNAMED = _tag(qdrant.Vectors, "vector", _BYTES)
+_NAMED = _tag(qdrant.Vectors, "vectors", _BYTES)
+_NAMED_ENTRY = _tag(qdrant.NamedVectors, "vectors", _BYTES)
+_NAME = _entry("vectors", qdrant.NamedVectors, "key")
+_NAMED_VALUE = _entry("vectors", qdrant.NamedVectors, "value")
+_DENSE = _tag(qdrant.Vector, "dense", _BYTES)
+_DENSE_DATA = _tag(qdrant.DenseVector, "data", _BYTES)
+_SPARSE = _tag(qdrant.Vector, "sparse", _BYTES)
+_SPARSE_VALUES = _tag(qdrant.SparseVector, "values", _BYTES)
+_SPARSE_INDICES = _tag(qdrant.SparseVector, "indices", _BYTES)
+_MULTI = _tag(qdrant.Vector, "multi_dense", _BYTES)
+_MULTI_ROW = _tag(qdrant.MultiDenseVector, "vectors", _BYTES)
 _pack_double = Struct("<d").pack
 _unpack_double = Struct("<d").unpack
 
@@ -106,52 +119,39 @@ class Encoder:
     """Turns points into the frames of an ``UpsertPoints`` message.
 
     Args:
-        vector: The vector's name in the collection; ``""`` for the unnamed one.
-        dim: Its number of components.
+        vectors: The vectors that the points may have.
     """
 
-    def __init__(self, vector: str, dim: int) -> None:
-        self._row_bytes = 4 * dim
-        self._vector_head = _vector_head(vector, 4 * dim)
+    def __init__(self, vectors: Sequence[Chosen]) -> None:
+        self._vectors = tuple(vectors)
+        self._lone_head = b""
+        if len(vectors) == 1 and vectors[0].spec.kind is VectorKind.DENSE:
+            self._lone_head = _lone_dense_head(vectors[0].name, 4 * vectors[0].spec.dim)
         empty = _framed(_tag(qdrant.Vectors, "vectors", _BYTES), b"")
-        self._no_vector = _framed(_tag(qdrant.PointStruct, "vectors", _BYTES), empty)
+        self._no_vector = _framed(_VECTORS, empty)
         self._strings: dict[str, dict[int, bytes]] = {}
         self._scalars: dict[str, dict[Any, bytes]] = {}
         self._doubles: dict[str, bytes] = {}
 
-    @staticmethod
-    def head(collection: str) -> bytes:
-        """What a request to *collection* begins with; frames of points follow it."""
-        fields = qdrant.UpsertPoints(collection_name=collection, wait=True)
-        return bytes(fields.SerializeToString())
-
     def points(
-        self,
-        ids: Sequence[Id],
-        vectors: FloatArray,
-        present: BoolArray | None,
-        payloads: Iterable[Mapping[str, Any]],
+        self, ids: Sequence[Id], columns: Columns, payloads: Iterable[Mapping[str, Any]]
     ) -> tuple[list[bytes], dict[int, str]]:
         """One frame a point, and row → reason for those that cannot be said.
 
         Rows that cannot be said have an empty frame.  Ids and vectors have been checked.
         """
-        size = self._row_bytes
-        raw = memoryview(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
-        head, bare, entries = self._vector_head, self._no_vector, self._entries
+        vectors, entries = self._vector_parts(len(ids), columns), self._entries
         frames: list[bytes] = []
         refused: dict[int, str] = {}
         add, join = frames.append, b"".join
-        for row, (each, payload) in enumerate(zip(ids, payloads, strict=True)):
+        for each, payload, vector in zip(ids, payloads, vectors, strict=True):
             try:
                 parts = entries(payload)
             except ValueError as error:  # UnicodeEncodeError is one
-                refused[row] = str(error)
+                refused[len(frames)] = str(error)
                 add(b"")
                 continue
-            parts.append(head if present is None or present[row] else bare)
-            if parts[-1] is head:
-                parts.append(raw[row * size : (row + 1) * size])
+            parts += vector
             if type(each) is int:
                 number = _varint(each)
                 parts.append(
@@ -162,6 +162,42 @@ class Encoder:
             point = join(parts)
             add(_POINT + _length(len(point)) + point)
         return frames, refused
+
+    def _vector_parts(self, n: int, columns: Columns) -> Iterable[tuple[bytes | memoryview, ...]]:
+        """For each point, what stands for its vectors, in pieces."""
+        bare = (self._no_vector,)
+        if self._lone_head:
+            return self._lone_parts(n, columns)
+        contents = {each.name: _contents(each, columns) for each in self._vectors}
+        if list(contents) == [""]:
+            # an unnamed vector alone has a field of its own
+            rows = contents[""] or [None] * n
+            return [
+                bare if row is None else (_framed(_VECTORS, _framed(_UNNAMED, row)),)
+                for row in rows
+            ]
+        named: list[list[bytes]] = [[] for _ in range(n)]
+        for name, rows in contents.items():
+            key = _framed(_NAME, name.encode())
+            for row, content in enumerate(rows):
+                if content is not None:
+                    named[row].append(_framed(_NAMED_ENTRY, key + _framed(_NAMED_VALUE, content)))
+        return [
+            (_framed(_VECTORS, _framed(_NAMED, b"".join(row))),) if row else bare for row in named
+        ]
+
+    def _lone_parts(self, n: int, columns: Columns) -> Iterable[tuple[bytes | memoryview, ...]]:
+        """As `_vector_parts` for one dense vector: nothing is copied or measured for a point."""
+        head, bare, only = self._lone_head, (self._no_vector,), self._vectors[0]
+        array = columns.dense.get(only.name)
+        if array is None:
+            return [bare] * n
+        size, mask = 4 * only.spec.dim, columns.present.get(only.name)
+        raw = memoryview(np.ascontiguousarray(array, dtype="<f4").tobytes())
+        return [
+            (head, raw[row * size : (row + 1) * size]) if mask is None or mask[row] else bare
+            for row in range(n)
+        ]
 
     def _entries(self, payload: Mapping[str, Any]) -> list[bytes | memoryview]:
         """The payload's map entries; headers are remembered by key and length."""
@@ -215,28 +251,108 @@ class Encoder:
         return head
 
 
-def _vector_head(name: str, size: int) -> bytes:
+def _lone_dense_head(name: str, size: int) -> bytes:
     """Everything of ``PointStruct.vectors`` that stands before the floats."""
-    floats = _tag(qdrant.DenseVector, "data", _BYTES) + _varint(size)
-    tags = [_tag(qdrant.Vector, "dense", _BYTES)]
-    if name:
-        tags += [_entry("vectors", qdrant.NamedVectors, "value")]
-    head, length = floats, len(floats) + size
-    for tag in tags:
+    head = _tag(qdrant.DenseVector, "data", _BYTES) + _varint(size)
+    length = len(head) + size
+
+    def wrap(tag: bytes) -> None:
+        nonlocal head, length
         length_bytes = _varint(length)
         head = tag + length_bytes + head
         length += len(tag) + len(length_bytes)
+
+    wrap(_DENSE)
     if name:
-        key = _framed(_entry("vectors", qdrant.NamedVectors, "key"), name.encode())
+        wrap(_NAMED_VALUE)
+        key = _framed(_NAME, name.encode())
         head, length = key + head, length + len(key)
-    outer = [_tag(qdrant.NamedVectors, "vectors", _BYTES)] if name else []
-    outer += [_tag(qdrant.Vectors, "vectors" if name else "vector", _BYTES)]
-    outer += [_tag(qdrant.PointStruct, "vectors", _BYTES)]
-    for tag in outer:
-        length_bytes = _varint(length)
-        head = tag + length_bytes + head
-        length += len(tag) + len(length_bytes)
+        wrap(_NAMED_ENTRY)
+    wrap(_NAMED if name else _UNNAMED)
+    wrap(_VECTORS)
     return head
+
+
+def _contents(chosen: Chosen, columns: Columns) -> list[bytes | None]:
+    """The content of a ``Vector`` message for each point; empty if none has this vector."""
+    name = chosen.name
+    if name in columns.sparse:
+        return _sparse_contents(columns.sparse[name])
+    if name in columns.multi:
+        return _multi_contents(columns.multi[name], chosen.spec.dim)
+    if name not in columns.dense:
+        return []
+    size, mask = 4 * chosen.spec.dim, columns.present.get(name)
+    floats = _DENSE_DATA + _varint(size)
+    head = _DENSE + _varint(len(floats) + size) + floats
+    raw = np.ascontiguousarray(columns.dense[name], dtype="<f4").tobytes()
+    rows = range(len(columns.dense[name]))
+    return [
+        head + raw[row * size : (row + 1) * size] if mask is None or mask[row] else None
+        for row in rows
+    ]
+
+
+def _sparse_contents(column: Sequence[SparseVector | None]) -> list[bytes | None]:
+    there = [each for each in column if each is not None]
+    if not there:
+        return [None] * len(column)
+    values = np.concatenate([each.values for each in there]).astype("<f4").tobytes()
+    packed, ends = _packed_varints(np.concatenate([each.indices for each in there]))
+    contents: list[bytes | None] = []
+    at = 0
+    for each in column:
+        if each is None:
+            contents.append(None)
+            continue
+        end = at + len(each.values)
+        body = b""
+        if end > at:
+            first = ends[at - 1] if at else 0
+            body = _framed(_SPARSE_VALUES, values[4 * at : 4 * end])
+            body += _framed(_SPARSE_INDICES, packed[first : ends[end - 1]])
+        contents.append(_framed(_SPARSE, body))
+        at = end
+    return contents
+
+
+def _multi_contents(column: Sequence[FloatArray | None], dim: int) -> list[bytes | None]:
+    data = _DENSE_DATA + _varint(4 * dim)
+    head = np.frombuffer(_MULTI_ROW + _varint(len(data) + 4 * dim) + data, np.uint8)
+    contents: list[bytes | None] = []
+    for each in column:
+        if each is None:
+            contents.append(None)
+            continue
+        block = np.empty((len(each), len(head) + 4 * dim), np.uint8)
+        block[:, : len(head)] = head
+        block[:, len(head) :] = np.ascontiguousarray(each, dtype="<f4").view(np.uint8)
+        contents.append(_framed(_MULTI, block.tobytes()))
+    return contents
+
+
+def _packed_varints(numbers: npt.NDArray[np.uint32]) -> tuple[bytes, list[int]]:
+    """All *numbers* as varints, one after the other, and where each of them ends."""
+    wide = numbers.astype(np.uint64)
+    shifts = np.arange(5, dtype=np.uint64) * np.uint64(7)
+    groups = (wide[:, None] >> shifts).astype(np.uint32)
+    lengths = np.maximum(1, (groups != 0).sum(axis=1))
+    inside = np.arange(5) < lengths[:, None]
+    more = np.arange(5) < lengths[:, None] - 1
+    chunks = ((groups & 0x7F) | np.where(more, 0x80, 0)).astype(np.uint8)
+    return chunks[inside].tobytes(), np.cumsum(lengths).tolist()
+
+
+def _unpacked_varints(raw: bytes) -> npt.NDArray[np.uint32]:
+    """The numbers of a packed field, shape ``(n,)``."""
+    chunks = np.frombuffer(raw, np.uint8)
+    if not len(chunks):
+        return np.zeros(0, np.uint32)
+    ends = np.flatnonzero(chunks < 0x80)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    place = np.arange(len(chunks)) - np.repeat(starts, ends - starts + 1)
+    shifted = (chunks & 0x7F).astype(np.uint64) << (place * 7).astype(np.uint64)
+    return np.add.reduceat(shifted, starts).astype(np.uint32)
 
 
 def _length(length: int) -> bytes:
@@ -285,7 +401,13 @@ class RawReplies:
         )
         _twin(file, "Id", qdrant.PointId, num="uint64", uuid="string")
         _twin(file, "Dense", qdrant.DenseVector, data="bytes")
-        _twin(file, "Output", qdrant.VectorOutput, data="bytes", dense=".Dense")
+        _twin(file, "Sparse", qdrant.SparseVector, values="bytes", indices="bytes")
+        _twin(file, "Multi", qdrant.MultiDenseVector, vectors="*.Dense")
+        _twin(file, "Indices", qdrant.SparseIndices, data="bytes")
+        _twin(
+            file, "Output", qdrant.VectorOutput, data="bytes", indices=".Indices",
+            dense=".Dense", sparse=".Sparse", multi_dense=".Multi",
+        )  # fmt: skip
         named = qdrant.NamedVectorsOutput.DESCRIPTOR.fields_by_name["vectors"].message_type
         _twin(file, "Entry", named, key="string", value=".Output")
         _twin(file, "Named", qdrant.NamedVectorsOutput, vectors="*.Entry")
@@ -332,23 +454,64 @@ def _twin(file: Any, name: str, model: Any, **fields: str) -> None:
 replies = RawReplies()
 
 
-def decode_rows(points: Sequence[Any], vector: str, dim: int | None) -> Rows:
+def decode_rows(points: Sequence[Any], vectors: Sequence[Chosen]) -> Rows:
     """The columns of twin points.
 
     Args:
         points: ``result`` of a twin reply.
-        vector: The vector's name; ``""`` for the unnamed one.
-        dim: Its number of components; None if vectors were not asked for.
+        vectors: The vectors that were asked for.
 
     Raises:
-        ValueError: A vector has another number of components.
+        ValueError: A vector is not of the kind or dimension that was asked for.
     """
     ids: list[Id] = [each.id.uuid or each.id.num for each in points]
     payload = _payload_reader()
     payloads = [payload(each.payload) for each in points]
-    if dim is None:
-        return Rows(ids, payloads, None, None)
-    raw = [_dense(each.vectors, vector) for each in points]
+    if not vectors:
+        return Rows(ids, payloads, Columns())
+    dense: dict[str, FloatArray] = {}
+    present: dict[str, BoolArray] = {}
+    sparse: dict[str, list[SparseVector | None]] = {}
+    multi: dict[str, list[FloatArray | None]] = {}
+    for each, outputs in zip(vectors, _outputs(points, vectors), strict=True):
+        match each.spec.kind:
+            case VectorKind.DENSE:
+                dense[each.name], mask = _dense_column(outputs, each.spec.dim)
+                if mask is not None:
+                    present[each.name] = mask
+            case VectorKind.SPARSE:
+                sparse[each.name] = [None if out is None else _sparse(out) for out in outputs]
+            case VectorKind.MULTI:
+                multi[each.name] = [
+                    None if out is None else _multi(out, each.spec.dim) for out in outputs
+                ]
+            case _:
+                assert_never(each.spec.kind)
+    return Rows(ids, payloads, Columns(dense, present, sparse, multi))
+
+
+def _outputs(points: Sequence[Any], vectors: Sequence[Chosen]) -> list[list[Any]]:
+    """For each vector, what each point has of it; None where it has none."""
+    if len(vectors) == 1 and not vectors[0].name:
+        return [[each.vectors.vector if _has_unnamed(each) else None for each in points]]
+    found = []
+    for each in points:
+        named = {entry.key: entry.value for entry in each.vectors.vectors.vectors}
+        if _has_unnamed(each):
+            # so comes the unnamed vector of a point that has no other
+            named[""] = each.vectors.vector
+        found.append(named)
+    return [[named.get(each.name) for named in found] for each in vectors]
+
+
+def _has_unnamed(point: Any) -> bool:
+    has: bool = point.vectors.HasField("vector")
+    return has
+
+
+def _dense_column(outputs: Sequence[Any], dim: int) -> tuple[FloatArray, BoolArray | None]:
+    """Servers before 1.16 fill the outer field."""
+    raw = [b"" if out is None else out.dense.data or out.data for out in outputs]
     lengths = set(map(len, raw))
     present: BoolArray | None = None
     if 0 in lengths and dim:
@@ -358,21 +521,22 @@ def decode_rows(points: Sequence[Any], vector: str, dim: int | None) -> Rows:
         lengths.discard(0)
     if lengths - {4 * dim}:
         raise ValueError(f"vectors of {sorted(lengths)} bytes came; expected {4 * dim}")
-    vectors = np.frombuffer(b"".join(raw), dtype="<f4").reshape(len(raw), dim)
-    return Rows(ids, payloads, vectors, present)
+    return np.frombuffer(b"".join(raw), dtype="<f4").reshape(len(raw), dim), present
 
 
-def _dense(vectors: Any, name: str) -> bytes:
-    """The float bytes of one point's vector; servers before 1.16 fill the outer field."""
-    if not name:
-        output = vectors.vector
-        found: bytes = output.dense.data or output.data
-        return found
-    for entry in vectors.vectors.vectors:
-        if entry.key == name:
-            named: bytes = entry.value.dense.data or entry.value.data
-            return named
-    return b""
+def _sparse(output: Any) -> SparseVector:
+    if output.HasField("sparse"):
+        values, indices = output.sparse.values, output.sparse.indices
+    else:
+        values, indices = output.data, output.indices.data
+    return ordered_sparse(_unpacked_varints(indices), np.frombuffer(values, "<f4"))
+
+
+def _multi(output: Any, dim: int) -> FloatArray:
+    raw = b"".join(each.data for each in output.multi_dense.vectors) or output.data
+    if len(raw) % (4 * dim):
+        raise ValueError(f"a multi-vector of {len(raw)} bytes came; expected tokens of {4 * dim}")
+    return np.frombuffer(raw, "<f4").reshape(-1, dim)
 
 
 _STRING_TAG, _INT_TAG, _DOUBLE_TAG, _BOOL_TAG, _NULL_TAG = (

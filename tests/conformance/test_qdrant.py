@@ -13,7 +13,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from runner.model import DEFAULT_VECTOR, Batch, Metadata, Metric
+from runner.errors import PartialWriteError, StoreError
+from runner.model import (
+    DEFAULT_VECTOR,
+    Batch,
+    CollectionSpec,
+    Metadata,
+    Metric,
+    Select,
+    SparseVector,
+    VectorKind,
+    VectorSpec,
+)
 from runner.stores.base import Connection
 from runner.stores.qdrant_edge import QdrantEdge
 from runner.stores.qdrant_server import QdrantServer
@@ -27,6 +38,76 @@ def mixed_batch(n: int, dim: int = 8) -> Batch:
     """Integers and UUIDs, with documents."""
     ids = [row if row % 2 else str(uuid.uuid5(uuid.NAMESPACE_OID, str(row))) for row in range(n)]
     return make_batch(n, dim, seed=3, ids=ids)
+
+
+KINDS = CollectionSpec(
+    "kinds",
+    {
+        "body": VectorSpec(5, Metric.L2),
+        "terms": VectorSpec(0, Metric.DOT, VectorKind.SPARSE),
+        "title": VectorSpec(8, Metric.COSINE),
+        "tokens": VectorSpec(4, Metric.DOT, VectorKind.MULTI),
+        "turned": VectorSpec(3, Metric.COSINE, VectorKind.MULTI),
+    },
+)
+
+
+def batch_of_kinds(n: int) -> Batch:
+    """Vectors of every kind; each is missing somewhere, and the last record has none."""
+    rng = np.random.default_rng(11)
+
+    def numbers(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    def sparse(row: int) -> SparseVector:
+        # row 0 has no term; the largest index and gaps of every length are there
+        indices = np.unique(rng.integers(0, 2 ** rng.integers(1, 33, 20 * (row > 0))))
+        if row == 1:
+            indices = np.append(indices[indices < 2**32 - 1], 2**32 - 1)
+        return SparseVector(indices.astype(np.uint32), numbers(len(indices)))
+
+    last = n - 1
+    masks = {name: np.array([r % k != k - 1 and r != last for r in range(n)])
+             for name, k in (("title", 3), ("body", 4))}  # fmt: skip
+    vectors = {
+        name: np.where(masks[name][:, None], numbers(n, dim), np.float32(0))
+        for name, dim in (("title", 8), ("body", 5))
+    }
+    return make_batch(n, ids=list(range(1, n + 1))).with_(
+        vectors=vectors,
+        present=masks,
+        sparse={"terms": [None if r % 5 == 4 or r == last else sparse(r) for r in range(n)]},
+        multi={
+            "tokens": [None if r % 2 or r == last else numbers(1 + r % 7, 4) for r in range(n)],
+            "turned": [None if r % 6 == 3 or r == last else numbers(2, 3) for r in range(n)],
+        },
+    )
+
+
+def assert_same_vectors(sent: Batch, found: Batch) -> None:
+    """Those of `KINDS`, as Qdrant keeps them."""
+    assert found.ids == sent.ids
+    for name, dim in (("title", 8), ("body", 5)):
+        assert found.vectors[name].shape == (len(sent), dim)
+        everywhere = np.ones(len(sent), dtype=np.bool_)
+        assert (found.present.get(name, everywhere) == sent.present[name]).all()
+    assert found.vectors["body"].tobytes() == sent.vectors["body"].tobytes()
+    lengths = np.linalg.norm(sent.vectors["title"], axis=1, keepdims=True)
+    unit = sent.vectors["title"] / np.where(lengths == 0, 1, lengths)
+    np.testing.assert_allclose(found.vectors["title"], unit, atol=1e-6)
+    for one, other in zip(sent.sparse["terms"], found.sparse["terms"], strict=True):
+        assert (one is None) is (other is None)
+        if one is not None:
+            assert (other.indices.dtype, other.values.dtype) == (np.uint32, np.float32)
+            assert one == other
+    for name, tolerance in (("tokens", 0), ("turned", 1e-6)):
+        for one, other in zip(sent.multi[name], found.multi[name], strict=True):
+            assert (one is None) is (other is None)
+            if one is not None:
+                if tolerance:
+                    one = one / np.linalg.norm(one, axis=1, keepdims=True)
+                assert other.shape == one.shape
+                np.testing.assert_allclose(other, one, rtol=0, atol=tolerance)
 
 
 class QdrantConformance(StoreConformance):
@@ -60,6 +141,134 @@ class QdrantConformance(StoreConformance):
         with self.filled(place, batch) as target:
             for size in (1, 2, 3, 4):
                 assert read_all(target, size).ids == ids
+
+    def of_kinds(self, place, batch):
+        """A collection of `KINDS`, whatever the place's option says, holding *batch*."""
+        target = place.open(vectors="all")
+        proposal = target.propose(KINDS, len(batch), batch.size_bytes)
+        assert not proposal.findings
+        target.create(proposal.spec)
+        target.write(batch)
+        return target
+
+    def test_vectors_of_every_kind_come_back(self, place):
+        batch = batch_of_kinds(31)
+        with self.of_kinds(place, batch) as target:
+            described = target.describe()
+            assert list(described.vectors) == sorted(KINDS.vectors)
+            for name, wanted in KINDS.vectors.items():
+                found = described.vectors[name]
+                assert (found.dim, found.metric, found.kind) == (
+                    wanted.dim, wanted.metric, wanted.kind,
+                )  # fmt: skip
+            assert described == replace(
+                target.propose(KINDS, 1, 1).spec,
+                extra=described.extra, index=described.index,
+            )  # fmt: skip
+            assert_same_vectors(batch, target.fetch(batch.ids))
+            target.finish(described)
+            for size in (1, 7, 1000):
+                found = read_all(target, size, parts=2)
+                order = np.argsort(found.ids).tolist()
+                assert_same_vectors(batch, found.take(order))
+                assert found.take(order).metadata[0] == batch.metadata[0]
+            bare = read_all(target, 10, Select.METADATA)
+            assert (bare.vectors, bare.sparse, bare.multi) == ({}, {}, {})
+
+    def test_some_of_the_vectors_can_be_read(self, place):
+        batch = batch_of_kinds(12)
+        self.of_kinds(place, batch).close()
+        with place.open(vectors=["terms", "tokens"]) as store:
+            found = read_all(store, 5)
+            assert (found.vectors, list(found.sparse), list(found.multi)) == (
+                {}, ["terms"], ["tokens"],
+            )  # fmt: skip
+            assert found.sparse["terms"] == batch.sparse["terms"]
+        with place.open(vectors="terms") as store:
+            assert store.describe().extra["vector_name"] == "terms"
+            assert read_all(store, 5).sparse == {DEFAULT_VECTOR: batch.sparse["terms"]}
+
+    def test_a_record_replaces_all_vectors_of_the_one_before(self, place):
+        batch = batch_of_kinds(6)
+        with self.of_kinds(place, batch) as target:
+            less = batch.with_(vectors={}, present={}, multi={})
+            target.write(less)
+            found = target.fetch(batch.ids)
+            assert not any(mask.any() for mask in found.present.values())
+            assert sorted(found.present) == ["body", "title"]
+            assert found.sparse == batch.sparse
+            assert found.multi == {"tokens": [None] * 6, "turned": [None] * 6}
+
+    def test_each_dense_and_multi_vector_answers_queries(self, place):
+        batch = batch_of_kinds(20)
+        with self.of_kinds(place, batch) as target:
+            for name in ("title", "body"):
+                rows = np.flatnonzero(batch.present[name])
+                hits = target.search(batch.vectors[name][rows], 3, vector=name, exact=True)
+                assert [each[0] for each in hits.ids] == [batch.ids[row] for row in rows]
+                assert hits.higher_is_better is (name == "title")
+            query = batch.multi["tokens"][4][:1]
+            hits = target.search(query, 20, vector="tokens", exact=True)
+            scores = {
+                batch.ids[row]: float((each @ query[0]).max())
+                for row, each in enumerate(batch.multi["tokens"])
+                if each is not None
+            }
+            assert hits.ids[0] == sorted(scores, key=lambda each: -scores[each])
+            with pytest.raises(StoreError, match="'terms' that dense queries can be put to"):
+                target.search(query, 1, vector="terms")
+
+    @pytest.mark.parametrize("kind", [VectorKind.SPARSE, VectorKind.MULTI], ids=str)
+    def test_a_vector_of_another_kind_may_be_the_only_one(self, place, kind):
+        batch, name = batch_of_kinds(9), {"sparse": "terms", "multi": "tokens"}[kind]
+        only = {DEFAULT_VECTOR: getattr(batch, kind)[name]}
+        batch = batch.with_(**{"vectors": {}, "present": {}, "sparse": {}, "multi": {}, kind: only})
+        with place.open() as target:
+            wanted = replace(KINDS, vectors={DEFAULT_VECTOR: KINDS.vectors[name]})
+            target.create(target.propose(wanted, 9, 1000).spec)
+            target.write(batch)
+            assert target.describe().vector.kind is kind
+            target.finish(target.describe())
+            found = read_all(target, 4)
+        for one, other in zip(only[""], getattr(found, kind)[""], strict=True):
+            assert one is other is None or np.array_equal(one, other) or one == other
+
+    def test_sparse_vectors_stand_beside_an_unnamed_one(self, place):
+        batch, terms = self.batch(10), batch_of_kinds(10).sparse["terms"]
+        present = np.array([row % 3 > 0 for row in range(10)])
+        batch = batch.with_(
+            vectors={"": np.where(present[:, None], batch.vector, np.float32(0))},
+            present={"": present},
+            sparse={"terms": terms},
+        )
+        vectors = {"": VectorSpec(self.dim, Metric.DOT), "terms": KINDS.vectors["terms"]}
+        with place.open(vectors="all") as target:
+            target.create(target.propose(replace(KINDS, vectors=vectors), 10, 1000).spec)
+            target.write(batch)
+            found = target.fetch(batch.ids)
+        assert found.vectors[""].tobytes() == batch.vectors[""].tobytes()
+        assert (found.present[""] == present).all()
+        assert found.sparse["terms"] == terms
+
+    def test_bad_sparse_and_multi_vectors_are_named_and_the_others_written(self, place):
+        batch = batch_of_kinds(8)
+        terms, tokens = list(batch.sparse["terms"]), list(batch.multi["tokens"])
+        one = np.ones(2, np.float32)
+        terms[0] = SparseVector(np.array([3, 3], np.uint32), one)
+        terms[1] = SparseVector(np.array([3, 4], np.uint32), one * np.float32("nan"))
+        terms[2] = SparseVector(np.array([3], np.uint32), one)
+        tokens[4] = np.zeros((0, 4), np.float32)
+        tokens[5] = np.full((2, 4), np.inf, np.float32)
+        tokens[6] = np.ones((2, 3), np.float32)
+        batch = batch.with_(
+            sparse={"terms": terms}, multi={**batch.multi, "tokens": tokens}
+        )  # fmt: skip
+        with place.open(vectors="all") as target:
+            target.create(target.propose(KINDS, 8, 1000).spec)
+            with pytest.raises(PartialWriteError) as caught:
+                target.write(batch)
+            assert set(caught.value.failed) == {1, 2, 3, 5, 6, 7}
+            assert target.fetch(batch.ids).ids == [4, 8]
 
     def test_ten_thousand_points_arrive(self, place):
         rng = np.random.default_rng(5)

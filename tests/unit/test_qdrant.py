@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 from qdrant_client import grpc as qdrant
 
+from runner import load_plan, write_records
 from runner.errors import (
     AuthError,
     CapabilityError,
@@ -38,6 +40,8 @@ from runner.model import (
     Metadata,
     Metric,
     Select,
+    SparseVector,
+    VectorKind,
     VectorSpec,
 )
 from runner.stores import open_store
@@ -45,8 +49,7 @@ from runner.stores.base import Access, CanSwap, Connection, Location, Searchable
 from runner.stores.qdrant import QdrantStore
 from runner.stores.qdrant_address import Address
 from runner.stores.qdrant_edge import QdrantEdge
-from runner.stores.qdrant_points import following, id_of, order_of, text_of
-from runner.stores.qdrant_server import QdrantServer
+from runner.stores.qdrant_points import Chosen, Columns, following, id_of, order_of, text_of
 from runner.stores.qdrant_wire import Encoder, decode_rows, replies
 from runner.testing import folder_digest, make_batch, read_all
 from tests.servers.fault_proxy import FaultProxy
@@ -110,6 +113,10 @@ def typed(value):
     return (type(value).__name__, value)
 
 
+def dense(name, dim):
+    return Chosen(name, name, VectorSpec(dim))
+
+
 @settings(deadline=None, max_examples=150)
 @given(POINTS, st.sampled_from(["", "text", "n" * 200]), st.sampled_from([1, 8, 40]))
 def test_encoded_points_are_what_protobuf_makes_of_them(points, name, dim):
@@ -117,10 +124,10 @@ def test_encoded_points_are_what_protobuf_makes_of_them(points, name, dim):
     payloads = [each[1] for each in points]
     present = np.array([each[2] for each in points])
     vectors = np.random.default_rng(1).standard_normal((len(points), dim)).astype(np.float32)
-    frames, refused = Encoder(name, dim).points(ids, vectors, present, payloads)
+    columns = Columns({name: vectors}, {name: present})
+    frames, refused = Encoder([dense(name, dim)]).points(ids, columns, payloads)
     assert not refused
-    request = qdrant.UpsertPoints.FromString(Encoder.head("docs") + b"".join(frames))
-    assert (request.collection_name, request.wait) == ("docs", True)
+    request = qdrant.UpsertPoints.FromString(b"".join(frames))
     for row, point in enumerate(request.points):
         kind = point.id.WhichOneof("point_id_options")
         assert getattr(point.id, kind) == ids[row]
@@ -153,8 +160,8 @@ def _frame_head(frame):
 def test_decoded_replies_are_what_protobuf_reads(points, name, old):
     reply = qdrant.ScrollResponse()
     vectors = np.random.default_rng(2).standard_normal((len(points), 8)).astype(np.float32)
-    upserts, _ = Encoder("", 8).points(
-        [each[0] for each in points], vectors, None, [each[1] for each in points]
+    upserts, _ = Encoder([dense("", 8)]).points(
+        [each[0] for each in points], Columns({"": vectors}), [each[1] for each in points]
     )
     request = qdrant.UpsertPoints.FromString(b"".join(upserts))
     for row, point in enumerate(request.points):
@@ -165,12 +172,85 @@ def test_decoded_replies_are_what_protobuf_reads(points, name, old):
         if points[row][2]:
             output = made.vectors.vectors.vectors[name] if name else made.vectors.vector
             (output if old else output.dense).data.extend(vectors[row].tolist())
-    rows = decode_rows(replies.scroll(reply.SerializeToString()).result, name, 8)
+    rows = decode_rows(replies.scroll(reply.SerializeToString()).result, [dense(name, 8)])
     assert rows.ids == [each[0] for each in points]
     assert [typed(each) for each in rows.payloads] == [typed(each[1]) for each in points]
     present = np.array([each[2] for each in points])
-    assert rows.vectors.tobytes() == np.where(present[:, None], vectors, 0).tobytes()
-    assert present.all() if rows.present is None else (rows.present == present).all()
+    assert rows.columns.dense[name].tobytes() == np.where(present[:, None], vectors, 0).tobytes()
+    assert (rows.columns.present.get(name, np.ones(len(points), bool)) == present).all()
+
+
+SPARSE = st.none() | st.dictionaries(
+    st.integers(0, 2**32 - 1) | st.sampled_from([0, 127, 128, 2**14, 2**21, 2**28, 2**32 - 1]),
+    st.floats(width=32, allow_nan=False, allow_infinity=False),
+    max_size=8,
+)
+SEVERAL = [
+    Chosen("d", "d", VectorSpec(3)),
+    Chosen("s", "s", VectorSpec(0, Metric.DOT, VectorKind.SPARSE)),
+    Chosen("m", "m", VectorSpec(2, kind=VectorKind.MULTI)),
+]
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.tuples(st.booleans(), SPARSE, st.integers(0, 3)), min_size=1, max_size=6))
+def test_vectors_of_every_kind_are_encoded_as_protobuf_does_and_decoded_again(points):
+    rng, n = np.random.default_rng(4), len(points)
+    dense_rows = rng.standard_normal((n, 3)).astype(np.float32)
+    present = np.array([each[0] for each in points])
+    sparse = [
+        None if each[1] is None else SparseVector(
+            np.array(sorted(each[1]), np.uint32),
+            np.array([each[1][key] for key in sorted(each[1])], np.float32),
+        )
+        for each in points
+    ]  # fmt: skip
+    multi = [
+        rng.standard_normal((each[2], 2)).astype(np.float32) if each[2] else None
+        for each in points
+    ]  # fmt: skip
+    columns = Columns({"d": dense_rows}, {"d": present}, {"s": sparse}, {"m": multi})
+    frames, _ = Encoder(SEVERAL).points(list(range(n)), columns, [{}] * n)
+    request = qdrant.UpsertPoints.FromString(b"".join(frames))
+    replies_by_age = [qdrant.ScrollResponse(), qdrant.ScrollResponse()]
+    for row, point in enumerate(request.points):
+        assert len(point.SerializeToString()) + _frame_head(frames[row]) == len(frames[row])
+        named = point.vectors.vectors.vectors
+        assert ("d" in named, "s" in named, "m" in named) == (
+            present[row], sparse[row] is not None, multi[row] is not None,
+        )  # fmt: skip
+        if sparse[row] is not None:
+            assert list(named["s"].sparse.indices) == sparse[row].indices.tolist()
+        for old, reply in enumerate(replies_by_age):
+            made = reply.result.add()
+            made.id.CopyFrom(point.id)
+            for name, vector in named.items():
+                _as_output(vector, made.vectors.vectors.vectors[name], old=bool(old))
+    for reply in replies_by_age:
+        rows = decode_rows(replies.scroll(reply.SerializeToString()).result, SEVERAL)
+        expected = np.where(present[:, None], dense_rows, np.float32(0))
+        assert rows.columns.dense["d"].tobytes() == expected.tobytes()
+        assert rows.columns.sparse["s"] == sparse
+        for one, other in zip(multi, rows.columns.multi["m"], strict=True):
+            assert (one is None) is (other is None)
+            assert one is None or one.tobytes() == other.tobytes()
+
+
+def _as_output(vector, output, *, old):
+    """A vector in an answer; servers before 1.16 fill the outer fields."""
+    kind = vector.WhichOneof("vector")
+    if not old:
+        getattr(output, kind).ParseFromString(getattr(vector, kind).SerializeToString())
+    elif kind == "dense":
+        output.data.extend(vector.dense.data)
+    elif kind == "sparse":
+        output.data.extend(vector.sparse.values)
+        output.indices.SetInParent()
+        output.indices.data.extend(vector.sparse.indices)
+    else:
+        output.vectors_count = len(vector.multi_dense.vectors)
+        for each in vector.multi_dense.vectors:
+            output.data.extend(each.data)
 
 
 @given(IDS, IDS)
@@ -473,7 +553,7 @@ def test_finish_gives_up_when_indexing_makes_no_progress(double, tmp_path, trans
         held.threshold, held.looks_until_indexed = 1, 10**9
         target.write(records(1))
         held.points.update(dict.fromkeys(range(1000), held.points[0]))
-        with pytest.raises(TransientStoreError, match="indexed 0 of 1,000"):
+        with pytest.raises(TransientStoreError, match="indexed 0 vectors of 1,000 points"):
             target.finish(SPEC)
 
 
@@ -533,12 +613,16 @@ def test_settings_of_the_index_arrive(double, tmp_path, transport):
 
 
 @BOTH
-def test_of_several_vectors_one_must_be_named(double, tmp_path, transport):
-    two = {"a": {"size": 8, "distance": "Dot"}, "b": {"size": 4, "distance": "Manhattan"}}
-    double.state.create("docs", two, {})
+def test_some_of_several_vectors_can_be_chosen(double, tmp_path, transport):
+    three = {
+        "a": {"size": 8, "distance": "Dot"},
+        "b": {"size": 4, "distance": "Manhattan"},
+        "c": {"size": 3, "distance": "Cosine"},
+    }
+    double.state.create("docs", three, {})
     with (
         opened(double, tmp_path, transport=transport) as target,
-        pytest.raises(StoreError, match=r"2 dense vectors \(a, b\); expected one"),
+        pytest.raises(StoreError, match="'b' is compared by Manhattan"),
     ):
         target.describe()
     with opened(double, tmp_path, transport=transport, vectors="a") as target:
@@ -546,14 +630,18 @@ def test_of_several_vectors_one_must_be_named(double, tmp_path, transport):
         assert target.describe().extra["vector_name"] == "a"
         target.write(records(5))
         assert len(read_all(target, 2).vector) == 5
+        (finding,) = target.append_findings()
+        assert "a record that is overwritten loses them" in finding.what
+    with opened(double, tmp_path, transport=transport, vectors=["c", "a"]) as target:
+        assert [(name, each.dim) for name, each in target.describe().vectors.items()] == [
+            ("a", 8), ("c", 3),
+        ]  # fmt: skip
+        found = read_all(target, 2)
+        assert sorted(found.vectors) == ["a", "c"]
+        assert not found.present["c"].any()
     with (
-        opened(double, tmp_path, transport=transport, vectors="b") as target,
-        pytest.raises(StoreError, match="Manhattan"),
-    ):
-        target.describe()
-    with (
-        opened(double, tmp_path, transport=transport, vectors="c") as target,
-        pytest.raises(StoreError, match="has no vector 'c'; it has: a, b"),
+        opened(double, tmp_path, transport=transport, vectors=["a", "d"]) as target,
+        pytest.raises(StoreError, match="has no vector 'd'; it has: a, b, c"),
     ):
         target.describe()
 
@@ -568,7 +656,213 @@ def test_what_a_datatype_loses_is_declared(double, tmp_path):
     assert fidelity("Dot", "float32") is Fidelity.EXACT
     assert fidelity("Dot", "float16") is Fidelity.ROUNDED
     assert fidelity("Cosine", "float16") is Fidelity.NORMALISED
-    assert fidelity("Dot", "uint8") is Fidelity.QUANTISED
+    assert fidelity("Dot", "uint8") is Fidelity.ROUNDED
+    assert fidelity("Cosine", "uint8") is Fidelity.ROUNDED
+    assert fidelity("Dot", "turbo4") is Fidelity.QUANTISED
+
+
+RICH = {
+    "vectors": {
+        "title": {
+            "size": 8, "distance": "Cosine", "on_disk": True, "datatype": "float16",
+            "hnsw_config": {"m": 32, "payload_m": 8},
+            "quantization_config": {"scalar": {"type": "int8", "quantile": 0.5}},
+        },
+        "tokens": {
+            "size": 4, "distance": "Dot", "multivector_config": {"comparator": "max_sim"},
+            "hnsw_config": {"m": 0},
+        },
+    },
+    "sparse_vectors": {"terms": {"modifier": "idf", "index": {"on_disk": True}}},
+    "shard_number": 3,
+    "replication_factor": 2,
+    "write_consistency_factor": 2,
+    "on_disk_payload": False,
+    "hnsw_config": {"m": 24, "ef_construct": 60, "on_disk": True, "full_scan_threshold": 500},
+    "optimizers_config": {"memmap_threshold": 777, "indexing_threshold": 55},
+    "quantization_config": {"binary": {"always_ram": True}},
+    "metadata": {"owner": "search team"},
+}  # fmt: skip
+
+
+@BOTH
+def test_settings_and_payload_indexes_are_carried_from_qdrant_to_qdrant(
+    double, tmp_path, transport
+):
+    state = double.state
+    state.make("source", json.loads(json.dumps(RICH)))
+    state.index_field("source", "year", "integer")
+    state.index_field(
+        "source", "document", {"type": "text", "tokenizer": "word", "lowercase": True}
+    )
+    state.index_field("source", "team", {"type": "keyword", "is_tenant": True})
+    with opened(double, tmp_path, transport=transport, collection="source") as source:
+        found = source.describe()
+        assert found.index.params == {"m": 24, "ef_construction": 60}
+    with opened(double, tmp_path, transport=transport, document_field="body") as target:
+        proposal = target.propose(found, 1, 1)
+        assert not proposal.findings
+        # what a journal keeps of it
+        extra = json.loads(json.dumps(dict(proposal.spec.extra)))
+        target.create(replace(proposal.spec, extra=extra))
+        assert target.describe().vectors == found.vectors
+        target.write(records(1).with_(vectors={"title": records(1).vector}))
+    source, target = state.collections["source"], state.collections["docs"]
+    assert target.config == source.config
+    assert target.metadata == {"owner": "search team"}
+    document = source.indexes.pop("document")
+    assert target.indexes.pop("body") == document
+    assert target.indexes == source.indexes
+    assert [each.split()[0] for each in target.made] == ["create", *["index"] * 3, "points"]
+
+
+@BOTH
+def test_what_the_plan_says_of_the_index_holds_for_every_vector(double, tmp_path, transport):
+    double.state.make("source", json.loads(json.dumps(RICH)))
+    with opened(double, tmp_path, transport=transport, collection="source") as source:
+        found = source.describe()
+    index = {"type": "hnsw", "m": 6}
+    with opened(double, tmp_path, transport=transport, index=index) as target:
+        target.create(target.propose(replace(found, index=IndexSpec("hnsw", {"m": 6})), 1, 1).spec)
+    made = double.state.collections["docs"]
+    assert made.hnsw["m"] == 6
+    assert made.vectors["title"]["hnsw_config"] == {"payload_m": 8}
+
+
+def test_strict_mode_stays_behind_and_that_is_said(double, tmp_path):
+    strict = {"enabled": True, "max_query_limit": 10}
+    double.state.make(
+        "source", {"vectors": {"size": 8, "distance": "Dot"}, "strict_mode_config": strict}
+    )
+    with opened(double, tmp_path, transport="rest", collection="source") as source:
+        found = source.describe()
+    with opened(double, tmp_path, transport="rest") as target:
+        proposal = target.propose(found, 1, 1)
+        assert "strict mode is not carried over" in proposal.findings[0].what
+        target.create(proposal.spec)
+    assert "strict_mode_config" not in double.state.collections["docs"].config
+
+
+@BOTH
+def test_payload_indexes_that_a_crash_left_out_are_made_before_the_vector_index(
+    double, tmp_path, transport
+):
+    spec = replace(SPEC, extra={"payload_indexes": {"year": {"type": "integer"}}})
+    with opened(double, tmp_path, transport=transport) as target:
+        target.create(SPEC)
+        held = double.state.collections["docs"]
+        held.threshold = 0
+        held.metadata["vector-migration-runner.indexing-threshold"] = 9
+        target.finish(spec)
+        target.finish(spec)
+    assert held.made == ["create", "threshold 0", "index year", "threshold 9"]
+
+
+@BOTH
+def test_sparse_vectors_do_not_pass_for_dense_ones_that_are_not_indexed_yet(
+    double, tmp_path, transport
+):
+    state = double.state
+    state.make("docs", {
+        "vectors": {"d": {"size": 8, "distance": "Dot"}}, "sparse_vectors": {"s": {}},
+        "optimizers_config": {"indexing_threshold": 1},
+    })  # fmt: skip
+    held = state.collections["docs"]
+    term = SparseVector(np.array([1], np.uint32), np.ones(1, np.float32))
+    none = SparseVector(np.zeros(0, np.uint32), np.zeros(0, np.float32))
+    batch = records(400)
+    batch = batch.with_(
+        vectors={"d": batch.vector},
+        present={"d": np.arange(400) % 4 > 0},
+        # none is counted by the server, so that finish has to
+        sparse={"s": [none if row % 10 == 0 else term for row in range(400)]},
+    )
+    with opened(double, tmp_path, transport=transport) as target:
+        target.poll_s, target.stalled_s = (0.001, 0.002), 60
+        target.write(batch)
+        spec = target.describe()
+        held.looks_until_indexed = 40
+        target.finish(spec)
+        assert held.looks_until_indexed == 0
+        held.looks_until_indexed, target.stalled_s = 10**9, 0.1
+        with pytest.raises(TransientStoreError, match="indexed 360 vectors of 400 points"):
+            target.finish(spec)
+
+
+@BOTH
+def test_shard_keys_are_namespaces(double, tmp_path, transport):
+    state = double.state
+    state.make("source", {"vectors": {"size": 8, "distance": "Dot"}, "sharding_method": "custom"})
+    state.add_shard_key("source", "berlin")
+    state.add_shard_key("source", 7)
+    berlin, seven = records(20).with_(namespace="berlin"), records(5, start=10)
+    seven = seven.with_(namespace="7", vectors={"": seven.vector * 2})
+    with opened(double, tmp_path, transport=transport, collection="source") as source:
+        source.write(berlin)
+        source.write(seven)
+        assert source.namespaces() == ["berlin", "7"]
+        assert source.count() == 25
+        found = source.describe()
+        for parts in (1, 4):
+            pages = [
+                page.batch
+                for part in source.partitions(parts)
+                for page in source.scan(part, None, BatchSize(4))
+            ]
+            ids = [(page.namespace, each) for page in pages for each in page.ids]
+            expected = [("berlin", row) for row in range(20)] + [("7", r) for r in range(10, 15)]
+            assert ids == expected
+        assert sorted(source.scan_ids()) == [
+            ("7", list(range(10, 15))), ("berlin", list(range(20))),
+        ]  # fmt: skip
+        assert np.array_equal(source.fetch([12], namespace="7").vector, seven.vector[2:3])
+        assert np.array_equal(source.fetch([12], namespace="berlin").vector, berlin.vector[12:13])
+        assert len(source.fetch([12], namespace="paris")) == 0
+        source.delete([12], namespace="7")
+        source.delete([12], namespace="paris")
+        assert source.fetch([12], namespace="berlin").ids == [12]
+        assert source.search(seven.vector[:1], 30, namespace="7").ids[0][0] == 10
+        with pytest.raises(StoreError, match="has no shard key ''; it has: berlin, 7"):
+            source.write(records(1))
+    with opened(double, tmp_path, transport=transport) as target:
+        target.create(target.propose(found, 1, 1).spec)
+        assert state.collections["docs"].keys == ["berlin", 7]
+        target.write(seven)
+        target.write(records(2).with_(namespace="paris"))
+        assert target.namespaces() == ["berlin", "7", "paris"]
+        assert target.fetch([10], namespace="7").ids == [10]
+        assert target.count() == 7
+
+
+@BOTH
+def test_a_collection_without_shard_keys_has_no_namespaces(double, tmp_path, transport):
+    with opened(double, tmp_path, transport=transport) as target:
+        target.create(SPEC)
+        assert target.namespaces() == [""]
+        with pytest.raises(StoreError, match="has no namespaces: a batch of 'a' came"):
+            target.write(records(1).with_(namespace="a"))
+        assert len(target.fetch([0], namespace="a")) == 0
+
+
+def test_values_that_a_data_type_cannot_hold_are_refused_and_the_others_are_kept(double, tmp_path):
+    for dtype, good, bad in (("float16", 60_000, 70_000), ("uint8", 255, 256)):
+        double.state.collections.clear()
+        double.state.create("docs", {"size": 2, "distance": "Dot", "datatype": dtype}, {})
+        batch = records(2, dim=2).with_(vectors={"": np.array([[good, 1], [bad, 1]], np.float32)})
+        with opened(double, tmp_path) as target:
+            with pytest.raises(PartialWriteError, match=f"{dtype} cannot") as caught:
+                target.write(batch)
+            assert set(caught.value.failed) == {1}
+            assert target.fetch([0, 1]).vector.tolist() == [[good, 1]]
+
+
+def test_a_proposal_names_vectors_that_cannot_be_made_so(double, tmp_path):
+    two = replace(SPEC, vectors={"": VectorSpec(8), "b": VectorSpec(4)})
+    with opened(double, tmp_path) as target:
+        assert "without a name stands beside" in target.propose(two, 1, 1).findings[0].what
+    with opened(double, tmp_path, vectors=["b", "c"]) as target:
+        what = target.propose(replace(SPEC, vectors={"a": SPEC.vector, "b": SPEC.vector}), 1, 1)
+        assert "but `vectors` names b, c" in what.findings[0].what
 
 
 def test_plaintext_beyond_this_machine_is_found_without_connecting(tmp_path):
@@ -680,9 +974,18 @@ def local_folder(folder):
     client = QdrantClient(path=str(folder))
     cosine = models.VectorParams(size=4, distance=models.Distance.COSINE)
     dot = models.VectorParams(size=4, distance=models.Distance.DOT)
+    several = models.VectorParams(
+        size=2,
+        distance=models.Distance.DOT,
+        multivector_config=models.MultiVectorConfig(
+            comparator=models.MultiVectorComparator.MAX_SIM
+        ),
+    )
     client.create_collection("docs", vectors_config=cosine)
     client.create_collection(
-        "named", vectors_config={"t": dot}, sparse_vectors_config={"s": models.SparseVectorParams()}
+        "named",
+        vectors_config={"t": dot, "m": several},
+        sparse_vectors_config={"s": models.SparseVectorParams()},
     )
     upper = "6BA7B810-9DAD-11D1-80B4-00C04FD430C8"
     client.upsert(
@@ -702,7 +1005,8 @@ def local_folder(folder):
         "docs", vectors=np.ones((2, 4), np.float32), payload=[{"n": 1}, {"n": 2}], ids=[70, 71]
     )
     sparse = models.SparseVector(indices=[1], values=[2.0])
-    client.upsert("named", [models.PointStruct(id=2**63, vector={"t": [1, 2, 3, 4], "s": sparse})])
+    vectors = {"t": [1, 2, 3, 4], "s": sparse, "m": [[1, 2], [3, 4]]}
+    client.upsert("named", [models.PointStruct(id=2**63, vector=vectors)])
     client.close()
     return folder
 
@@ -725,7 +1029,11 @@ def test_a_folder_of_the_clients_local_mode_is_read_and_left_as_it_is(tmp_path):
         assert not isinstance(store, Searchable)
     with at(folder, tmp_path, collection="named") as store:
         found = read_all(store)
-        assert (found.ids, found.vector.tolist()) == ([2**63], [[1, 2, 3, 4]])
+        assert (found.ids, found.vectors["t"].tolist()) == ([2**63], [[1, 2, 3, 4]])
+        (terms,) = found.sparse["s"]
+        assert (terms.indices.tolist(), terms.values.tolist()) == ([1], [2.0])
+        (tokens,) = found.multi["m"]
+        assert tokens.tolist() == [[1, 2], [3, 4]]
     assert folder_digest(folder) == before
 
 
@@ -814,11 +1122,74 @@ def test_an_embedded_shard_can_be_addressed_as_folder_and_collection(tmp_path):
         at(tmp_path / "db" / "docs", tmp_path, collection="more")
 
 
-def test_servers_cannot_swap(double, tmp_path):
-    with opened(double, tmp_path) as target:
-        assert isinstance(target, QdrantServer)
-        assert not isinstance(target, CanSwap)
-        assert not target.capabilities.swaps
+@BOTH
+def test_servers_swap_what_is_an_alias_and_nothing_else(double, tmp_path, transport):
+    state = double.state
+    with opened(double, tmp_path, transport=transport, collection="docs_v1") as target:
+        target.create(SPEC)
+        target.write(records(3))
+        assert isinstance(target, CanSwap)
+        assert not target.can_swap()
+        with pytest.raises(CollectionMismatchError, match="is no alias"):
+            target.swap("docs_v2", "docs_v0")
+    state.alias_of["docs"] = "docs_v1"
+    with opened(double, tmp_path, transport=transport) as target:
+        assert target.can_swap()
+        target.write_mark("mine")
+        assert target.read_mark() == "mine"
+        assert target.count() == 3
+        with target.sibling("docs__new") as staged:
+            staged.create(SPEC)
+            staged.write(records(5))
+        # as rollback does it: completed, undone, both again
+        for _ in range(2):
+            target.swap("docs__new", "docs__old")
+            assert state.alias_of == {"docs": "docs__new", "docs__old": "docs_v1"}
+        assert target.count() == 5
+        assert target.read_mark() is None
+        with target.sibling("docs__new") as staged, target.sibling("docs__old") as kept:
+            assert staged.describe() is None
+            assert (kept.count(), kept.read_mark()) == (3, "mine")
+        for _ in range(2):
+            target.swap("docs__old", "docs__new")
+            assert state.alias_of == {"docs": "docs_v1"}
+        assert target.count() == 3
+        with target.sibling("docs__new") as staged:
+            assert staged.count() == 5
+        target.swap("docs__new", "docs__old")
+        with target.sibling("docs__old") as kept:
+            kept.drop()
+            assert kept.describe() is None
+        assert sorted(state.collections) == ["docs__new"]
+        assert state.alias_of == {"docs": "docs__new"}
+        with target.sibling("docs__newer") as staged:
+            staged.create(SPEC)
+        state.alias_of["docs__old"] = "docs__newer"
+        with pytest.raises(CollectionMismatchError, match="docs__old exists already"):
+            target.swap("docs__newer", "docs__old")
+
+
+@BOTH
+def test_an_alias_is_its_collection_for_whatever_is_done(double, tmp_path, transport):
+    with opened(double, tmp_path, transport=transport, collection="docs_v1") as target:
+        target.create(SPEC)
+        own = target.known_as()
+    double.state.alias_of["docs"] = "docs_v1"
+    with opened(double, tmp_path, transport=transport) as target:
+        assert target.known_as() == own
+        assert target.describe().name == "docs"
+        assert "docs is an alias of docs_v1" in target.findings()[0].what
+        with target.bulk_load():
+            assert double.state.collections["docs_v1"].threshold == 0
+            target.write(records(4))
+        target.finish(SPEC)
+        target.delete([0])
+        assert target.count() == len(read_all(target)) == 3
+        with pytest.raises(CollectionMismatchError):
+            target.create(SPEC)
+        target.drop()
+        assert target.describe() is None
+    assert double.state.collections == {}
 
 
 def test_an_embedded_shard_searches_exactly_unless_hnsw_is_asked_for(tmp_path):
@@ -843,6 +1214,28 @@ def test_an_embedded_shard_searches_exactly_unless_hnsw_is_asked_for(tmp_path):
         assert len(batch) == 300
         hits = target.search(batch.vector[:5], 3)
         assert [each[0] for each in hits.ids] == batch.ids[:5]
+
+
+def test_an_embedded_shard_keeps_and_passes_on_what_it_can_of_the_settings(double, tmp_path):
+    double.state.make("source", json.loads(json.dumps(RICH)))
+    double.state.index_field("source", "year", "integer")
+    with opened(double, tmp_path, collection="source") as source:
+        found = source.describe()
+    with at(tmp_path / "docs", tmp_path, Access.WRITE) as target:
+        proposal = target.propose(found, 1, 1)
+        assert "has no quantisation, replicas, shards" in proposal.findings[0].what
+        target.create(proposal.spec)
+        described = target.describe()
+    assert described.vectors == found.vectors
+    assert described.vectors["title"].dtype == "float16"
+    assert described.extra["payload_indexes"] == {"year": {"type": "integer"}}
+    assert described.extra["sparse_vectors"] == RICH["sparse_vectors"]
+    assert described.extra["settings"] == {"on_disk_payload": False}
+    with opened(double, tmp_path) as target:
+        target.create(target.propose(described, 1, 1).spec)
+    made = double.state.collections["docs"]
+    assert made.vectors["title"]["on_disk"] is True
+    assert made.indexes == {"year": {"type": "integer"}}
 
 
 def test_a_shard_that_another_opened_is_refused_with_a_hint(tmp_path):
@@ -927,3 +1320,40 @@ def test_private_copies_are_gone_when_a_source_is_closed(tmp_path):
         assert not list(scratch.iterdir())
         with open_store(Location("qdrant", options), Access.READ, scratch) as store:
             assert store.count() > 0
+
+
+@BOTH
+def test_a_plan_replaces_what_an_alias_stands_for_and_takes_that_back(double, tmp_path, transport):
+    state = double.state
+    with opened(double, tmp_path, transport=transport, collection="docs_v1") as target:
+        target.create(SPEC)
+        target.write(records(3))
+    state.alias_of["docs"] = "docs_v1"
+    rows = ({"id": n, "vector": [1.0, 0.5, n / 9] + [0.1] * 5} for n in range(7))
+    write_records(tmp_path / "new.parquet", rows, metric="cosine")
+    reached = f'connection: {{grpc_host: "{double.grpc_host}"}}' if transport == "grpc" else ""
+    (tmp_path / "plan.yaml").write_text(
+        f"""
+source: {{store: files, path: new.parquet, metric: cosine}}
+target:
+  store: qdrant
+  url: {double.url}
+  transport: {transport}
+  collection: docs
+  if_exists: replace
+  {reached}
+allow: [replace-target]
+"""
+    )
+    plan = load_plan(tmp_path / "plan.yaml")
+    with opened(double, tmp_path, transport=transport) as target:
+        assert plan.run().verdict == "passed"
+        assert target.count() == 7
+        assert len(state.collections) == len(state.alias_of) == 2
+        assert plan.rollback(confirmed=True).done
+        assert state.alias_of == {"docs": "docs_v1"}
+        assert list(state.collections) == ["docs_v1"]
+        assert plan.run().verdict == "passed"
+        assert plan.finalise(confirmed=True).done
+        assert list(state.alias_of) == ["docs"]
+        assert list(state.collections) == [state.alias_of["docs"]] != ["docs_v1"]
