@@ -368,8 +368,8 @@ def vector_names(
 ) -> dict[str, str]:
     """Source vector → target vector.
 
-    The only one of its kind takes the name of the target's only one.  Otherwise names stay,
-    as far as the target has names at all.
+    The only one of its kind takes the name of the target's only one.  Otherwise a dense vector
+    that is the only vector has no name, and names stay as far as the target has names at all.
 
     Args:
         source: What is read.
@@ -386,6 +386,8 @@ def vector_names(
         ]
         if len(alike) == 1 and len(there) == 1:
             names[name] = there[0]
+        elif spec.kind is VectorKind.DENSE and len(source.vectors) == 1:
+            names[name] = DEFAULT_VECTOR
         elif named or len(alike) > 1:
             names[name] = name
         else:

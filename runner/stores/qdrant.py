@@ -6,8 +6,8 @@ only, what qdrant-client's local mode wrote.  Which one is seen from the files, 
 anything is opened: the engine leaves files in whatever folder it is pointed at.
 
 A collection has any number of vectors, named ones and one without a name, dense, sparse
-and multi; a point may lack any of them.  Where only one is moved, batches and specs call it
-``""``, as stores with one vector do, and ``extra["vector_name"]`` keeps its name.
+and multi; a point may lack any of them.  Where a dense one alone is moved, batches and specs
+call it ``""``, as stores with one vector do, and ``extra["vector_name"]`` keeps its name.
 
 Documents have no place of their own: they are the payload field ``document``, or what
 ``document_field`` names.  Doubles in payloads move by a few units in the last place.
@@ -152,7 +152,7 @@ class QdrantStore(Target):
             own = (vectors[self._known[0].name] or {}).get("hnsw_config") or {}
             hnsw |= {key: value for key, value in own.items() if value is not None}
         extra: dict[str, Any] = self._carried(found)
-        if len(self._known) == 1:
+        if len(self._known) == 1 and self._known[0].spec.kind is VectorKind.DENSE:
             extra["vector_name"] = self._known[0].name
         return CollectionSpec(
             name=self._collection_name,
@@ -280,15 +280,17 @@ class QdrantStore(Target):
     def propose(self, wanted: CollectionSpec, records: int, size_bytes: int) -> Proposal:
         """A collection with these vectors, and an HNSW index for the dense ones."""
         del records  # only their bytes matter
-        key = f"{self.location.side}.collection"
+        place_key = f"{self.location.side}.collection"
         names, findings = self._proposed_names(wanted)
         if not wanted.vectors:
-            findings.append(Finding("no vector is to be kept; expected at least one", key=key))
+            findings.append(
+                Finding("no vector is to be kept; expected at least one", key=place_key)
+            )
         vectors = {}
         for name, spec in wanted.vectors.items():
-            vectors["" if len(wanted.vectors) == 1 else name] = vector_spec(
-                name, self._vector_settings(names[name], spec, wanted.extra), self._place
-            )
+            made = self._vector_settings(names[name], spec, wanted.extra)
+            key = _key(names[name], spec, alone=len(names) == 1)
+            vectors[key] = vector_spec(names[name], made, self._place)
             label = f"vector {name!r}" if name else "vectors"
             if spec.kind is VectorKind.SPARSE:
                 continue
@@ -298,16 +300,16 @@ class QdrantStore(Target):
                         f"the source holds no vectors{f' {name!r}' if name else ''}, so that their "
                         "dimension is not known; Qdrant makes no collection without it",
                         "copy once it holds some",
-                        key=key,
+                        key=place_key,
                     )
                 )
             elif spec.dim > MAX_DIM:
                 what = f"{label} of {spec.dim:,} components; Qdrant holds at most {MAX_DIM:,}"
-                findings.append(Finding(what, key=key))
+                findings.append(Finding(what, key=place_key))
         findings += self._place_findings(size_bytes) + self._carry_findings(wanted)
         extra = dict(wanted.extra)
         extra.pop("vector_name", None)
-        if len(names) == 1:
+        if vectors.keys() == {DEFAULT_VECTOR}:
             extra["vector_name"] = next(iter(names.values()))
         index = self._proposed_index(wanted.index)
         proposed = CollectionSpec(
@@ -328,11 +330,11 @@ class QdrantStore(Target):
         chosen, key = self._chosen_names, f"{self.location.side}.vectors"
         if len(wanted.vectors) == 1:
             ((name, spec),) = wanted.vectors.items()
-            if chosen is not None and len(chosen) == 1:
-                return {name: chosen[0]}, []
-            own = name or str(wanted.extra.get("vector_name") or "")
-            if spec.kind is VectorKind.SPARSE and not own:
-                own = "sparse"  # only dense and multi-vectors may do without a name
+            own = name
+            if spec.kind is VectorKind.DENSE:
+                if chosen is not None and len(chosen) == 1:
+                    return {name: chosen[0]}, []
+                own = name or str(wanted.extra.get("vector_name") or "")
             names = {name: own}
         else:
             names = {name: name for name in wanted.vectors}
@@ -348,13 +350,11 @@ class QdrantStore(Target):
             )
         dense = [n for n, each in wanted.vectors.items() if each.kind is not VectorKind.SPARSE]
         unnamed = wanted.vectors.get(DEFAULT_VECTOR)
-        if len(names) > 1 and unnamed is not None and (
-            len(dense) > 1 or unnamed.kind is VectorKind.SPARSE
-        ):  # fmt: skip
+        if unnamed is not None and (len(dense) > 1 or unnamed.kind is VectorKind.SPARSE):
             findings.append(
                 Finding(
-                    "a vector without a name stands beside named ones; Qdrant takes that only "
-                    "of one dense or multi-vector beside sparse ones",
+                    "one of the vectors has no name; Qdrant takes that only of a dense or "
+                    "multi-vector that is the only one, or stands beside sparse ones",
                     "copy them one by one: `source.vectors`",
                     key=key,
                 )
@@ -386,7 +386,7 @@ class QdrantStore(Target):
         dense: dict[str, Any] = {}
         sparse: dict[str, Any] = {}
         for key, each in spec.vectors.items():
-            name = str(extra.get("vector_name") or "") if len(spec.vectors) == 1 else key
+            name = key or str(extra.get("vector_name") or "")
             settings = self._vector_settings(name, each, extra)
             if settings is None:
                 sparse[name] = (extra.get("sparse_vectors") or {}).get(name) or {}
@@ -564,12 +564,8 @@ class QdrantStore(Target):
                     f"correct `{self.location.side}.vectors`",
                 )
         return tuple(
-            Chosen(
-                name,
-                DEFAULT_VECTOR if len(names) == 1 else name,
-                self._spec_of(name, vectors[name]),
-            )
-            for name in names
+            Chosen(name, _key(name, spec, alone=len(names) == 1), spec)
+            for name, spec in ((each, self._spec_of(each, vectors[each])) for each in names)
         )
 
     def _spec_of(self, name: str, config: Mapping[str, Any] | None) -> VectorSpec:
@@ -582,7 +578,7 @@ class QdrantStore(Target):
             StoreError: There is none, or it is a sparse one.
         """
         chosen = self._vectors
-        found = chosen[0] if len(chosen) == 1 else next((e for e in chosen if e.key == key), None)
+        found = next((each for each in chosen if each.key == key), None)
         if found is None or found.spec.kind is VectorKind.SPARSE:
             listed = ", ".join(str(e) for e in chosen if e.spec.kind is not VectorKind.SPARSE)
             raise StoreError(
@@ -605,10 +601,7 @@ class QdrantStore(Target):
             VectorKind.MULTI: batch.multi,
         }
         names = [(kind, name) for kind in came for name in came[kind]]
-        if len(chosen) == 1 and len(names) == 1:
-            known = {names[0]: chosen[0]} if names[0][0] is chosen[0].spec.kind else {}
-        else:
-            known = {(each.spec.kind, each.key): each for each in chosen}
+        known = {(each.spec.kind, each.key): each for each in chosen}
         wrong = [each for each in names if each not in known]
         if wrong:
             expected = ", ".join(f"{each} ({each.spec.kind})" for each in chosen)
@@ -712,6 +705,11 @@ class PrivateCopy:
     def remove(self) -> None:
         """Leave nothing behind."""
         shutil.rmtree(self.path)
+
+
+def _key(name: str, spec: VectorSpec, *, alone: bool) -> str:
+    """What batches and specs call the vector *name*."""
+    return DEFAULT_VECTOR if alone and spec.kind is VectorKind.DENSE else name
 
 
 def name_problem(name: str) -> str:

@@ -859,7 +859,7 @@ def test_values_that_a_data_type_cannot_hold_are_refused_and_the_others_are_kept
 def test_a_proposal_names_vectors_that_cannot_be_made_so(double, tmp_path):
     two = replace(SPEC, vectors={"": VectorSpec(8), "b": VectorSpec(4)})
     with opened(double, tmp_path) as target:
-        assert "without a name stands beside" in target.propose(two, 1, 1).findings[0].what
+        assert "one of the vectors has no name" in target.propose(two, 1, 1).findings[0].what
     with opened(double, tmp_path, vectors=["b", "c"]) as target:
         what = target.propose(replace(SPEC, vectors={"a": SPEC.vector, "b": SPEC.vector}), 1, 1)
         assert "but `vectors` names b, c" in what.findings[0].what

@@ -23,7 +23,15 @@ def test_names_stay_where_the_target_has_names():
         "image": "image",
         "words": "words",
     }
-    assert vector_names(spec(text=DENSE), None, named=True) == {"text": "text"}
+    assert vector_names(spec(text=DENSE, words=SPARSE), None, named=True) == {
+        "text": "text",
+        "words": "words",
+    }
+    assert vector_names(spec(words=SPARSE), None, named=True) == {"words": "words"}
+
+
+def test_a_dense_vector_that_is_the_only_vector_has_no_name():
+    assert vector_names(spec(text=DENSE), None, named=True) == {"text": ""}
     assert vector_names(spec(unnamed=DENSE), None, named=True) == {"": ""}
 
 
