@@ -8,12 +8,15 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 JOBS ?= 2
+# Keep WEAVIATE_VERSION as it is in tests/servers/weaviate.py.
+WEAVIATE_VERSION := 1.39.0
+WEAVIATE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/vector-migration-runner/weaviate-$(WEAVIATE_VERSION)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | \
-	  awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	  awk -F '\t' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 .PHONY: demo
 demo: .venv/.demo  ## a real migration on real stores: Chroma to PostgreSQL, with proof
@@ -36,6 +39,19 @@ test-long: .venv/.dev  ## the tests that take longer
 .PHONY: bench
 bench: .venv/.dev  ## measure speed; takes the machine for itself
 	$(BIN)/python -m tests.bench
+
+# About eight minutes on two cores, once a machine: tests find the program where it is put.
+.PHONY: weaviate-server
+weaviate-server: $(WEAVIATE)/weaviate-server  ## build a real Weaviate for the tests; needs Go 1.26 or newer
+
+$(WEAVIATE)/weaviate-server:
+	@command -v go >/dev/null || { \
+	  echo "Go 1.26 or newer is needed, and there is no go on PATH." >&2; \
+	  echo "  hint: without it the tests use a double of Weaviate" >&2; exit 1; }
+	@echo "Building Weaviate $(WEAVIATE_VERSION) into $(WEAVIATE) (once, about eight minutes)"
+	@mkdir -p "$(WEAVIATE)"
+	GOBIN="$(WEAVIATE)" CGO_ENABLED=0 GOTOOLCHAIN=local \
+	  go install github.com/weaviate/weaviate/cmd/weaviate-server@v$(WEAVIATE_VERSION)
 
 .PHONY: lint
 lint: .venv/.dev  ## ruff and mypy

@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+from tests.servers import weaviate
+
 pytest.register_assert_rewrite("runner.testing")
 
 
@@ -15,9 +17,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             "qdrant (embedded engine)"]  # fmt: skip
     double = []
     (real if os.environ.get("QDRANT_TEST_URL") else double).append("qdrant (server)")
+    (real if weaviate.is_there() else double).append("weaviate")
     terminalreporter.write_sep("-", "stores")
     terminalreporter.write_line(f"real: {', '.join(real)}")
     if double:
         terminalreporter.write_line(
-            f"doubles: {', '.join(double)}: ours; set QDRANT_TEST_URL for a real server"
+            f"doubles: {', '.join(double)}: ours; QDRANT_TEST_URL names a real Qdrant, and "
+            "`make weaviate-server` builds a real Weaviate, which WEAVIATE_TEST_URL may name too"
         )

@@ -56,12 +56,13 @@ _ASSUMED_WRITES_PER_S = {
     "pgvector": 10_000.0,
     "chroma": 700.0,
     "qdrant": 8_000.0,
+    "weaviate": 1_200.0,
     "faiss": 10_000.0,
     "files": 15_000.0,
 }
 _LONGEST_ENDING = 16
-_INSECURE = "insecure-connection"
-_TOUCHES_SOURCE = "touch-source"
+_HAZARDS = (Hazard.INSECURE_CONNECTION, Hazard.TOUCH_SOURCE, Hazard.ACTIVATE_TENANTS)
+"""What a store's finding may be instead of an error or a warning: its key names it."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ def _store_faults(document: PlanDocument, found: Preflight) -> list[Fault]:
     faults = [
         _fault(document, CapabilityError, each.key or side, each.what, each.hint)
         for side, each in found.findings
-        if each.severity is Severity.PROBLEM and each.key not in (_INSECURE, _TOUCHES_SOURCE)
+        if each.severity is Severity.PROBLEM and each.key not in _HAZARDS
     ]
     if found.query_problem:
         faults.append(_fault(document, PlanError, "validation.queries.file", found.query_problem))
@@ -414,10 +415,8 @@ def _needed_hazards(found: Preflight, steps: Sequence[Step]) -> dict[Hazard, str
         for each in step.hazards:
             needed[each] = _why(each, found, step)
     for side, finding in found.findings:
-        if finding.key == _INSECURE:
-            needed[Hazard.INSECURE_CONNECTION] = f"{side}: {finding.what}"
-        elif finding.key == _TOUCHES_SOURCE:
-            needed[Hazard.TOUCH_SOURCE] = f"{side}: {finding.what}"
+        if finding.key in _HAZARDS:
+            needed[Hazard(finding.key)] = f"{side}: {finding.what}"
     return needed
 
 
@@ -462,7 +461,7 @@ def _remarks(document: PlanDocument, found: Preflight, severity: Severity) -> li
     return [
         Remark(document.place(each.key or side), each.what, each.hint)
         for side, each in found.findings
-        if each.severity is severity and each.key not in (_INSECURE, _TOUCHES_SOURCE)
+        if each.severity is severity and each.key not in _HAZARDS
     ]
 
 

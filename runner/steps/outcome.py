@@ -39,6 +39,7 @@ _PACKAGES = {
     "files": ["pyarrow"],
     "pgvector": ["psycopg2-binary"],
     "qdrant": ["qdrant-client", "qdrant-edge-py"],
+    "weaviate": ["weaviate-client"],
 }
 _MOST_POINTS = 300
 _RATE_WINDOW_S = 30.0

@@ -20,6 +20,7 @@ _BUILT_IN = {
     "files": "runner.stores.files:FilesStore",
     "pgvector": "runner.stores.pgvector:PgvectorStore",
     "qdrant": "runner.stores.qdrant:QdrantStore",
+    "weaviate": "runner.stores.weaviate:WeaviateStore",
 }
 
 

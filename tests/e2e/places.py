@@ -18,11 +18,11 @@ from runner.checks.digest import SetDigest, digest_of
 from runner.model import Batch, BatchSize, CollectionSpec, Metadata, Metric, VectorSpec
 from runner.stores import open_store
 from runner.stores.base import Access, Connection, Location, Target
-from tests.servers import chroma, outside, postgres
+from tests.servers import chroma, outside, postgres, weaviate
 
 DIM = 16
 EMBEDDED = ["chroma", "faiss", "qdrant-edge", "files", "jsonl"]
-STORES = ["chroma", "pgvector", "faiss", "qdrant-edge", "qdrant-double", "files"]
+STORES = ["chroma", "pgvector", "faiss", "qdrant-edge", "qdrant-double", "weaviate", "files"]
 PAIRS = [
     *((source, target) for source in STORES for target in STORES),
     # a second way to reach a store of the matrix needs no row and column of its own
@@ -89,6 +89,13 @@ class Places:
                     "url": "${TEST_QDRANT}",
                     "collection": name,
                     "connection": {"grpc_host": "${TEST_QDRANT_GRPC}"},
+                }
+            case "weaviate":
+                return {
+                    "store": "weaviate",
+                    "url": "${TEST_WEAVIATE}",
+                    "grpc_port": "${TEST_WEAVIATE_GRPC_PORT}",
+                    "collection": name,
                 }
             case "files":
                 return {"store": "files", "path": f"{name}.parquet"}
@@ -182,13 +189,16 @@ class Places:
 
 @contextmanager
 def servers() -> Iterator[dict[str, str]]:
-    """One PostgreSQL database, one Chroma server and one Qdrant double."""
+    """One PostgreSQL database, a Chroma server, a Qdrant double, and a Weaviate or its double."""
     with ExitStack() as stack:
         dsn = stack.enter_context(postgres.shared().database())
         double = stack.enter_context(outside.qdrant())
+        there = weaviate.shared()
         yield {
             "TEST_DSN": dsn,
             "TEST_CHROMA": chroma.shared_url(),
             "TEST_QDRANT": double.url,
             "TEST_QDRANT_GRPC": double.grpc_host,
+            "TEST_WEAVIATE": there.url,
+            "TEST_WEAVIATE_GRPC_PORT": str(there.grpc_port),
         }

@@ -43,7 +43,10 @@ TEMPTATIONS = {
 }  # fmt: skip
 
 
-MOVES = ["chroma-files", "chroma-pgvector", "files-qdrant", "files-qdrant-rest", "faiss-edge"]
+MOVES = [
+    "chroma-files", "chroma-pgvector", "files-qdrant", "files-qdrant-rest", "faiss-edge",
+    "files-weaviate",
+]  # fmt: skip
 LAYERS = [
     pytest.param("shim", marks=pytest.mark.skipif(bool(watch.missing()), reason=watch.missing())),
     "hook",
@@ -59,11 +62,13 @@ class Servers:
     dsn: str
     qdrant: str
     grpc: str
+    weaviate: str
+    weaviate_grpc: str
 
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """A Chroma server, a PostgreSQL by TCP, a Qdrant double."""
+    """A Chroma server, a PostgreSQL by TCP, doubles of Qdrant and Weaviate."""
     with ExitStack() as stack:
         dsn = stack.enter_context(postgres.shared().database())
         front = stack.enter_context(
@@ -72,12 +77,15 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
             )
         )
         double = stack.enter_context(outside.qdrant())
+        weaviate = stack.enter_context(outside.weaviate())
         yield Servers(
             chroma=urlsplit(chroma.shared_url()).netloc,
             postgres=f"127.0.0.1:{front.port}",
             dsn=make_dsn(dsn, host="127.0.0.1", port=front.port),
             qdrant=urlsplit(double.url).netloc,
             grpc=double.grpc_host,
+            weaviate=urlsplit(weaviate["url"]).netloc,
+            weaviate_grpc=f"127.0.0.1:{weaviate['grpc_port']}",
         )
 
 
@@ -146,6 +154,8 @@ class Watched:
             "TEST_QDRANT": f"http://{servers.qdrant}",
             "TEST_QDRANT_GRPC": servers.grpc,
             "TEST_CHROMA": f"http://{servers.chroma}",
+            "TEST_WEAVIATE": f"http://{servers.weaviate}",
+            "TEST_WEAVIATE_GRPC_PORT": servers.weaviate_grpc.rpartition(":")[2],
         }
         qdrant = places.options("qdrant-double", move)
         match move:
@@ -163,6 +173,10 @@ class Watched:
                 return places.options("files", "from"), target, {servers.qdrant}
             case "faiss-edge":
                 return places.options("faiss", "from"), places.options("qdrant-edge", "to"), set()
+            case "files-weaviate":
+                target = places.options("weaviate", "Watched")
+                named = {servers.weaviate, servers.weaviate_grpc}
+                return places.options("files", "from"), target, named
         raise ValueError(move)
 
 

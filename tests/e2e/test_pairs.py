@@ -12,6 +12,7 @@ from runner.results import Verdict
 from tests.e2e.places import PAIRS, Places, records
 
 COUNT = 240
+NEEDS_UUIDS = ("qdrant", "weaviate")
 
 
 def names(source: str, target: str) -> tuple[str, str]:
@@ -23,7 +24,7 @@ def names(source: str, target: str) -> tuple[str, str]:
 def test_a_collection_arrives_whole(served: Places, source: str, target: str) -> None:
     """Count, ids, checksums, metadata and search; then what the target holds, field by field."""
     one, other = names(source, target)
-    kind = "uuid" if source.startswith("qdrant") else "text"
+    kind = "uuid" if source.startswith(NEEDS_UUIDS) else "text"
     sent = records(COUNT, kind=kind)
     from_, to = served.options(source, one), served.options(target, other)
     served.fill(from_, sent, id_kind="uuid" if kind == "uuid" else "string")
@@ -51,7 +52,7 @@ def test_a_collection_arrives_whole(served: Places, source: str, target: str) ->
     assert len(came) == COUNT
     for row, each in enumerate(sent.ids):
         there = each
-        if target.startswith("qdrant") and kind != "uuid":
+        if target.startswith(NEEDS_UUIDS) and kind != "uuid":
             there = uuid_for(each)
         vector, document, metadata = came[there]
         assert np.allclose(vector, sent.vector[row], atol=1e-6)

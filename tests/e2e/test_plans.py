@@ -212,6 +212,24 @@ def show_replace_in_place(served: Places, plan: Plan, _result: RunResult) -> Non
     assert sql(served, tables) == [("docstrings",)]
 
 
+def in_weaviate(served: Places) -> None:
+    """As an application may have it: named by UUIDs, each with its own name in a property."""
+    with served.opened(served.options("weaviate", "Docstrings"), Access.WRITE) as collection:
+        collection.drop()
+    filled = served.plan(SAMPLE, served.options("weaviate", "Docstrings"), "filled")
+    assert load_plan(filled).run().records == 1500
+
+
+def show_weaviate_to_faiss(served: Places, _plan: Plan, result: RunResult) -> None:
+    """Every docstring has its own id again."""
+    assert result.records == 1500
+    found = served.read({"store": "faiss", "path": ".demo/Docstrings.faiss"})
+    sent = served.read(SAMPLE)
+    assert found.keys() == sent.keys()
+    assert found["textwrap.wrap"][1:] == sent["textwrap.wrap"][1:]
+    np.testing.assert_array_equal(found["textwrap.wrap"][0], sent["textwrap.wrap"][0])
+
+
 @dataclass(frozen=True)
 class Shipped:
     """A plan: what has to be there, and what it shows."""
@@ -229,6 +247,7 @@ SHIPPED = {
     "export-to-parquet": Shipped(in_the_table_of_quickstart, show_export_to_parquet),
     "import-jsonl": Shipped(lambda _: None, show_import_jsonl),
     "replace-in-place": Shipped(in_a_table_with_old_contents, show_replace_in_place),
+    "weaviate_to_faiss": Shipped(in_weaviate, show_weaviate_to_faiss),
 }
 
 
@@ -240,6 +259,8 @@ def checkout(served: Places, monkeypatch: pytest.MonkeyPatch) -> Places:
     monkeypatch.setenv("PG_DSN", served.environment["TEST_DSN"])
     monkeypatch.setenv("QDRANT_URL", served.environment["TEST_QDRANT"])
     monkeypatch.setenv("QDRANT_GRPC", served.environment["TEST_QDRANT_GRPC"])
+    monkeypatch.setenv("WEAVIATE_URL", served.environment["TEST_WEAVIATE"])
+    monkeypatch.setenv("WEAVIATE_GRPC_PORT", served.environment["TEST_WEAVIATE_GRPC_PORT"])
     monkeypatch.setenv("HASH_KEY", "a key of this test")
     sql(served, "DROP TABLE IF EXISTS docstrings, docstrings_from_faiss, articles")
     for name in ("docstrings", "articles_acme", "articles_globex"):

@@ -50,9 +50,9 @@ def assert_the_same(served: Places, sent: dict[str, Any], back: dict[str, Any]) 
         assert served.digest(back) == served.digest(sent)
 
 
-@pytest.mark.parametrize("middle", ["qdrant-edge", "qdrant-double"])
+@pytest.mark.parametrize("middle", ["qdrant-edge", "qdrant-double", "weaviate"])
 @pytest.mark.parametrize("store", ["chroma", "pgvector", "faiss", "files"])
-def test_text_ids_come_back_from_qdrant(served: Places, store: str, middle: str) -> None:
+def test_text_ids_come_back_from_a_store_of_uuids(served: Places, store: str, middle: str) -> None:
     """As UUIDs there; as they were, without a word in the plan, on the way back."""
     sent, there, back = ends(served, store, middle, "text")
     served.fill(sent, records(COUNT))
@@ -77,10 +77,11 @@ def test_numbers_in_text_come_back_from_qdrant(served: Places, store: str, middl
     assert_the_same(served, sent, back)
 
 
+@pytest.mark.parametrize("middle", ["qdrant-edge", "weaviate"])
 @pytest.mark.parametrize("store", ["faiss", "files"])
-def test_ids_of_several_kinds_come_back_from_qdrant(served: Places, store: str) -> None:
+def test_ids_of_several_kinds_come_back(served: Places, store: str, middle: str) -> None:
     """An integer and the text of the same digits, one beyond 64 bits, one below zero."""
-    sent, there, back = ends(served, store, "qdrant-edge", "mixed")
+    sent, there, back = ends(served, store, middle, "mixed")
     batch = records(6).with_(ids=[42, "42", 2**70, -1, "é", ""])
     served.fill(sent, batch, id_kind="mixed")
     move(served, sent, there)
@@ -107,7 +108,7 @@ def difficult() -> Batch:
     return Batch(ids, {"": vectors}, documents, Metadata.of(DIFFICULT))
 
 
-@pytest.mark.parametrize("middle", ["chroma", "qdrant-edge", "qdrant-double"])
+@pytest.mark.parametrize("middle", ["chroma", "qdrant-edge", "qdrant-double", "weaviate"])
 @pytest.mark.parametrize("store", ["pgvector", "faiss", "files", "jsonl"])
 def test_values_that_a_store_does_not_hold_come_back(
     served: Places, store: str, middle: str

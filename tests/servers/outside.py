@@ -1,4 +1,4 @@
-"""The Qdrant double in a process of its own: it outlives clients that are killed."""
+"""Doubles in processes of their own: they outlive clients that are killed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,22 @@ class QdrantAddress:
 
 @contextmanager
 def qdrant() -> Iterator[QdrantAddress]:
-    """The double, started; stopped at the end."""
+    """The double of Qdrant, started; stopped at the end."""
+    with _started("tests.servers.qdrant_double") as found:
+        yield QdrantAddress(**found)
+
+
+@contextmanager
+def weaviate() -> Iterator[dict[str, Any]]:
+    """The double of Weaviate, started: its ``url`` and ``grpc_port``; stopped at the end."""
+    with _started("tests.servers.weaviate_double") as found:
+        yield found
+
+
+@contextmanager
+def _started(module: str) -> Iterator[dict[str, Any]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.servers.qdrant_double"],
+        [sys.executable, "-m", module],
         cwd=Path(__file__).parents[2],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -31,6 +45,7 @@ def qdrant() -> Iterator[QdrantAddress]:
     )
     try:
         assert process.stdout is not None
-        yield QdrantAddress(**json.loads(process.stdout.readline()))
+        found: dict[str, Any] = json.loads(process.stdout.readline())
+        yield found
     finally:
         process.communicate("")
