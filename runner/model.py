@@ -534,6 +534,7 @@ class IdRule:
         max_chars: Longest string id in characters; None for no limit.
         empty: Whether ``""`` is an id.
         nul: Whether an id may hold U+0000.
+        ascii_only: Whether an id may hold nothing beyond U+007F.
     """
 
     integers: tuple[int, int] | None = None
@@ -542,6 +543,7 @@ class IdRule:
     empty: bool = True
     nul: bool = True
     max_chars: int | None = None
+    ascii_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -596,13 +598,18 @@ class Capabilities:
             Nested kinds count where the value stands, not what is inside it.
         double_ulp: How far a metadata double may move, in units in the last place (0: exact).
         negative_zero: Whether −0.0 keeps its sign in metadata.
+        integers_as_doubles: Whether integers come back as doubles, ``3`` as ``3.0``.  Those that
+            a double holds exactly are written as numbers all the same; each record notes which
+            of its fields they are, so that the way back makes them integers again.
         nul_text: Whether strings (documents, metadata) may hold U+0000.
-        max_metadata_bytes: Largest metadata object as JSON, in bytes; None for no limit.
+        max_metadata_bytes: Largest metadata object as JSON, in bytes; None for no limit.  A
+            document that is a metadata key counts.
         max_dim: Most components of a dense vector.
         metrics: Metric → how a vector comes back under it; a missing metric is not offered.
         tolerance: Largest absolute error of a component, for vectors of length 1, where the
             fidelity is not exact.
         zero_vector: Whether a zero vector can be written under cosine.
+        zero_vector_ever: Whether a zero vector can be written under the other metrics.
         lengths: Metric → shortest and longest vector, but for the zero vector, that comes back;
             a metric that is missing here has no limits.
         missing_vector: Whether a record may lack its vector.
@@ -624,11 +631,13 @@ class Capabilities:
     values: Mapping[ValueKind, Outcome] = field(default_factory=dict)
     double_ulp: int = 0
     negative_zero: bool = True
+    integers_as_doubles: bool = False
     nul_text: bool = True
     max_metadata_bytes: int | None = None
     max_dim: int = 65_535
     tolerance: float = 0.0
     zero_vector: bool = True
+    zero_vector_ever: bool = True
     lengths: Mapping[Metric, tuple[float, float]] = field(default_factory=dict)
     missing_vector: bool = False
     documents: bool = True

@@ -358,6 +358,7 @@ def allowed_id(record_id: Id, rule: IdRule) -> bool:
     return (
         (rule.empty or record_id != "")
         and (rule.nul or "\0" not in record_id)
+        and (record_id.isascii() or not rule.ascii_only)
         and (rule.max_bytes is None or len(record_id.encode()) <= rule.max_bytes)
     )
 
@@ -952,7 +953,8 @@ class StoreConformance:
         vectors[20:30] = unit[20:30] * np.float32(0.01)
         if self.can.metrics[any_metric] is Fidelity.EXACT:
             vectors[30, :4] = [1e-30, -1e-38, 1.17549435e-38, 16777217.0]
-        if any_metric is not Metric.COSINE or self.can.zero_vector:
+        can = self.can
+        if can.zero_vector if any_metric is Metric.COSINE else can.zero_vector_ever:
             vectors[31] = 0
         batch = batch.with_(vectors={DEFAULT_VECTOR: vectors})
         with self.filled(place, batch, any_metric) as target:

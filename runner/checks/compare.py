@@ -248,12 +248,23 @@ def value_difference(
             if inside:
                 return f"[{place}]{inside[0]}", *inside[1:]
         return None
+    if capabilities.integers_as_doubles and _is_number(sent) and _is_number(came):
+        # an integer beyond 2^53 is nothing that a double could be compared with
+        sent, came = _as_double(sent), _as_double(came)
     if type(sent) is not type(came):
         return f": {type(came).__name__}, expected {type(sent).__name__}", sent, came
     if isinstance(sent, float):
         same = _same_double(sent, came, capabilities)
         return None if same else (": number differs", sent, came)
     return None if sent == came else (": value differs", sent, came)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _as_double(value: int | float) -> int | float:
+    return float(value) if abs(value) <= 2**53 else value
 
 
 def _same_double(sent: float, came: float, capabilities: Capabilities) -> bool:

@@ -253,11 +253,13 @@ class Kept:
         altered_vectors: Names of the vectors that come back rounded, normalised, quantised.
         doubles: Whether metadata doubles come back to the last bit.
         negative_zero: Whether −0.0 keeps its sign in metadata.
+        integers: Whether integers come back as such, rather than as doubles.
     """
 
     altered_vectors: tuple[str, ...] = ()
     doubles: bool = True
     negative_zero: bool = True
+    integers: bool = True
 
     @classmethod
     def by(cls, capabilities: Capabilities, vectors: Mapping[str, VectorSpec]) -> Self:
@@ -265,7 +267,12 @@ class Kept:
         altered = sorted(
             name for name, each in vectors.items() if each.fidelity is not Fidelity.EXACT
         )
-        return cls(tuple(altered), not capabilities.double_ulp, capabilities.negative_zero)
+        return cls(
+            tuple(altered),
+            not capabilities.double_ulp,
+            capabilities.negative_zero,
+            not capabilities.integers_as_doubles,
+        )
 
     @property
     def unseen(self) -> str:
@@ -285,7 +292,7 @@ class Kept:
         signs = not self.negative_zero and any(
             b"-0.0" in each for each in batch.metadata.canonical()
         )
-        if signs or not self.doubles:
+        if signs or not self.doubles or not self.integers:
             objects = [self._value(each) for each in batch.metadata.objects()]
             batch = batch.with_(metadata=Metadata(objects=objects))
         return batch
@@ -296,6 +303,8 @@ class Kept:
                 if not self.doubles and not value.is_integer():
                     return 0.5
                 return value if self.negative_zero else value + 0.0
+            case int() if not self.integers and type(value) is int and abs(value) <= 2**53:
+                return float(value)
             case dict():
                 return {key: self._value(each) for key, each in value.items()}
             case list():

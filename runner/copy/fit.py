@@ -2,7 +2,9 @@
 
 A value that the target cannot hold becomes, by default, its JSON text, and the
 record remembers which fields did in the metadata field ``runner_json``, so that the
-way back restores them.  Whatever no policy can make fit is set aside with the reason.
+way back restores them.  Integers that a target gives back as doubles stay numbers, and
+``runner_integers`` remembers them.  Whatever no policy can make fit is set aside with
+the reason.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +37,9 @@ from runner.plan.model import FieldPolicy, Unsupported
 
 JSON_FIELDS = "runner_json"
 """Where a record remembers, as a JSON list of names, which of its fields are JSON text."""
+
+INTEGER_FIELDS = "runner_integers"
+"""The same for fields whose numbers are integers, where the target knows doubles only."""
 
 _SURE = frozenset({str, bool})
 _NAME_OR_LEAVE_OUT = " (`target.columns` names one; null there leaves it out)"
@@ -135,7 +140,7 @@ class Fitting:
         metadata = batch.metadata
         if not self._plainly_fits(metadata):
             metadata = self._fit_metadata(metadata, misfits, losses)
-        self._judge_size(metadata, misfits)
+        self._judge_size(metadata, batch.documents, misfits)
         fitted = batch if metadata is batch.metadata else batch.with_(metadata=metadata)
         rows: Sequence[int] = range(len(batch))
         if misfits:
@@ -188,13 +193,8 @@ class Fitting:
             if absent is not None and needed:
                 for row in np.flatnonzero(~absent).tolist():
                     misfits[row] = f"{label} is missing, which the target refuses"
-            if (
-                spec is not None
-                and spec.metric is Metric.COSINE
-                and not self.capabilities.zero_vector
-            ):
-                for row in np.flatnonzero(squared == 0).tolist():
-                    misfits[row] = f"{label} is zero, which the target refuses under cosine"
+            if spec is not None:
+                self._judge_zeros(array, squared, spec.metric, label, misfits)
         for name, sparse in batch.sparse.items():
             for row, each in enumerate(sparse):
                 values = None if each is None else each.values
@@ -216,6 +216,24 @@ class Fitting:
                 misfits[row] = f"{label} is missing, which the target refuses"
         elif not np.isfinite(values).all():
             misfits[row] = f"{label} holds NaN or infinity"
+
+    def _judge_zeros(
+        self,
+        array: FloatArray,
+        squared: FloatArray,
+        metric: Metric,
+        label: str,
+        misfits: dict[int, str],
+    ) -> None:
+        can = self.capabilities
+        if can.zero_vector if metric is Metric.COSINE else can.zero_vector_ever:
+            return
+        # a square may have underflowed
+        for row in np.flatnonzero(squared == 0).tolist():
+            if not can.zero_vector_ever and array[row].any():
+                continue
+            where = " under cosine" if can.zero_vector_ever else ""
+            misfits[row] = f"{label} is zero, which the target refuses{where}"
 
     def _judge_lengths(
         self,
@@ -264,6 +282,8 @@ class Fitting:
         can, keys = self.capabilities, self.capabilities.keys
         # JSON text cannot hold what is no JSON, nor NaN or infinity
         if can.values.keys() - {ValueKind.NON_FINITE, ValueKind.UNKNOWN} or can.double_ulp:
+            return None
+        if can.integers_as_doubles:
             return None
         if keys.max_bytes or self._refused_keys or keys.refused_prefixes or self._pattern:
             return None
@@ -326,15 +346,32 @@ class Fitting:
             if made is None:
                 made = dict(found)
             self._apply_policy(made, key, value, kind, as_json, losses)
-        if made is None:
-            return found
         if as_json:
-            if JSON_FIELDS in found:
-                raise _MisfitError(
-                    f"metadata.{JSON_FIELDS} exists already, and the names of fields that become "
-                    "JSON text go there; `rename` or `drop` it"
-                )
-            made[JSON_FIELDS] = jsonvalues.dumps(sorted(as_json)).decode()
+            made = self._noted(found, made, JSON_FIELDS, as_json, "become JSON text")
+        if self.capabilities.integers_as_doubles:
+            integers = [key for key, value in (made or found).items() if type(value) is int]
+            if integers:
+                made = self._noted(found, made, INTEGER_FIELDS, integers, "hold integers")
+                for key in integers:
+                    losses[Loss(key, "int → double", "store", reversible=True)] += 1
+        return found if made is None else made
+
+    def _noted(
+        self,
+        found: dict[str, Any],
+        made: dict[str, Any] | None,
+        companion: str,
+        fields: list[str],
+        what: str,
+    ) -> dict[str, Any]:
+        """*made*, or a copy of *found*, with the names of *fields* in the field *companion*."""
+        if companion in found:
+            raise _MisfitError(
+                f"metadata.{companion} exists already, and the names of fields that {what} go "
+                "there; `rename` or `drop` it"
+            )
+        made = dict(found) if made is None else made
+        made[companion] = jsonvalues.dumps(sorted(fields)).decode()
         return made
 
     def _bad_text(self, text: str) -> bool:
@@ -437,13 +474,20 @@ class Fitting:
                 made[name] = jsonvalues.dumps(each).decode()
                 as_json.append(name)
 
-    def _judge_size(self, metadata: Metadata, misfits: dict[int, str]) -> None:
+    def _judge_size(
+        self, metadata: Metadata, documents: Sequence[str | None], misfits: dict[int, str]
+    ) -> None:
         limit = self.capabilities.max_metadata_bytes
         if limit is None:
             return
+        key_bytes = max((len(key.encode()) for key in self.reserved), default=0) + len('"":,')
         for row, text in enumerate(metadata.texts()):
-            if len(text) > limit:
-                misfits[row] = f"metadata has {len(text):,} bytes, the target holds {limit:,}"
+            size, what, document = len(text), "metadata has", documents[row]
+            if document is not None and not self.capabilities.documents and row not in misfits:
+                size += len(jsonvalues.dumps(document)) + key_bytes
+                what = "metadata and document have"
+            if size > limit:
+                misfits[row] = f"{what} {size:,} bytes, the target holds {limit:,}"
 
 
 class _MisfitError(Exception):
@@ -457,31 +501,33 @@ def _as_text(value: Any) -> str:
 
 
 def unfitted(batch: Batch) -> Batch:
-    """*batch* with every field that `Fitting` turned into JSON text turned back."""
-    if not batch.metadata.may_have_key(JSON_FIELDS):
-        return batch
-    restored = [_unfit(each) for each in batch.metadata.objects()]
-    return batch.with_(metadata=Metadata(objects=restored))
+    """*batch* with every field that `Fitting` turned into JSON text or a double turned back."""
+    restored: list[dict[str, Any]] | None = None
+    for companion, restore in ((JSON_FIELDS, _as_spelled), (INTEGER_FIELDS, _as_integer)):
+        if batch.metadata.may_have_key(companion):
+            objects = batch.metadata.objects() if restored is None else restored
+            restored = [_unfit(each, companion, restore) for each in objects]
+    return batch if restored is None else batch.with_(metadata=Metadata(objects=restored))
 
 
-def _unfit(found: dict[str, Any]) -> dict[str, Any]:
+def _unfit(found: dict[str, Any], companion: str, restore: Callable[[Any], Any]) -> dict[str, Any]:
     """One object restored; as it is where the companion field is not ours after all.
 
-    Ours is a sorted list of names, each of a field that holds the JSON of something else
-    than text, all spelled as we spell it.
+    Ours is a sorted list of names, spelled as we spell it, each of a field that *restore*
+    takes.
     """
-    names = found.get(JSON_FIELDS)
+    names = found.get(companion)
     if not isinstance(names, str):
         return found
     try:
         fields = jsonvalues.loads(names)
         if not _is_own_list(fields, names):
             return found
-        values = {name: _as_spelled(found.get(name)) for name in fields}
+        values = {name: restore(found.get(name)) for name in fields}
     except (TypeError, ValueError):
         return found
     return {
-        **{key: value for key, value in found.items() if key != JSON_FIELDS},
+        **{key: value for key, value in found.items() if key != companion},
         **values,
     }
 
@@ -494,6 +540,19 @@ def _is_own_list(fields: Any, spelled: str) -> bool:
         and fields == sorted(set(fields))
         and jsonvalues.dumps(fields).decode() == spelled
     )
+
+
+def _as_integer(value: Any) -> int:
+    """The integer that came back as the double *value*.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if type(value) is int:
+        return value
+    if type(value) is float and value.is_integer():
+        return int(value)
+    raise ValueError("no integer")
 
 
 def _as_spelled(text: Any) -> Any:

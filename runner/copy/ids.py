@@ -75,6 +75,7 @@ class IdCensus:
             *lowest_number* and *highest_number* of them.
         longest_bytes, longest_chars: Of the text ids, in UTF-8 and in characters.
         empty, nul: How many are ``""``, how many hold U+0000.
+        beyond_ascii: How many hold more than ASCII.
         named: How many of the UUIDs are of version 5, as those that we make are.
         namespaces: Namespace → how many of them it holds.
         duplicates: Namespace and id of those that occur more than once in their namespace,
@@ -95,6 +96,7 @@ class IdCensus:
     longest_chars: int = 0
     empty: int = 0
     nul: int = 0
+    beyond_ascii: int = 0
     named: int = 0
     namespaces: Counter[str] = field(default_factory=Counter)
     duplicates: list[tuple[str, Id]] = field(default_factory=list)
@@ -137,6 +139,7 @@ class IdCensus:
         self.longest_chars = max(self.longest_chars, max(map(len, strings)))
         self.empty += strings.count("")
         self.nul += sum("\0" in each for each in strings)
+        self.beyond_ascii += sum(not each.isascii() for each in strings)
         numbers = [int(each) for each in strings if len(each) < 40 and _NUMBER.fullmatch(each)]
         if numbers:
             low, high = min(numbers), max(numbers)
@@ -449,6 +452,8 @@ def _against_strings(census: IdCensus, rule: IdRule, store: str, *, every: bool)
         problems.append(f"an id is empty, which {store} refuses")
     if census.nul and not rule.nul:
         problems.append(f"{census.nul:,} ids hold U+0000, which {store} refuses")
+    if census.beyond_ascii and rule.ascii_only:
+        problems.append(f"{census.beyond_ascii:,} ids hold more than ASCII, which {store} refuses")
     return problems
 
 
@@ -463,6 +468,8 @@ def can_hold(record_id: Id, rule: IdRule) -> bool:
     if not record_id:
         return rule.empty
     if "\0" in record_id and not rule.nul:
+        return False
+    if rule.ascii_only and not record_id.isascii():
         return False
     if rule.max_chars is not None and len(record_id) > rule.max_chars:
         return False

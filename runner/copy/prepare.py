@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from runner import jsonvalues
 from runner.copy.dead_letters import DeadLetterRow
 from runner.copy.effects import changed_contents, settled
-from runner.copy.fit import JSON_FIELDS, Fitting, Loss, unfitted
+from runner.copy.fit import INTEGER_FIELDS, JSON_FIELDS, Fitting, Loss, unfitted
 from runner.copy.ids import (
     ORIGINAL_ID,
     RUNNER_NAMESPACE,
@@ -322,8 +322,12 @@ def _restorations(page: Batch, batch: Batch) -> Counter[Loss]:
         if now != was or type(now) is not type(was):
             found[Loss("id", f"{ORIGINAL_ID} → id again", RESTORED, reversible=True)] += 1
     for new, old in zip(batch.metadata.objects(), page.metadata.objects(), strict=True):
-        if JSON_FIELDS in old and JSON_FIELDS not in new:
-            for name in jsonvalues.loads(old[JSON_FIELDS]):
-                if name != ORIGINAL_ID:
-                    found[Loss(name, "JSON text → as it was", RESTORED, reversible=True)] += 1
+        for companion, what in (
+            (JSON_FIELDS, "JSON text → as it was"),
+            (INTEGER_FIELDS, "double → int"),
+        ):
+            if companion in old and companion not in new:
+                for name in jsonvalues.loads(old[companion]):
+                    if name != ORIGINAL_ID:
+                        found[Loss(name, what, RESTORED, reversible=True)] += 1
     return found

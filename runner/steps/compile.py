@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from runner.copy.dead_letters import DeadLetterRow
-from runner.copy.fit import JSON_FIELDS, Loss
+from runner.copy.fit import INTEGER_FIELDS, JSON_FIELDS, Loss
 from runner.copy.ids import ORIGINAL_ID, RUNNER_ID, RUNNER_NAMESPACE, IdMap, NamespaceMap
 from runner.copy.prepare import RESTORED, namespace_restored
 from runner.errors import CapabilityError, HazardError, PlanError, RunnerError, TransformError
@@ -55,6 +55,7 @@ from runner.words import named, plural, shown_list
 _ASSUMED_WRITES_PER_S = {
     "pgvector": 10_000.0,
     "chroma": 700.0,
+    "pinecone": 3_000.0,
     "qdrant": 8_000.0,
     "weaviate": 1_200.0,
     "faiss": 10_000.0,
@@ -632,7 +633,7 @@ def _fate(
 def _why_gone(name: str, summary: FieldSummary, found: Preflight) -> str:
     restored = {each.field for each in found.losses if each.policy == RESTORED}
     if (name in (ORIGINAL_ID, RUNNER_ID) and "id" in restored) or (
-        name == JSON_FIELDS and restored
+        name in (JSON_FIELDS, INTEGER_FIELDS) and restored
     ):
         return RESTORED
     if namespace_restored(name) in found.losses or (

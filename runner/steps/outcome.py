@@ -38,6 +38,7 @@ _PACKAGES = {
     "faiss": ["faiss-cpu"],
     "files": ["pyarrow"],
     "pgvector": ["psycopg2-binary"],
+    "pinecone": ["pinecone"],
     "qdrant": ["qdrant-client", "qdrant-edge-py"],
     "weaviate": ["weaviate-client"],
 }

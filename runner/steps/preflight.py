@@ -408,6 +408,9 @@ def _wanted(
     """The plan's target in common terms: the source's shape, and what the plan says besides."""
     options = document.target.options
     metric = options.get("metric")
+    # where the collection itself is called an index, the key is its name
+    index = options.get("index")
+    asked = index if isinstance(index, dict) else None
     vectors = {
         names[name]: VectorSpec(
             dim=each.dim,
@@ -421,7 +424,7 @@ def _wanted(
     return CollectionSpec(
         name=type(target).endpoint(document.target).collection,
         vectors=vectors,
-        index=_wanted_index(options.get("index"), spec.index, same_store),
+        index=_wanted_index(asked, spec.index, same_store),
         id_kind=census.kind if id_map.keeps else _kind_after(id_map.kind),
         fields=spec.fields if same_store else {},
         extra=spec.extra if same_store else {},

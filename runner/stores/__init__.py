@@ -19,6 +19,7 @@ _BUILT_IN = {
     "faiss": "runner.stores.faiss:FaissStore",
     "files": "runner.stores.files:FilesStore",
     "pgvector": "runner.stores.pgvector:PgvectorStore",
+    "pinecone": "runner.stores.pinecone:PineconeStore",
     "qdrant": "runner.stores.qdrant:QdrantStore",
     "weaviate": "runner.stores.weaviate:WeaviateStore",
 }

@@ -22,7 +22,16 @@ from tests.servers import chroma, outside, postgres, weaviate
 
 DIM = 16
 EMBEDDED = ["chroma", "faiss", "qdrant-edge", "files", "jsonl"]
-STORES = ["chroma", "pgvector", "faiss", "qdrant-edge", "qdrant-double", "weaviate", "files"]
+STORES = [
+    "chroma",
+    "pgvector",
+    "faiss",
+    "qdrant-edge",
+    "qdrant-double",
+    "pinecone",
+    "weaviate",
+    "files",
+]
 PAIRS = [
     *((source, target) for source in STORES for target in STORES),
     # a second way to reach a store of the matrix needs no row and column of its own
@@ -96,6 +105,13 @@ class Places:
                     "url": "${TEST_WEAVIATE}",
                     "grpc_port": "${TEST_WEAVIATE_GRPC_PORT}",
                     "collection": name,
+                }
+            case "pinecone":
+                return {
+                    "store": "pinecone",
+                    "index": name.replace("_", "-"),
+                    "api_key": "${TEST_PINECONE_KEY}",
+                    "control_host": "${TEST_PINECONE}",
                 }
             case "files":
                 return {"store": "files", "path": f"{name}.parquet"}
@@ -189,10 +205,11 @@ class Places:
 
 @contextmanager
 def servers() -> Iterator[dict[str, str]]:
-    """One PostgreSQL database, a Chroma server, a Qdrant double, and a Weaviate or its double."""
+    """PostgreSQL, Chroma, doubles of Qdrant and Pinecone, and a Weaviate or its double."""
     with ExitStack() as stack:
         dsn = stack.enter_context(postgres.shared().database())
         double = stack.enter_context(outside.qdrant())
+        pinecone = stack.enter_context(outside.pinecone())
         there = weaviate.shared()
         yield {
             "TEST_DSN": dsn,
@@ -201,4 +218,6 @@ def servers() -> Iterator[dict[str, str]]:
             "TEST_QDRANT_GRPC": double.grpc_host,
             "TEST_WEAVIATE": there.url,
             "TEST_WEAVIATE_GRPC_PORT": str(there.grpc_port),
+            "TEST_PINECONE": pinecone.url,
+            "TEST_PINECONE_KEY": pinecone.api_key,
         }

@@ -60,6 +60,10 @@ def test_a_collection_arrives_whole(served: Places, source: str, target: str) ->
         expected = dict(sent.metadata[row])
         if there != each:
             expected["original_id"] = each
+        if "pinecone" in (source, target):  # which knows doubles only
+            expected["year"] = float(expected["year"])
+        if target == "pinecone" != source:
+            expected["runner_integers"] = '["year"]'
         assert metadata.keys() == expected.keys()
         for key, value in expected.items():
             assert type(metadata[key]) is type(value)

@@ -68,6 +68,13 @@ def qdrant(served: Places, name: str) -> dict[str, Any]:
     return served.options("qdrant-double", name)
 
 
+PROD = {"namespace": "prod", "deletion_protection": "enabled"}
+
+
+def pinecone(served: Places) -> dict[str, Any]:
+    return {**served.options("pinecone", "docstrings"), **PROD}
+
+
 # what each plan finds, and what is true once it ran
 
 
@@ -132,6 +139,39 @@ def show_pgvector_to_qdrant(served: Places, plan: Plan, result: RunResult) -> No
     other, other_result = run(served, "pgvector-to-qdrant", tenant="globex")
     assert (other.name, other_result.records) == ("articles-globex", 80)
     assert plan.report().run_id == result.run_id
+
+
+def show_pgvector_to_pinecone(served: Places, plan: Plan, result: RunResult) -> None:
+    """In a namespace, protected; taken back by the plan that protected it."""
+    with served.opened(pinecone(served)) as index:
+        found = index.describe()
+        assert found is not None
+        assert found.extra == {
+            "tags": {"team": "search"}, "deletion_protection": "enabled",
+            "cloud": "aws", "region": "us-east-1",
+        }  # fmt: skip
+    _, text, metadata = served.read(pinecone(served))["textwrap.wrap"]
+    assert text.startswith("Wrap a single paragraph")
+    assert metadata["lines"] == float(metadata["lines"])
+    assert "lines" in json.loads(metadata["runner_integers"])
+    assert "file" not in metadata
+    assert any("write units" in each.what for each in plan.dry_run().notes)
+    undone = plan.rollback(confirmed=True)
+    assert (undone.action, undone.removed) == ("drop", result.records)
+
+
+def in_pinecone(served: Places) -> None:
+    in_the_table_of_quickstart(served)
+    run(served, "pgvector_to_pinecone")
+
+
+def show_pinecone_to_qdrant(served: Places, _plan: Plan, result: RunResult) -> None:
+    assert result.records == 1500
+    found = served.read(qdrant(served, "docstrings_from_pinecone"))
+    _, _, payload = found[uuid_for("textwrap.wrap")]
+    assert payload["original_id"] == "textwrap.wrap"
+    assert type(payload["lines"]) is int
+    assert "runner_integers" not in payload
 
 
 def in_an_index_made_by_hand(served: Places) -> None:
@@ -243,6 +283,8 @@ SHIPPED = {
     "chroma-to-qdrant": Shipped(in_chroma, show_chroma_to_qdrant),
     "qdrant-to-chroma": Shipped(in_qdrant, show_qdrant_to_chroma),
     "pgvector-to-qdrant": Shipped(in_a_table_of_an_application, show_pgvector_to_qdrant),
+    "pgvector_to_pinecone": Shipped(in_the_table_of_quickstart, show_pgvector_to_pinecone),
+    "pinecone_to_qdrant": Shipped(in_pinecone, show_pinecone_to_qdrant),
     "faiss-to-pgvector": Shipped(in_an_index_made_by_hand, show_faiss_to_pgvector),
     "export-to-parquet": Shipped(in_the_table_of_quickstart, show_export_to_parquet),
     "import-jsonl": Shipped(lambda _: None, show_import_jsonl),
@@ -261,9 +303,13 @@ def checkout(served: Places, monkeypatch: pytest.MonkeyPatch) -> Places:
     monkeypatch.setenv("QDRANT_GRPC", served.environment["TEST_QDRANT_GRPC"])
     monkeypatch.setenv("WEAVIATE_URL", served.environment["TEST_WEAVIATE"])
     monkeypatch.setenv("WEAVIATE_GRPC_PORT", served.environment["TEST_WEAVIATE_GRPC_PORT"])
+    monkeypatch.setenv("PINECONE_CONTROL", served.environment["TEST_PINECONE"])
+    monkeypatch.setenv("PINECONE_API_KEY", served.environment["TEST_PINECONE_KEY"])
     monkeypatch.setenv("HASH_KEY", "a key of this test")
     sql(served, "DROP TABLE IF EXISTS docstrings, docstrings_from_faiss, articles")
-    for name in ("docstrings", "articles_acme", "articles_globex"):
+    with served.opened(pinecone(served), Access.WRITE) as index:
+        index.drop()
+    for name in ("docstrings", "docstrings_from_pinecone", "articles_acme", "articles_globex"):
         with served.opened(qdrant(served, name), Access.WRITE) as collection:
             if collection.describe() is not None:
                 collection.drop()

@@ -108,7 +108,9 @@ def difficult() -> Batch:
     return Batch(ids, {"": vectors}, documents, Metadata.of(DIFFICULT))
 
 
-@pytest.mark.parametrize("middle", ["chroma", "qdrant-edge", "qdrant-double", "weaviate"])
+@pytest.mark.parametrize(
+    "middle", ["chroma", "qdrant-edge", "qdrant-double", "pinecone", "weaviate"]
+)
 @pytest.mark.parametrize("store", ["pgvector", "faiss", "files", "jsonl"])
 def test_values_that_a_store_does_not_hold_come_back(
     served: Places, store: str, middle: str

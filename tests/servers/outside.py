@@ -1,4 +1,4 @@
-"""Doubles in processes of their own: they outlive clients that are killed."""
+"""The doubles in processes of their own: they outlive clients that are killed."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ class QdrantAddress:
     grpc_host: str
 
 
+@dataclass(frozen=True)
+class PineconeAddress:
+    """Where its control plane listens, and the key that it takes."""
+
+    url: str
+    api_key: str
+
+
 @contextmanager
 def qdrant() -> Iterator[QdrantAddress]:
     """The double of Qdrant, started; stopped at the end."""
@@ -35,9 +43,16 @@ def weaviate() -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _started(module: str) -> Iterator[dict[str, Any]]:
+def pinecone(host: str = "127.0.0.73") -> Iterator[PineconeAddress]:
+    """The double of Pinecone, started; stopped at the end."""
+    with _started("tests.servers.pinecone_double", "--host", host) as found:
+        yield PineconeAddress(**found)
+
+
+@contextmanager
+def _started(module: str, *arguments: str) -> Iterator[dict[str, Any]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", module],
+        [sys.executable, "-m", module, *arguments],
         cwd=Path(__file__).parents[2],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -1,0 +1,344 @@
+"""Pinecone's SDK as the store uses it: no retries of its own, errors by type, a rate, a meter.
+
+The control plane (indexes and their settings) and the data plane (records) have hosts of
+their own.  What the SDK raises becomes `runner.errors` here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import pinecone
+from pinecone import errors as sdk
+
+from runner.errors import (
+    AuthError,
+    CollectionMismatchError,
+    CollectionNotFoundError,
+    PausedError,
+    PlanError,
+    StoreError,
+    TransientStoreError,
+)
+from runner.stores.base import Location
+from runner.stores.pinecone_packing import LEAST_WRITE_UNITS, UPSERT_BYTES_A_UNIT, Sealed
+
+__all__ = [
+    "CONTROL_HOST", "DEFAULT_NAMESPACE", "Budget", "Client", "Meter", "RefusedError", "bare_host",
+]  # fmt: skip
+
+CONTROL_HOST = "https://api.pinecone.io"
+DEFAULT_NAMESPACE = "__default__"
+"""What the service calls the namespace that has no name."""
+LISTED_AT_ONCE = 100  # "Largest limit listVectors accepts", says the SDK
+
+T = TypeVar("T")
+
+
+class RefusedError(StoreError):
+    """The service, or the SDK on its behalf, does not take what was sent."""
+
+
+class Budget:
+    """At most so many requests a second, over any number of threads.
+
+    Args:
+        per_s: How many; the service allows 100 for each kind of request and namespace.
+    """
+
+    def __init__(self, per_s: float) -> None:
+        self._interval_s = 1 / per_s
+        self._lock = threading.Lock()
+        self._next_at = 0.0
+
+    def wait(self) -> None:
+        """Return when the next request may go."""
+        with self._lock:
+            now = time.monotonic()
+            at = max(now, self._next_at)
+            self._next_at = at + self._interval_s
+        if at > now:
+            time.sleep(at - now)
+
+
+class Meter:
+    """Counts read and write units of this object, and stops at the plan's limit.
+
+    Args:
+        most: The plan's ``max_units``; None for no limit.
+        side: Of the plan, for the message.
+    """
+
+    def __init__(self, most: int | None, side: str) -> None:
+        self._most, self._side = most, side
+        self._lock = threading.Lock()
+        self.read = 0.0
+        self.written = 0.0
+
+    def check(self) -> None:
+        """Leave if nothing more may be spent.
+
+        Raises:
+            PausedError: The limit is reached; what was written so far is kept.
+        """
+        spent = self.read + self.written
+        if self._most is not None and spent >= self._most:
+            raise PausedError(
+                f"pinecone: {spent:,.0f} read and write units are spent, and "
+                f"`{self._side}.max_units` is {self._most:,}",
+                f"raise `{self._side}.max_units`, then go on with `runner resume`; what was "
+                "spent before is not counted again",
+            )
+
+    def add(self, *, read: float = 0.0, written: float = 0.0) -> None:
+        """Count what a request cost."""
+        with self._lock:
+            self.read += read
+            self.written += written
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a search said: the hits, and how far the index has caught up (None: unknown)."""
+
+    matches: list[tuple[str, float]]
+    reconciled: int | None
+
+
+class Client:
+    """One index, through the SDK.
+
+    Args:
+        location: ``index``, ``api_key``, ``host``, ``control_host``, ``requests_per_s`` and
+            the connection.
+    """
+
+    def __init__(self, location: Location) -> None:
+        options = location.options
+        if not options.get("api_key"):
+            raise PlanError(
+                f"{location.side}: a pinecone location needs an `api_key`",
+                "api_key: ${PINECONE_API_KEY}",
+            )
+        self._location = location
+        self._index = str(options["index"])
+        self._side = location.side
+        self._host = options.get("host")
+        self._lock = threading.Lock()
+        self._per_s = float(options.get("requests_per_s") or 100)
+        self._budgets: dict[tuple[str, str], Budget] = {}
+        self._data_plane: pinecone.Index | None = None
+        self.meter = Meter(options.get("max_units"), location.side)
+        self._control = self._told(
+            lambda: pinecone.Pinecone(
+                **self._settings(),
+                host=str(options.get("control_host") or CONTROL_HOST),
+                retry_config=pinecone.RetryConfig(max_retries=0),
+            )
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        connection = self._location.connection
+        return {
+            "api_key": str(self._location.options["api_key"]),
+            "additional_headers": dict(connection.headers),
+            "timeout": connection.timeout_s,
+            "proxy_url": connection.proxy,
+            "ssl_ca_certs": None if connection.ca_file is None else str(connection.ca_file),
+            "ssl_verify": not connection.insecure,
+        }
+
+    # Indexes
+
+    def describe(self) -> pinecone.IndexModel | None:
+        """The index's description; None if there is none of this name."""
+        try:
+            return self._told(lambda: self._control.indexes.describe(self._index))
+        except CollectionNotFoundError:
+            return None
+
+    def create(self, **settings: Any) -> None:
+        """Make the index; it may not be ready on return."""
+        # -1: whoever calls waits, and less than the SDK's five seconds a look
+        self._told(lambda: self._control.indexes.create(name=self._index, timeout=-1, **settings))
+
+    def configure(self, **settings: Any) -> None:
+        """Change tags (merged; an empty value removes one) or deletion protection."""
+        self._told(lambda: self._control.indexes.configure(self._index, **settings))
+
+    def drop(self) -> None:
+        """Remove the index; it may still be going on return."""
+        self._told(lambda: self._control.indexes.delete(self._index, timeout=-1))
+        self.forget()
+
+    def forget(self) -> None:
+        """Look the data plane's host up anew: an index made again has another one."""
+        with self._lock:
+            if self._data_plane is not None:
+                self._data_plane.close()
+            self._data_plane = None
+
+    # Records
+
+    def stats(self) -> pinecone.DescribeIndexStatsResponse:
+        """Counts of all namespaces; they lag behind writes."""
+        return self._asked("stats", "", lambda data: data.describe_index_stats())
+
+    def ids(self, namespace: str, token: str | None) -> tuple[list[str], str | None]:
+        """A page of ids, sorted by their bytes, and the token of the next; None at the end."""
+        page = self._asked(
+            "list",
+            "",
+            lambda data: data.list_paginated(
+                namespace=namespace, limit=LISTED_AT_ONCE, pagination_token=token
+            ),
+        )
+        self._count_reads(page.usage)
+        following = page.pagination.next if page.pagination is not None else None
+        return [str(each.id) for each in page.vectors], following
+
+    def fetch(self, namespace: str, ids: Sequence[str]) -> Mapping[str, pinecone.Vector]:
+        """Those of *ids* that are there; few enough for a URL."""
+        found = self._asked(
+            "fetch", "", lambda data: data.fetch(ids=list(ids), namespace=namespace)
+        )
+        self._count_reads(found.usage)
+        return found.vectors
+
+    def upsert(self, namespace: str, records: Sequence[Sealed]) -> int | None:
+        """Write records; the log position that they landed at, None if the service hides it."""
+        vectors = [each.vector for each in records]
+        done = self._asked(
+            "upsert", namespace, lambda data: data.upsert(vectors=vectors, namespace=namespace)
+        )
+        size = sum(each.size_bytes for each in records)
+        self.meter.add(written=max(LEAST_WRITE_UNITS, -(-size // UPSERT_BYTES_A_UNIT)))
+        info = done.response_info
+        return None if info is None else info.lsn_committed
+
+    def delete(self, namespace: str, ids: Sequence[str]) -> None:
+        """Remove records; a namespace that is not there holds none."""
+        try:
+            self._asked(
+                "delete", namespace, lambda data: data.delete(ids=list(ids), namespace=namespace)
+            )
+        except CollectionNotFoundError:
+            return
+        self.meter.add(written=LEAST_WRITE_UNITS)
+
+    def query(self, namespace: str, k: int, **vector: Any) -> Reply:
+        """The *k* nearest records, best first."""
+        found = self._asked(
+            "query", namespace, lambda data: data.query(top_k=k, namespace=namespace, **vector)
+        )
+        self._count_reads(found.usage)
+        info = found.response_info
+        return Reply(
+            [(each.id, each.score) for each in found.matches],
+            None if info is None else info.lsn_reconciled,
+        )
+
+    def close(self) -> None:
+        """End all connections."""
+        self.forget()
+        self._control.close()
+
+    # Calls and their errors
+
+    def _asked(self, kind: str, namespace: str, call: Callable[[pinecone.Index], T]) -> T:
+        """*call*'s result, at the rate that its kind may have in *namespace*, or the index."""
+        self.meter.check()
+        with self._lock:
+            budget = self._budgets.setdefault((kind, namespace), Budget(self._per_s))
+        budget.wait()
+        data = self._data()
+        return self._told(lambda: call(data))
+
+    def _data(self) -> pinecone.Index:
+        with self._lock:
+            if self._data_plane is not None:
+                return self._data_plane
+        host = self._host or self._found_host()
+        made = self._told(lambda: pinecone.Index(host=str(host), **self._settings()))
+        # Index takes no retry_config, and that of Pinecone does not reach it: its four tries a
+        # request would multiply with the runner's, and hold a stop back for minutes.
+        transport: Any = made._http._client._transport
+        transport._config = pinecone.RetryConfig(max_retries=0)
+        with self._lock:
+            if self._data_plane is None:
+                self._data_plane = made
+            return self._data_plane
+
+    def _found_host(self) -> str:
+        model = self.describe()
+        if model is None:
+            raise CollectionNotFoundError(f"pinecone: there is no index {self._index}")
+        if not model.host:
+            raise TransientStoreError(
+                f"pinecone: the index {self._index} is {model.status.state} and has no host yet"
+            )
+        return model.host
+
+    def _count_reads(self, usage: Any) -> None:
+        if usage is not None and usage.read_units:
+            self.meter.add(read=float(usage.read_units))
+
+    def _told(self, call: Callable[[], T]) -> T:
+        """*call*'s result; what the SDK raises as an error of ours."""
+        try:
+            return call()
+        except sdk.ApiError as error:
+            raise self._refused(error) from error
+        except (sdk.PineconeConnectionError, sdk.PineconeTimeoutError) as error:
+            raise self._unreached(error) from error
+        except (sdk.PineconeValueError, sdk.PineconeTypeError) as error:
+            raise RefusedError(f"pinecone {self._index}: {error}") from error
+        except (sdk.PineconeError, ssl.SSLError, FileNotFoundError) as error:
+            raise StoreError(f"pinecone {self._index}: {error}") from error
+
+    def _refused(self, error: sdk.ApiError) -> StoreError:
+        """What a status of 400 or more means."""
+        status = error.status_code
+        what = f"pinecone {self._index}: {error} (HTTP {status})"
+        if status in (401, 403, 407):
+            return AuthError(what, f"check `{self._side}.api_key`, and what it is allowed to do")
+        if status == 404:
+            return CollectionNotFoundError(what)
+        if status == 409:
+            return CollectionMismatchError(what)
+        if status in (408, 425, 429) or (status >= 500 and status != 501):
+            return TransientStoreError(what, retry_after_s=_retry_after_s(error))
+        return RefusedError(what) if status in (400, 413, 422) else StoreError(what)
+
+    def _unreached(self, error: Exception) -> StoreError:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return StoreError(
+                    f"pinecone {self._index}: the certificate is not trusted: "
+                    f"{cause.verify_message}",
+                    f"name the authority that signed it in `{self._side}.connection.ca_file`",
+                )
+            cause = cause.__cause__ or cause.__context__
+        return TransientStoreError(f"pinecone {self._index}: {error}")
+
+
+def bare_host(host: str) -> str:
+    """*host* without scheme, user and a trailing slash: fit to be shown."""
+    parts = urlsplit(host if "//" in host else f"//{host}")
+    netloc = parts.netloc.rpartition("@")[2]
+    return urlunsplit(("", netloc, parts.path.rstrip("/"), "", "")).removeprefix("//")
+
+
+def _retry_after_s(error: sdk.ApiError) -> float | None:
+    asked = (error.headers or {}).get("retry-after", "")
+    try:
+        return max(0.0, float(asked))
+    except ValueError:
+        return None
