@@ -298,7 +298,7 @@ def _shape_faults(document: PlanDocument, found: Preflight, target: Capabilities
                     f"write `metric:` with one of {offered} (hazard changed-metric)",
                 )
             )
-        if spec.dim > target.max_dim:
+        if spec.kind is not VectorKind.SPARSE and spec.dim > target.max_dim:
             faults.append(
                 _fault(document, CapabilityError, "target", f"{label} has {spec.dim:,} "
                        f"components; the target holds {target.max_dim:,}")
@@ -330,7 +330,10 @@ def _append_faults(document: PlanDocument, found: Preflight, target: CollectionS
         if there is None:
             what = f"{target.name} has no vector {found.vector_names[name]!r}"
             faults.append(_fault(document, CapabilityError, "target", what))
-        elif there.dim and spec.dim and there.dim != spec.dim:
+        elif (
+            # a sparse vector has as many components as its column is declared to have
+            spec.kind is not VectorKind.SPARSE and there.dim and spec.dim and there.dim != spec.dim
+        ):
             what = (
                 f"{target.name} holds vectors of {there.dim:,} components, "
                 f"the source has {spec.dim:,}"

@@ -7,7 +7,7 @@ either integers or texts; over 2,000 dimensions an index is on halves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
 from hashlib import sha256
@@ -59,11 +59,19 @@ from runner.model import (
     VectorSpec,
 )
 from runner.stores.base import Access, Location, Target
-from runner.stores.pgvector_copy import INTEGER_KEYS, ChunkColumns, decode_chunk, encode_rows
+from runner.stores.pgvector_copy import (
+    MAX_SPARSE_DIM,
+    ChunkColumns,
+    Rows,
+    decode_chunk,
+    encode_rows,
+)
 from runner.stores.pgvector_findings import (
     MAX_DIM,
+    MAX_INDEXED_BITS,
     MAX_INDEXED_DIM,
     MAX_INDEXED_HALF_DIM,
+    MAX_INDEXED_NONZERO,
     MAX_NAME_BYTES,
     append_findings,
     index_for,
@@ -73,6 +81,7 @@ from runner.stores.pgvector_findings import (
     server_findings,
     table_findings,
 )
+from runner.stores.pgvector_keys import MAX_ID_BYTES
 from runner.stores.pgvector_session import (
     Sessions,
     all_rows,
@@ -90,12 +99,11 @@ from runner.stores.pgvector_session import (
 from runner.stores.pgvector_table import (
     BUILD_PARAMS,
     DEFAULT_NAMES,
-    MAX_ID_BYTES,
-    OPCLASSES,
+    Column,
     Relation,
     Table,
+    Vector,
     VectorIndex,
-    can_be,
     comment_lines,
     estimated_records,
     extension_schema,
@@ -103,13 +111,18 @@ from runner.stores.pgvector_table import (
     map_columns,
     typed_as,
     vector_indexes,
+    vectors_note,
 )
+from runner.words import shown_list
 
 __all__ = ["PgvectorStore"]
 
 _ONLY_IDS = Select(0)
-
-_OPERATORS = {Metric.COSINE: "<=>", Metric.L2: "<->", Metric.DOT: "<#>"}
+# A join with a few ids goes through the key's index, whatever the planner knows of the table.
+_BY_INDEX = (
+    "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; "
+    "SET LOCAL enable_mergejoin = off"
+)
 
 # A chunk is what one message carries: large enough to be worth a query, small enough
 # to stay out of the way of memory.
@@ -124,7 +137,11 @@ _SAMPLE_RECORDS = 20_000
 _REFUSALS = (psycopg2.DataError, psycopg2.IntegrityError, psycopg2.errors.ProgramLimitExceeded)
 
 _MARK = "runner:mark "
-_METRIC = "runner:metric "
+
+_VECTOR_COLUMN = "embedding"
+_TYPES = "vector_types"  # in a collection's `extra`: vector → the type of its column
+_HALF_TOLERANCE = 2.0**-11
+_DTYPES = {"vector": "float32", "halfvec": "float16", "sparsevec": "float32", "bit": "bit"}
 
 _T = TypeVar("_T", bound=Callable[..., Any])
 
@@ -146,7 +163,8 @@ class PgvectorStore(Target):
     """One table of a PostgreSQL database.
 
     Options of the location: ``dsn``, ``table``, ``schema``, ``columns`` (``id``, ``vector``,
-    ``document``, ``metadata``, ``extra``), ``where``, ``metric``, ``index``.
+    ``vectors``, ``document``, ``metadata``, ``extra``), ``vectors``, ``where``, ``metric``,
+    ``index``.
     """
 
     name: ClassVar[str] = "pgvector"
@@ -161,6 +179,8 @@ class PgvectorStore(Target):
         nul_text=False,
         max_dim=MAX_DIM,
         missing_vector=True,
+        named_vectors=True,
+        sparse_vectors=True,
         swaps=True,
     )  # fmt: skip
 
@@ -215,31 +235,38 @@ class PgvectorStore(Target):
                 return None
             if self.location.side == "source":
                 refuse_hidden_rows(session, table)
-            indexes = vector_indexes(session, table)
-            metric = self._metric_of(session, table, indexes)
-            assumed = not indexes and not any(
-                line.startswith(_METRIC) for line in comment_lines(session, table)
-            )
-            dim = self._dim(session, table)
-        half = table.vector.type == "halfvec"
-        vector = VectorSpec(
-            dim=dim,
-            metric=metric,
-            dtype="float16" if half else "float32",
-            fidelity=Fidelity.ROUNDED if half else Fidelity.EXACT,
-            tolerance=2.0**-11 if half else 0.0,
+            indexes = {each.name: vector_indexes(session, table, each) for each in table.vectors}
+            metrics = {
+                each.name: self._metric_of(each, indexes[each.name]) for each in table.vectors
+            }
+            dims = self._dims(session, table)
+        assumed = not any(indexes[each.name] or each.noted for each in table.vectors)
+        index = next(
+            (
+                each.spec
+                for name, metric in metrics.items()
+                for each in indexes[name]
+                if each.metric is metric
+            ),
+            IndexSpec("none"),
         )
         return CollectionSpec(
             name=table.name,
-            vectors={DEFAULT_VECTOR: vector},
-            index=next((each.spec for each in indexes if each.metric is metric), IndexSpec("none")),
-            id_kind={"uuid": "uuid"}.get(
-                table.key.type, "integer" if table.key.type in INTEGER_KEYS else "string"
-            ),
+            vectors={
+                each.name: _vector_spec(each, dims[each.name], metrics[each.name])
+                for each in table.vectors
+            },
+            index=index,
+            id_kind="integer"
+            if table.has_integer_key
+            else "uuid"
+            if table.key_types == ("uuid",)
+            else "string",
             fields={each.name: each.type for each in table.extras},
             extra={
                 "columns": table.mapping(),
                 TYPED: {each.name: typed_as(each.type) for each in table.extras if each.is_typed},
+                _TYPES: {each.name: each.column.type for each in table.vectors},
                 **({NO_METRIC: True} if assumed else {}),
             },
             room=table.room,
@@ -263,15 +290,17 @@ class PgvectorStore(Target):
             if records < _SMALL_TABLE_RECORDS:
                 return [Partition(0)]
             percent = min(100.0, 100.0 * _SAMPLE_RECORDS / records)
-            shares = ",".join(str(part / n) for part in range(1, n))
-            row = one_row(
-                session,
-                f"SELECT (percentile_disc(ARRAY[{shares}]::float8[]) WITHIN GROUP "
-                f"(ORDER BY {table.key.quoted}))::text[] FROM {table.quoted} "
-                f"TABLESAMPLE SYSTEM ({percent:.6f}) REPEATABLE (1)"
-                + (f" WHERE {self._where}" if self._where else ""),
+            sample = (
+                f"SELECT {table.key_columns}, ntile({n}) OVER (ORDER BY {table.key_columns}) "
+                f"AS runner_part FROM {table.quoted} TABLESAMPLE SYSTEM ({percent:.6f}) "
+                "REPEATABLE (1)" + (f" WHERE {self._where}" if self._where else "")
             )
-        bounds = [each for each in dict.fromkeys(row[0] or ()) if each is not None]
+            rows = all_rows(
+                session,
+                f"SELECT DISTINCT ON (runner_part) ({table.key_out})::text, runner_part "
+                f"FROM ({sample}) sample ORDER BY runner_part, {table.key_columns}",
+            )
+        bounds = [bound for bound, _ in rows[1:] if bound is not None]
         edges: list[str | None] = [None, *bounds, None]
         return [
             Partition(index, lower, upper) for index, (lower, upper) in enumerate(pairwise(edges))
@@ -303,17 +332,10 @@ class PgvectorStore(Target):
         del namespace
         with self._sessions.transaction() as session:
             table = self._table(session)
-            possible = [each for each in ids if can_be(each, table.key.type)]
-            # Estimates of a table that was never analysed make the planner read all of it.
-            run(session, "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; "
-                 "SET LOCAL enable_mergejoin = off")  # fmt: skip
+            run(session, _BY_INDEX)
             where = f" AND ({self._where})" if self._where else ""
-            wanted = literal(session, list(map(str, possible)))
-            source = (
-                f"{table.quoted} JOIN unnest({wanted}::text[]::{table.key_cast}[]) "
-                f"WITH ORDINALITY AS runner_wanted(runner_id, runner_at) "
-                f"ON {table.key.quoted} = runner_id{where} ORDER BY runner_at"
-            )
+            wanted, condition = table.join_ids(session, ids)
+            source = f"{table.quoted} JOIN {wanted} ON {condition}{where} ORDER BY runner_at"
             columns = self._chunk_columns(session, table)
             copied = copy_out(session, columns.sql(source, select))
             return decode_chunk(copied, columns, select).batch
@@ -334,7 +356,7 @@ class PgvectorStore(Target):
             while True:
                 source = (
                     table.range(session, self._where, partition, after)
-                    + f" ORDER BY {table.key.quoted} LIMIT {size}"
+                    + f" ORDER BY {table.key_columns} LIMIT {size}"
                 )
                 copied = copy_out(session, columns.sql(source, select))
                 chunk = decode_chunk(copied, columns, select)
@@ -375,7 +397,7 @@ class PgvectorStore(Target):
         """What `write_mark` left in the table's comment."""
         with self._sessions.transaction() as session:
             table = self._find(session)
-            lines = comment_lines(session, table) if table else []
+            lines = comment_lines(session, table.relation) if table else []
         for line in lines:
             if line.startswith(_MARK):
                 return str(jsonvalues.loads(line.removeprefix(_MARK)))
@@ -391,36 +413,32 @@ class PgvectorStore(Target):
         with self._sessions.transaction() as session:
             findings += place_findings(session, self._schema(session), self.location)
         names = self._names()
-        findings += name_findings([self._table_name, *filter(None, names.values())], self.location)
-        dense = [each for each in wanted.vectors.values() if each.kind is VectorKind.DENSE]
-        if len(wanted.vectors) != 1 or not dense:
-            findings.append(
-                Finding(
-                    f"the collection has the vectors {sorted(wanted.vectors)}; expected one dense "
-                    "vector",
-                    key=self._key("columns.vector"),
-                )
+        held = {k: v for k, v in wanted.vectors.items() if v.kind is not VectorKind.MULTI}
+        columns = self._new_columns(held)
+        all_names = [self._table_name, *names.values(), *columns.values()]
+        findings += name_findings(
+            [each for each in all_names if isinstance(each, str)], self.location
+        )
+        findings += self._column_findings(wanted, names, columns)
+        types = wanted.extra.get(_TYPES, {})
+        vectors = {name: _new_vector(each, types.get(name)) for name, each in held.items()}
+        findings += [
+            Finding(
+                f"vectors of {each.dim:,} dimensions; pgvector holds at most {MAX_DIM:,}",
+                "reduce them before, or choose another target",
+                key=self._key("table"),
             )
-            return Proposal(wanted, f"table {self._table_name}", tuple(findings))
-        vector = dense[0]
-        index, index_findings = index_for(wanted.index, vector.dim, self.location)
+            for each in vectors.values()
+            if each.kind is VectorKind.DENSE and each.dtype != "bit" and each.dim > MAX_DIM
+        ]
+        index, index_findings = index_for(wanted.index, vectors, self.location)
         findings += index_findings
-        if not vector.dim:  # pgvector indexes no column whose dimension it does not know
-            index = IndexSpec("none")
-        if vector.dim > MAX_DIM:
-            findings.append(
-                Finding(
-                    f"vectors of {vector.dim:,} dimensions; pgvector holds at most {MAX_DIM:,}",
-                    "reduce them before, or choose another target",
-                    key=self._key("table"),
-                )
-            )
         spec = CollectionSpec(
             name=self._table_name,
-            vectors={DEFAULT_VECTOR: VectorSpec(vector.dim, vector.metric)},
+            vectors=vectors,
             index=index,
             id_kind="integer" if wanted.id_kind == "integer" else "string",
-            extra={"columns": names},
+            extra={"columns": {**names, "vectors": columns}},
             room=Room(
                 documents=Outcome.KEPT if names["document"] else Outcome.ALTERED,
                 metadata=Outcome.KEPT if names["metadata"] else Outcome.ALTERED,
@@ -454,20 +472,25 @@ class PgvectorStore(Target):
                 )
             run(session, "CREATE EXTENSION IF NOT EXISTS vector")
             place = extension_schema(session)
-            dim = f"({spec.vector.dim})" if spec.vector.dim else ""
             key = "bigint" if spec.id_kind == "integer" else 'text COLLATE "C"'
-            columns = [f"{quote_ident(names['id'] or '', session)} {key} PRIMARY KEY"]
+            columns = [f"{quote_ident(str(names['id']), session)} {key} PRIMARY KEY"]
             if names["document"]:
                 columns.append(f"{quote_ident(names['document'], session)} text")
             if names["metadata"]:
                 columns.append(
                     f"{quote_ident(names['metadata'], session)} jsonb NOT NULL DEFAULT '{{}}'"
                 )
-            columns.append(f"{quote_ident(names['vector'] or '', session)} {place}.vector{dim}")
+            made = self._new_columns(spec.vectors)
+            columns += [
+                f"{quote_ident(made[name], session)} {_sql_type(each, f'{place}.')}"
+                for name, each in spec.vectors.items()
+            ]
             schema = self._schema(session)
             quoted = f"{quote_ident(schema, session)}.{quote_ident(self._table_name, session)}"
             run(session, f"CREATE TABLE {quoted} ({', '.join(columns)})")
-            line = _METRIC + spec.vector.metric.value
+            line = vectors_note(
+                {name: (made[name], each.metric) for name, each in spec.vectors.items()}
+            )
             run(session, f"COMMENT ON TABLE {quoted} IS {literal(session, line)}")
         self._known = None
 
@@ -480,7 +503,14 @@ class PgvectorStore(Target):
         with self._sessions.transaction(commit=False) as session:
             table = self._table(session)
             table.check(batch)
-            self._put(session, table, batch, fresh, failed)
+            form = table.rows(
+                {
+                    each.name: self._dim(session, table, each)
+                    for each in table.vectors
+                    if each.kind is VectorKind.SPARSE
+                }
+            )
+            self._put(session, table, form, batch, fresh, failed)
         if failed:
             raise PartialWriteError(
                 f"pgvector: {len(failed)} of {len(batch)} records were refused by table "
@@ -494,14 +524,9 @@ class PgvectorStore(Target):
         del namespace
         with self._sessions.transaction() as session:
             table = self._table(session)
-            possible = [str(each) for each in ids if can_be(each, table.key.type)]
-            if possible:
-                wanted = f"{literal(session, possible)}::text[]::{table.key_cast}[]"
-                run(session, "SET LOCAL enable_seqscan = off")
-                run(
-                    session,
-                    f"DELETE FROM {table.quoted} WHERE {table.key.quoted} = ANY ({wanted})",
-                )
+            wanted, condition = table.join_ids(session, ids)
+            run(session, _BY_INDEX)
+            run(session, f"DELETE FROM {table.quoted} USING {wanted} WHERE {condition}")
 
     @_mapped
     def drop(self) -> None:
@@ -517,7 +542,11 @@ class PgvectorStore(Target):
         """Keep *mark* as a line of the table's comment, beside what its owner wrote there."""
         with self._sessions.transaction() as session:
             table = self._table(session)
-            lines = [each for each in comment_lines(session, table) if not each.startswith(_MARK)]
+            lines = [
+                each
+                for each in comment_lines(session, table.relation)
+                if not each.startswith(_MARK)
+            ]
             if mark is not None:
                 lines.append(_MARK + jsonvalues.dumps(mark).decode())
             text = literal(session, "\n".join(lines)) if lines else "NULL"
@@ -525,17 +554,22 @@ class PgvectorStore(Target):
 
     @_mapped
     def finish(self, spec: CollectionSpec) -> None:
-        """Build the index unless it is there, and gather statistics."""
+        """Build the indexes that are not there, and gather statistics."""
         index = spec.index or IndexSpec("none")
         self._known = None
         with self._sessions.transaction(patient=True) as session:
-            dim = self._dim(session, self._table(session))
-        if index.type in BUILD_PARAMS and 0 < dim <= MAX_INDEXED_HALF_DIM:
+            table = self._table(session)
+            dims = self._dims(session, table)
+        for vector in table.vectors if index.type in BUILD_PARAMS else ():
+            wanted = spec.vectors.get(vector.name)
+            if wanted is None or not _may_be_indexed(vector, dims[vector.name], index):
+                continue
+            building = (vector, wanted.metric, index, dims[vector.name])
             try:
-                self._build_index(spec.vector.metric, index, dim, workers=None)
+                self._build_index(*building, workers=None)
             except psycopg2.errors.DiskFull:
                 # Parallel builds share memory in /dev/shm, which containers keep small.
-                self._build_index(spec.vector.metric, index, dim, workers=0)
+                self._build_index(*building, workers=0)
         with self._sessions.transaction(patient=True) as session:
             run(session, f"ANALYZE {self._table(session).quoted}")
 
@@ -553,19 +587,21 @@ class PgvectorStore(Target):
     ) -> Hits:
         """The nearest records by pgvector's own distance; for ``dot`` the negative product."""
         del namespace
-        if vector != DEFAULT_VECTOR:
-            raise StoreError(f"pgvector: the collection has no vector named {vector!r}")
         ids: list[list[Id]] = []
         scores: list[list[float]] = []
         with self._sessions.transaction(patient=exact) as session:
             table = self._table(session)
-            indexes = vector_indexes(session, table)
-            metric = self._metric_of(session, table, indexes)
+            searched = table.vector_named(vector)
+            if searched is None:
+                raise StoreError(f"pgvector: the collection has no vector named {vector!r}")
+            indexes = vector_indexes(session, table, searched)
+            metric = self._metric_of(searched, indexes)
             index = next((each for each in indexes if each.metric is metric), None)
             self._tune_search(session, table, index, k, exact)
             half = index is not None and index.on_halves and not exact
+            dim = self._dim(session, table, searched)
             for query in queries:
-                sql = self._search_sql(table, metric, query, k, half)
+                sql = self._search_sql(table, searched, dim, metric, query, k, half)
                 rows = all_rows(session, sql)
                 ids.append([row[0] for row in rows])
                 scores.append([float(row[1]) for row in rows])
@@ -630,9 +666,60 @@ class PgvectorStore(Target):
         return f"{self.location.side}.{option}"
 
     def _names(self) -> dict[str, str | None]:
-        """The column names of a table that we create."""
+        """The column names of a table that we create, but for those of its vectors."""
         given = self._options.get("columns") or {}
         return {each: given.get(each, usual) for each, usual in DEFAULT_NAMES.items()}
+
+    def _new_columns(self, vectors: Mapping[str, VectorSpec]) -> dict[str, str]:
+        """Vector → its column, in a table that we create.
+
+        The only dense one, or the unnamed one, is ``columns.vector``; others are called as
+        ``columns.vectors`` says, else by their own names.
+        """
+        given = self._options.get("columns") or {}
+        named = given.get("vectors") or {}
+        dense = [name for name, each in vectors.items() if each.kind is VectorKind.DENSE]
+        return {
+            name: named[name]
+            if name in named
+            else given.get("vector", _VECTOR_COLUMN)
+            if name == DEFAULT_VECTOR or dense == [name]
+            else name
+            for name in vectors
+        }
+
+    def _column_findings(
+        self, wanted: CollectionSpec, names: Mapping[str, Any], columns: Mapping[str, str]
+    ) -> list[Finding]:
+        """Names that two columns would share, that nothing comes for, or that none can have."""
+        given = self._options.get("columns") or {}
+        used = [*filter(None, names.values()), *columns.values()]
+        found = [
+            Finding(
+                f"two columns would be called {name!r}",
+                "call one otherwise with `target.columns`",
+                key=self._key("columns"),
+            )
+            for name in dict.fromkeys(each for each in used if used.count(each) > 1)
+        ]
+        strangers = sorted((given.get("vectors") or {}).keys() - wanted.vectors.keys())
+        if strangers:
+            found.append(
+                Finding(
+                    f"`columns.vectors` names {shown_list(strangers)}; what comes are the vectors "
+                    + shown_list(list(wanted.vectors)),
+                    key=self._key("columns.vectors"),
+                )
+            )
+        if not isinstance(names["id"], str):
+            found.append(
+                Finding(
+                    "a table that is created has a key of one column",
+                    "write `columns: {id: …}` with one name, or make the table before",
+                    key=self._key("columns.id"),
+                )
+            )
+        return found
 
     def _schema(self, session: Session) -> str:
         schema = self._options.get("schema") or one_row(session, "SELECT current_schema()")[0]
@@ -663,28 +750,38 @@ class PgvectorStore(Target):
             )
         return table
 
-    def _metric_of(self, session: Session, table: Table, indexes: Sequence[VectorIndex]) -> Metric:
+    def _metric_of(self, vector: Vector, indexes: Sequence[VectorIndex]) -> Metric:
         """What an index compares by, else what we noted on creating, else what the plan says."""
         asked = self._options.get("metric")
         metrics = [each.metric for each in indexes]
         if metrics:
             return Metric(asked) if asked in metrics else metrics[0]
-        for line in comment_lines(session, table):
-            if line.startswith(_METRIC):
-                return Metric(line.removeprefix(_METRIC))
+        if vector.column.type == "bit":
+            return Metric.L2
+        if vector.noted is not None:
+            return vector.noted
+        if vector.kind is VectorKind.SPARSE:
+            return Metric.DOT
         return Metric(asked) if asked else Metric.COSINE
 
     def _chunk_columns(self, session: Session, table: Table) -> ChunkColumns:
-        return table.chunk_columns(session, self._dim(session, table))
+        return table.chunk_columns(session, self._dims(session, table))
 
-    def _dim(self, session: Session, table: Table) -> int:
+    def _dims(self, session: Session, table: Table) -> dict[str, int]:
+        return {each.name: self._dim(session, table, each) for each in table.vectors}
+
+    def _dim(self, session: Session, table: Table, vector: Vector) -> int:
         """The column's dimension, else that of some vector; 0 where there is none."""
-        if table.vector.dim:
-            return table.vector.dim
+        column = vector.column
+        if column.dim:
+            return column.dim
+        dims = f"{table.extension}.vector_dims({column.quoted})"
+        if vector.kind is VectorKind.SPARSE:  # no function tells; it stands before all else
+            head = f"substring({table.extension}.sparsevec_send({column.quoted}) for 4)"
+            dims = f"('x' || encode({head}, 'hex'))::bit(32)::int"
         row = row_or_none(
             session,
-            f"SELECT {table.extension}.vector_dims({table.vector.quoted}) FROM {table.quoted} "
-            f"WHERE {table.vector.quoted} IS NOT NULL LIMIT 1",
+            f"SELECT {dims} FROM {table.quoted} WHERE {column.quoted} IS NOT NULL LIMIT 1",
         )
         return int(row[0]) if row else 0
 
@@ -694,12 +791,13 @@ class PgvectorStore(Target):
         self,
         session: Session,
         table: Table,
+        form: Rows,
         batch: Batch,
         fresh: bool,
         failed: dict[Id, str],
     ) -> None:
         """Write *batch*, halving it around records that are refused."""
-        refusal = self._try(session, table, batch, fresh)
+        refusal = self._try(session, table, form, batch, fresh)
         if refusal is None:
             return
         if len(batch) == 1:
@@ -707,12 +805,14 @@ class PgvectorStore(Target):
             return
         middle = len(batch) // 2
         for part in (range(middle), range(middle, len(batch))):
-            self._put(session, table, batch.take(part), fresh, failed)
+            self._put(session, table, form, batch.take(part), fresh, failed)
 
-    def _try(self, session: Session, table: Table, batch: Batch, fresh: bool) -> Exception | None:
+    def _try(
+        self, session: Session, table: Table, form: Rows, batch: Batch, fresh: bool
+    ) -> Exception | None:
         """Write *batch* in one transaction; what is wrong with its records, if something is."""
         try:
-            rows = encode_rows(batch, table.rows)
+            rows = encode_rows(batch, form)
         except (TypeError, ValueError) as error:  # ids, lone surrogates, what JSON cannot say
             return error
         try:
@@ -728,30 +828,37 @@ class PgvectorStore(Target):
             return error
         return None
 
-    def _build_index(self, metric: Metric, index: IndexSpec, dim: int, workers: int | None) -> None:
+    def _build_index(
+        self, vector: Vector, metric: Metric, index: IndexSpec, dim: int, workers: int | None
+    ) -> None:
+        column = vector.column
         with self._sessions.transaction(patient=True) as session:
             table = self._table(session)
-            name = _index_name(session, table, index, metric)
-            for each in vector_indexes(session, table):
-                if each.valid and each.metric is metric and each.spec.type == index.type:
+            name = _index_name(session, table, column, index, metric)
+            for each in vector_indexes(session, table, vector):
+                # bits are compared in one way, whatever is asked for
+                alike = each.metric is metric or column.type == "bit"
+                if each.valid and alike and each.spec.type == index.type:
                     return
                 if not each.valid and each.name == name:
                     run(session, f"DROP INDEX {each.quoted}")
+            if vector.kind is VectorKind.SPARSE and _has_too_many(session, table, column):
+                return
             records = int(one_row(session, f"SELECT count(*) FROM {table.quoted}")[0])
-            _raise_build_memory(session, _build_memory_kb(records, dim))
+            _raise_build_memory(session, _build_memory_kb(records, min(dim, MAX_DIM)))
             if workers is not None:
                 run(session, f"SET LOCAL max_parallel_maintenance_workers = {workers}")
-            half = table.vector.type == "halfvec" or dim > MAX_INDEXED_DIM
-            target = table.vector.quoted
-            if not table.vector.dim or (half and table.vector.type != "halfvec"):
-                kind = "halfvec" if half else "vector"
+            kind = column.type
+            if kind == "vector" and dim > MAX_INDEXED_DIM:
+                kind = "halfvec"
+            target = column.quoted
+            if not column.dim or kind != column.type:
                 target = f"({target}::{table.extension}.{kind}({dim}))"
-            opclass = f"{'halfvec' if half else 'vector'}_{OPCLASSES[metric]}"
             settings = _build_settings(index)
             run(
                 session,
-                f"CREATE INDEX {quote_ident(name, session)} ON {table.quoted} "
-                f"USING {index.type} ({target} {table.extension}.{opclass})"
+                f"CREATE INDEX {quote_ident(name, session)} ON {table.quoted} USING {index.type} "
+                f"({target} {table.extension}.{kind}_{vector.opclass(metric)[0]})"
                 + (f" WITH ({settings})" if settings else ""),
             )
 
@@ -780,50 +887,55 @@ class PgvectorStore(Target):
     def _search_sql(
         self,
         table: Table,
+        vector: Vector,
+        dim: int,
         metric: Metric,
         query: FloatArray,
         k: int,
         half: bool,
     ) -> str:
-        place = table.extension
-        operator = f"OPERATOR({place}.{_OPERATORS[metric]})"
-        text = jsonvalues.dumps(query.astype(np.float64).tolist()).decode()
-        vector = table.vector.quoted
-        condition = f"{vector} IS NOT NULL" + (f" AND {self._where}" if self._where else "")
-        given = f"'{text}'::{place}.{table.vector.type}"
-        if half and table.vector.type == "vector":
+        place, column = table.extension, vector.column
+        operator = f"OPERATOR({place}.{vector.opclass(metric)[1]})"
+        condition = f"{column.quoted} IS NOT NULL" + (f" AND {self._where}" if self._where else "")
+        given = _query_literal(query, column, place, dim)
+        if half:
             halves = f"{place}.halfvec({len(query)})"
             # The index finds candidates by halves; the full vectors then say which are nearest.
             nearest = (
-                f"SELECT {table.key_out} AS runner_key, {vector} AS runner_vector "
+                f"SELECT {table.key_out} AS runner_key, {column.quoted} AS runner_vector "
                 f"FROM {table.quoted} WHERE {condition} "
-                f"ORDER BY ({vector}::{halves}) {operator} '{text}'::{halves} LIMIT {4 * k}"
+                f"ORDER BY ({column.quoted}::{halves}) {operator} ({given}::{halves}) "
+                f"LIMIT {4 * k}"
             )
             return (
                 f"SELECT runner_key, runner_vector {operator} {given} FROM ({nearest}) nearest "
                 f"ORDER BY 2 LIMIT {k}"
             )
-        if not table.vector.dim:
-            vector = f"({vector}::{place}.{table.vector.type}({len(query)}))"
+        compared = column.quoted
+        if not column.dim:
+            compared = f"({compared}::{place}.{column.type}({dim or len(query)}))"
         return (
-            f"SELECT {table.key_out}, {vector} {operator} {given} FROM {table.quoted} "
-            f"WHERE {condition} ORDER BY {vector} {operator} {given} LIMIT {k}"
+            f"SELECT {table.key_out}, {compared} {operator} {given} FROM {table.quoted} "
+            f"WHERE {condition} ORDER BY {compared} {operator} {given} LIMIT {k}"
         )
 
     # ---- how: proposing
 
     def _summary(self, spec: CollectionSpec) -> str:
         names = spec.extra["columns"]
-        dim = f"({spec.vector.dim})" if spec.vector.dim else ""
         columns = [
             f"{names['id']} {'bigint' if spec.id_kind == 'integer' else 'text'} primary key",
             *([f"{names['document']} text"] if names["document"] else []),
             *([f"{names['metadata']} jsonb"] if names["metadata"] else []),
-            f"{names['vector']} vector{dim}",
+            *(f"{names['vectors'][name]} {_sql_type(each)}" for name, each in spec.vectors.items()),
         ]
         text = f"table {self._table_name} ({', '.join(columns)})"
         if spec.index is not None and spec.index.type != "none":
-            halves = " on halfvec" if spec.vector.dim > MAX_INDEXED_DIM else ""
+            large = any(
+                each.dim > MAX_INDEXED_DIM and each.dtype == "float32"
+                for each in spec.dense.values()
+            )
+            halves = " on halfvec" if large else ""
             text += f", index {spec.index}{halves}"
         return text
 
@@ -843,13 +955,14 @@ def _upsert(session: Session, table: Table, rows: bytes) -> None:
         f"SELECT {table.written_columns} FROM {table.quoted} WITH NO DATA",
     )
     copy_rows(session, "pg_temp.runner_stage", table.written_columns, rows)
-    changed = [each for each in table.written if each != table.key.quoted]
+    keys = [each.quoted for each in table.keys]
+    changed = [each for each in table.written if each not in keys]
     changes = ", ".join(f"{each} = EXCLUDED.{each}" for each in changed)
     run(
         session,
         f"INSERT INTO {table.quoted} ({table.written_columns}) "
         f"SELECT {table.written_columns} FROM pg_temp.runner_stage "
-        f"ON CONFLICT ({table.key.quoted}) DO UPDATE SET {changes}",
+        f"ON CONFLICT ({table.key_columns}) DO UPDATE SET {changes}",
     )
 
 
@@ -861,7 +974,7 @@ def _pages(chunks: Iterator[Batch], batch_size: BatchSize) -> Iterator[Page]:
     held: list[Batch] = []
     records = size = 0
     for chunk in chunks:
-        ends = np.cumsum(_sizes(chunk)) if batch_size.bytes is not None else None
+        ends = np.cumsum(chunk.record_bytes()) if batch_size.bytes is not None else None
         start = 0
         while start < len(chunk):
             stop = min(len(chunk), start + batch_size.records - records)
@@ -901,21 +1014,75 @@ def _joined(parts: list[Batch]) -> Batch:
             )
             for name in masked
         },
+        sparse={
+            name: [each for part in parts for each in part.sparse[name]] for name in parts[0].sparse
+        },
     )
 
 
-def _sizes(batch: Batch) -> list[int]:
-    """Each record's share of `Batch.size_bytes`."""
-    vector = sum(array.shape[1] * array.itemsize for array in batch.vectors.values())
-    return [
-        vector + len(document or "") + len(text)
-        for document, text in zip(batch.documents, batch.metadata.texts(), strict=True)
-    ]
+# ---- vectors
 
 
-def _index_name(session: Session, table: Table, index: IndexSpec, metric: Metric) -> str:
+def _vector_spec(vector: Vector, dim: int, metric: Metric) -> VectorSpec:
+    """What a column holds."""
+    half = vector.column.type == "halfvec"
+    return VectorSpec(
+        dim=dim,
+        metric=metric,
+        kind=vector.kind,
+        dtype=_DTYPES[vector.column.type],
+        fidelity=Fidelity.ROUNDED if half else Fidelity.EXACT,
+        tolerance=_HALF_TOLERANCE if half else 0.0,
+    )
+
+
+def _new_vector(wanted: VectorSpec, kind: str | None) -> VectorSpec:
+    """What the column that we make for *wanted* holds.
+
+    Args:
+        wanted: What is to be held.
+        kind: The type of the column that it comes from, if that is pgvector's too.
+    """
+    if wanted.kind is VectorKind.SPARSE:
+        dim = min(wanted.dim or MAX_SPARSE_DIM, MAX_SPARSE_DIM)
+        return replace(wanted, dim=dim, dtype="float32")
+    if kind == "bit":
+        return replace(wanted, dtype="bit", metric=Metric.L2)
+    if kind == "halfvec":
+        return replace(
+            wanted, dtype="float16", fidelity=Fidelity.ROUNDED, tolerance=_HALF_TOLERANCE
+        )
+    return replace(wanted, dtype="float32")
+
+
+def _sql_type(vector: VectorSpec, place: str = "") -> str:
+    """The type of a column for *vector*; *place* goes before those of the extension."""
+    if vector.dtype == "bit":
+        return f"bit({vector.dim})"
+    kind = "halfvec" if vector.dtype == "float16" else "vector"
+    if vector.kind is VectorKind.SPARSE:
+        kind = "sparsevec"
+    return f"{place}{kind}" + (f"({vector.dim})" if vector.dim else "")
+
+
+def _query_literal(query: FloatArray, column: Column, place: str, dim: int) -> str:
+    """A vector to search by, of the column's type."""
+    if column.type == "bit":
+        return "B'" + "".join("1" if each else "0" for each in query.tolist()) + "'"
+    values = query.astype(np.float64).tolist()
+    if column.type == "sparsevec":
+        inside = ",".join(f"{at}:{each!r}" for at, each in enumerate(values, start=1) if each)
+        text = f"{{{inside}}}/{dim or len(query)}"
+    else:
+        text = jsonvalues.dumps(values).decode()
+    return f"'{text}'::{place}.{column.type}"
+
+
+def _index_name(
+    session: Session, table: Table, column: Column, index: IndexSpec, metric: Metric
+) -> str:
     """The same name every time, unless another table's index has it."""
-    whole = f"{table.name}_{table.vector.name}_{index.type}_{metric}_idx"
+    whole = f"{table.name}_{column.name}_{index.type}_{metric}_idx"
     name = _shortened(whole)
     taken = row_or_none(
         session,
@@ -933,6 +1100,27 @@ def _shortened(name: str) -> str:
         return name
     mark = "_" + sha256(raw).hexdigest()[:8]
     return raw[: MAX_NAME_BYTES - len(mark)].decode(errors="ignore") + mark
+
+
+def _may_be_indexed(vector: Vector, dim: int, index: IndexSpec) -> bool:
+    match vector.column.type:
+        case "sparsevec":
+            return dim > 0 and index.type == "hnsw"
+        case "bit":
+            return dim <= MAX_INDEXED_BITS
+        case _:
+            return 0 < dim <= MAX_INDEXED_HALF_DIM
+
+
+def _has_too_many(session: Session, table: Table, column: Column) -> bool:
+    """Whether a sparse vector has more components than pgvector indexes."""
+    count = f"substring({table.extension}.sparsevec_send({column.quoted}) from 5 for 4)"
+    row = row_or_none(
+        session,
+        f"SELECT 1 FROM {table.quoted} WHERE {count} > "
+        f"'\\x{MAX_INDEXED_NONZERO:08x}'::bytea LIMIT 1",
+    )
+    return row is not None
 
 
 def _build_settings(index: IndexSpec) -> str:

@@ -25,25 +25,54 @@ import numpy as np
 import numpy.typing as npt
 
 from runner.errors import Id, StoreError
-from runner.model import DEFAULT_VECTOR, Batch, BoolArray, FloatArray, Metadata, Select
+from runner.model import Batch, BoolArray, FloatArray, Metadata, Select, SparseVector
+from runner.stores.pgvector_keys import INTEGER_KEYS, key_values
 
 __all__ = [
-    "INTEGER_KEYS", "VECTOR_TYPES", "Chunk", "ChunkColumns", "Received", "Rows", "decode_chunk",
-    "encode_rows", "positional",
+    "MAX_SPARSE_DIM", "VECTOR_TYPES", "Chunk", "ChunkColumns", "ChunkVector",
+    "Received", "Rows", "VectorForm", "decode_chunk", "encode_rows", "positional",
 ]  # fmt: skip
 
-INTEGER_KEYS = {"int2": ">i2", "int4": ">i4", "int8": ">i8"}
-"""Types of integer keys → numpy's name for their binary form."""
+VECTOR_TYPES = ("vector", "halfvec", "sparsevec", "bit")
+"""Types of columns that may hold vectors."""
 
-VECTOR_TYPES = {"vector": ">f4", "halfvec": ">f2"}
-"""Types of vectors → numpy's name for the binary form of a component."""
+MAX_SPARSE_DIM = 1_000_000_000
+"""Most components of a sparsevec: its indices are below."""
+
+_COMPONENTS = {"vector": ">f4", "halfvec": ">f2"}
 
 _SIGNATURE = b"PGCOPY\n\xff\r\n\x00"
 _SEPARATOR = b"\x01"  # JSON text never holds a bare control character
 _length = struct.Struct(">i").pack
+_NULL = b"\xff\xff\xff\xff"
 _jsonb_head = struct.Struct(">iB").pack
+_SPARSE_HEAD = 12  # dimension, number of components, nothing: four bytes each
 _INT4_ITEM = np.dtype([("length", ">i4"), ("value", ">i4")])
 _INT8_ITEM = np.dtype([("length", ">i4"), ("value", ">i8")])
+
+
+@dataclass(frozen=True)
+class VectorForm:
+    """The form that vectors have in one column.
+
+    Attributes:
+        name: What the collection calls them.
+        type: The column's type, one of `VECTOR_TYPES`.
+        dim: The number of components that all of them have, or are declared to have.
+    """
+
+    name: str
+    type: str
+    dim: int
+
+
+@dataclass(frozen=True)
+class ChunkVector:
+    """How to ask for one of the vectors: the column, and what gives its binary form."""
+
+    column: str
+    send: str
+    form: VectorForm
 
 
 @dataclass(frozen=True)
@@ -53,22 +82,18 @@ class ChunkColumns:
     Attributes:
         key: The id, as bigint or text.
         integer: Whether it is a bigint.
-        vector: The vector, as type ``vector``.
-        dim: The dimension that all of them have.
+        vectors: The vectors.
         document: Text; None where the table has none.
         metadata: JSON text of an object, never null.
         clash: A boolean: this record's metadata and its columns share a name; empty for never.
-        vector_send: The qualified name of pgvector's function.
     """
 
     key: str
     integer: bool
-    vector: str
-    dim: int
+    vectors: tuple[ChunkVector, ...]
     document: str | None
     metadata: str
     clash: str
-    vector_send: str
 
     def sql(self, source: str, select: Select) -> str:
         """A query for one chunk out of *source*: everything after FROM, ORDER BY and LIMIT too."""
@@ -78,10 +103,10 @@ class ChunkColumns:
             outer.append("array_agg(k)")
         else:
             outer += ["array_agg(length(k))", "string_agg(k, '')"]
-        if Select.VECTORS in select:
-            inner.append(f"{self.vector} AS v")
-            outer.append("string_agg(CASE WHEN v IS NULL THEN '0' ELSE '1' END, '')")
-            outer.append(f"string_agg({self.vector_send}(v), ''::bytea)")
+        for number, vector in enumerate(self.vectors if Select.VECTORS in select else ()):
+            inner.append(f"{vector.column} AS v{number}")
+            outer.append(f"string_agg(CASE WHEN v{number} IS NULL THEN '0' ELSE '1' END, '')")
+            outer.append(f"string_agg({vector.send}(v{number}), ''::bytea)")
         if Select.DOCUMENTS in select and self.document is not None:
             inner.append(f"{self.document} AS d")
             outer += ["array_agg(coalesce(length(d), -1))", "string_agg(d, '')"]
@@ -118,8 +143,16 @@ def decode_chunk(copied: bytes, columns: ChunkColumns, select: Select) -> Chunk:
         ids = list(_texts(_integers(next(fields), _INT4_ITEM), next(fields)))
     vectors: dict[str, FloatArray] = {}
     present: dict[str, BoolArray] = {}
-    if Select.VECTORS in select:
-        vectors, present = _vectors(next(fields), next(fields), columns.dim)
+    sparse: dict[str, list[SparseVector | None]] = {}
+    for vector in columns.vectors if Select.VECTORS in select else ():
+        form = vector.form
+        has = np.frombuffer(_some(next(fields)), np.uint8) == ord("1")
+        if form.type == "sparsevec":
+            sparse[form.name] = _sparse(has, _some(next(fields)))
+            continue
+        vectors[form.name] = _dense(has, _some(next(fields)), form)
+        if not has.all():
+            present[form.name] = has
     documents: list[str | None] = [None] * n
     if Select.DOCUMENTS in select and columns.document is not None:
         documents = _nullable_texts(_integers(next(fields), _INT4_ITEM), next(fields))
@@ -133,7 +166,7 @@ def decode_chunk(copied: bytes, columns: ChunkColumns, select: Select) -> Chunk:
                 "table, so one would hide the other",
                 "copy one of the two: `columns: {extra: []}` or `columns: {metadata: null}`",
             )
-    batch = Batch(ids, vectors, documents, Metadata(texts=metadata), present=present)
+    batch = Batch(ids, vectors, documents, Metadata(texts=metadata), present=present, sparse=sparse)
     return Chunk(batch, len(copied))
 
 
@@ -182,23 +215,46 @@ def _nullable_texts(lengths: npt.NDArray[np.int64], field: bytes | None) -> list
     return texts
 
 
-def _vectors(
-    mask: bytes | None, field: bytes | None, dim: int
-) -> tuple[dict[str, FloatArray], dict[str, BoolArray]]:
-    has = np.frombuffer(_some(mask), np.uint8) == ord("1")
-    form = np.dtype([("head", ">u4"), ("value", ">f4", (dim,))])
-    raw = _some(field)
-    items = np.frombuffer(raw, form) if len(raw) == has.sum() * form.itemsize else None
-    if items is None or (items["head"] != dim << 16).any():
+def _dense(has: BoolArray, raw: bytes, form: VectorForm) -> FloatArray:
+    """The vectors that stand one after another in *raw*, in the rows that have one."""
+    bits = form.type == "bit"
+    if bits:
+        layout = np.dtype([("head", ">u4"), ("value", "u1", ((form.dim + 7) // 8,))])
+    else:
+        layout = np.dtype([("head", ">u4"), ("value", _COMPONENTS[form.type], (form.dim,))])
+    items = np.frombuffer(raw, layout) if len(raw) == has.sum() * layout.itemsize else None
+    if items is None or (items["head"] != (form.dim if bits else form.dim << 16)).any():
+        label = f" {form.name}" if form.name else ""
         raise StoreError(
-            f"pgvector: the vectors of this table differ in dimension; expected all to have {dim}",
+            f"pgvector: the vectors{label} of this table differ in dimension; expected all to "
+            f"have {form.dim}",
             "copy them apart: `where: vector_dims(…) = …`",
         )
+    values = items["value"]
+    if bits:
+        values = np.unpackbits(values, axis=1, count=form.dim)
     if len(items) == len(has):
-        return {DEFAULT_VECTOR: items["value"].astype(np.float32)}, {}
-    array = np.zeros((len(has), dim), np.float32)
-    array[has] = items["value"]
-    return {DEFAULT_VECTOR: array}, {DEFAULT_VECTOR: has}
+        return values.astype(np.float32)
+    array = np.zeros((len(has), form.dim), np.float32)
+    array[has] = values
+    return array
+
+
+def _sparse(has: BoolArray, raw: bytes) -> list[SparseVector | None]:
+    """The sparse vectors that stand one after another in *raw*; None in rows without one."""
+    found: list[SparseVector | None] = []
+    at = 0
+    for each in has.tolist():
+        if not each:
+            found.append(None)
+            continue
+        count = int.from_bytes(raw[at + 4 : at + 8], "big")
+        at += _SPARSE_HEAD
+        indices = np.frombuffer(raw, ">u4", count, at)
+        values = np.frombuffer(raw, ">f4", count, at + 4 * count)
+        at += 8 * count
+        found.append(SparseVector(indices.astype(np.uint32), values.astype(np.float32)))
+    return found
 
 
 def _check_objects(ids: Sequence[Id], texts: list[bytes]) -> None:
@@ -214,17 +270,18 @@ def _check_objects(ids: Sequence[Id], texts: list[bytes]) -> None:
 
 @dataclass(frozen=True)
 class Rows:
-    """The form of the rows that a table takes: vector, key, document, metadata.
+    """The form of the rows that a table takes: vectors, key, document, metadata.
 
     Attributes:
-        key: Type of the key: ``int2``, ``int4``, ``int8``, ``text``, ``varchar`` or ``uuid``.
-        vector: ``vector`` or ``halfvec``.
+        keys: Types of the key's columns: ``int2``, ``int4``, ``int8``, ``text``, ``varchar`` or
+            ``uuid``.
+        vectors: The columns for vectors; `VectorForm.dim` counts for sparse ones only.
         document: Whether there is a column for it.
         metadata: ``jsonb`` or ``json``; None where there is no column.
     """
 
-    key: str
-    vector: str
+    keys: tuple[str, ...]
+    vectors: tuple[VectorForm, ...]
     document: bool
     metadata: str | None
 
@@ -233,12 +290,13 @@ def encode_rows(batch: Batch, form: Rows) -> bytes:
     """A whole binary COPY of *batch*.
 
     Raises:
-        ValueError: An id is not what the key can hold, or a text holds a lone surrogate.
+        ValueError: An id is not what the key can hold, a vector is not what its column can
+            hold, or a text holds a lone surrogate.
         TypeError: Metadata holds something that JSON cannot say.
     """
-    count = 2 + form.document + (form.metadata is not None)
-    keys = _key_fields(batch.ids, form.key)
-    columns: list[Sequence[bytes]] = [_vector_heads(batch, form.vector, count), keys]
+    columns: list[Sequence[bytes]] = [_vector_fields(batch, each) for each in form.vectors]
+    columns += _key_columns(batch.ids, form.keys)
+    fields = len(columns) + form.document + (form.metadata is not None)
     if form.document:
         texts = [b"" if each is None else each.encode() for each in batch.documents]
         columns.append(
@@ -255,30 +313,86 @@ def encode_rows(batch: Batch, form: Rows) -> bytes:
         else:
             columns.append([_length(len(each)) for each in objects])
         columns.append(objects)
+    columns.insert(0, [struct.pack(">h", fields)] * len(batch))
     body = b"".join(chain.from_iterable(zip(*columns, strict=True)))
     return b"".join((_SIGNATURE, bytes(8), body, b"\xff\xff"))
 
 
-def _vector_heads(batch: Batch, kind: str, count: int) -> list[bytes]:
-    """For each record, the beginning of its row: number of fields, and the vector's field."""
-    n = len(batch)
-    absent = struct.pack(">hi", count, -1)
-    if not batch.vectors:
-        return [absent] * n
-    name, array = next(iter(batch.vectors.items()))
-    component = np.dtype(VECTOR_TYPES[kind])
-    dim = array.shape[1]
-    form = np.dtype([("head", np.uint8, (10,)), ("value", component, (dim,))])
-    rows = np.empty(n, form)
-    prefix = struct.pack(">hihh", count, 4 + component.itemsize * dim, dim, 0)
-    rows["head"] = np.frombuffer(prefix, np.uint8)
+def _vector_fields(batch: Batch, form: VectorForm) -> list[bytes]:
+    """For each record the field of one of its vectors, its length before it."""
+    if form.type == "sparsevec":
+        column = batch.sparse.get(form.name) or [None] * len(batch)
+        return [_sparse_field(each, form) for each in column]
+    array = batch.vectors.get(form.name)
+    if array is None:
+        return [_NULL] * len(batch)
+    fields = _bit_fields(array, form) if form.type == "bit" else _dense_fields(array, form)
+    absent = batch.present.get(form.name)
+    for row in () if absent is None else np.flatnonzero(~absent).tolist():
+        fields[row] = _NULL
+    return fields
+
+
+def _dense_fields(array: FloatArray, form: VectorForm) -> list[bytes]:
+    n, dim = array.shape
+    component = np.dtype(_COMPONENTS[form.type])
+    rows = np.empty(n, np.dtype([("head", np.uint8, (8,)), ("value", component, (dim,))]))
+    rows["head"] = np.frombuffer(
+        struct.pack(">ihh", 4 + component.itemsize * dim, dim, 0), np.uint8
+    )
     with np.errstate(over="ignore"):  # the server refuses the infinities this may make of halves
         rows["value"] = array
-    raw, size = rows.tobytes(), form.itemsize
-    heads = [raw[at : at + size] for at in range(0, n * size, size)]
-    for row in np.flatnonzero(~batch.present[name]).tolist() if name in batch.present else ():
-        heads[row] = absent
-    return heads
+    return _slices(rows.tobytes(), rows.itemsize)
+
+
+def _bit_fields(array: FloatArray, form: VectorForm) -> list[bytes]:
+    if not ((array == 0) | (array == 1)).all():
+        raise ValueError(f"a bit column holds nothing but 0 and 1; {_named(form)} has other values")
+    packed = np.packbits(array.astype(np.bool_), axis=1)
+    width = packed.shape[1]
+    rows = np.empty(len(array), np.dtype([("head", np.uint8, (8,)), ("value", "u1", (width,))]))
+    rows["head"] = np.frombuffer(struct.pack(">ii", 4 + width, array.shape[1]), np.uint8)
+    rows["value"] = packed
+    return _slices(rows.tobytes(), rows.itemsize)
+
+
+def _sparse_field(vector: SparseVector | None, form: VectorForm) -> bytes:
+    if vector is None:
+        return _NULL
+    count = len(vector.indices)
+    if count and int(vector.indices[-1]) >= form.dim:
+        raise ValueError(
+            f"{_named(form)} has index {int(vector.indices[-1]):,}; the column takes {form.dim:,} "
+            "components"
+        )
+    if not vector.values.all():
+        raise ValueError(
+            f"{_named(form)} holds a zero of its own, which sparsevec has no place for"
+        )
+    head = struct.pack(">iiii", _SPARSE_HEAD + 8 * count, form.dim, count, 0)
+    indices, values = vector.indices.astype(">u4"), vector.values.astype(">f4")
+    return head + indices.tobytes() + values.tobytes()
+
+
+def _named(form: VectorForm) -> str:
+    return f"vector {form.name}" if form.name else "the vector"
+
+
+def _slices(raw: bytes, size: int) -> list[bytes]:
+    return [raw[at : at + size] for at in range(0, len(raw), size)]
+
+
+def _key_columns(ids: Sequence[Id], kinds: Sequence[str]) -> list[list[bytes]]:
+    if len(kinds) == 1:
+        return [_key_fields(ids, kinds[0])]
+    rows = [key_values(each, kinds) for each in ids]
+    if None in rows:
+        raise ValueError(
+            f"the key has {len(kinds)} columns ({', '.join(kinds)}); {ids[rows.index(None)]!r} is "
+            "no JSON array of their values"
+        )
+    parts = zip(*filter(None, rows), strict=True)
+    return [_key_fields(part, kind) for part, kind in zip(parts, kinds, strict=True)]
 
 
 def _key_fields(ids: Sequence[Id], kind: str) -> list[bytes]:
@@ -300,8 +414,7 @@ def _integer_fields(ids: Sequence[Id], form: str) -> list[bytes]:
         if not isinstance(each, int) or not limits.min <= each <= limits.max:
             raise ValueError(f"the key has {8 * item.itemsize} bits and cannot hold {each!r}")
     head = _length(item.itemsize)
-    raw = np.array(ids, item).tobytes()
-    return [head + raw[at : at + item.itemsize] for at in range(0, len(raw), item.itemsize)]
+    return [head + each for each in _slices(np.array(ids, item).tobytes(), item.itemsize)]
 
 
 def _uuid(text: str) -> uuid.UUID:

@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from psycopg2.extensions import connection as Session  # noqa: N812 - SQL's own word for one
 
 from runner.errors import CapabilityError
-from runner.model import Finding, IndexSpec, Severity
+from runner.model import Finding, IndexSpec, Severity, VectorKind, VectorSpec
 from runner.stores.base import Location
 from runner.stores.pgvector_session import all_rows, literal, one_row, row_or_none
 from runner.stores.pgvector_table import BUILD_PARAMS, INDEX_DEFAULTS, Table, pages_are_sorted
@@ -17,6 +17,8 @@ from runner.stores.pgvector_table import BUILD_PARAMS, INDEX_DEFAULTS, Table, pa
 MAX_DIM = 16_000
 MAX_INDEXED_DIM = 2_000
 MAX_INDEXED_HALF_DIM = 4_000
+MAX_INDEXED_BITS = 64_000
+MAX_INDEXED_NONZERO = 1_000
 MAX_NAME_BYTES = 63
 
 _INDEX_RANGES = {
@@ -91,9 +93,9 @@ def table_findings(session: Session, table: Table, where: str, location: Locatio
     if pages_are_sorted(session, table, where):
         found.append(
             Finding(
-                f"PostgreSQL would sort {table.name} for every page: column {table.key.name} "
+                f"PostgreSQL would sort {table.name} for every page: {table.key_names} "
                 "has no index it can be read in order by",
-                f"CREATE UNIQUE INDEX ON {table.quoted} ({table.key.quoted})",
+                f"CREATE UNIQUE INDEX ON {table.quoted} ({table.key_columns})",
                 Severity.WARNING,
                 _key(location, "columns.id"),
             )
@@ -103,20 +105,22 @@ def table_findings(session: Session, table: Table, where: str, location: Locatio
 
 def _key_finding(session: Session, table: Table, where: str, location: Location) -> Finding:
     """Without a unique index, the records themselves have to show that it is a key."""
-    key = table.key.quoted
+    filled_key = " AND ".join(f"{each.quoted} IS NOT NULL" for each in table.keys)
     total, filled, different = one_row(
         session,
-        f"SELECT count(*), count({key}), count(DISTINCT {key}) FROM {table.source(where)}",
+        f"SELECT count(*), count(*) FILTER (WHERE {filled_key}), "
+        f"count(DISTINCT ({table.key_columns})) FILTER (WHERE {filled_key}) "
+        f"FROM {table.source(where)}",
     )
     if total == filled == different and location.side != "target":
         return Finding(
-            f"column {table.key.name} of {table.name} is unique in every record, but no index "
+            f"{table.key_names} of {table.name} is unique in every record, but no index "
             "keeps it so",
             severity=Severity.WARNING,
             key=_key(location, "columns.id"),
         )
     return Finding(
-        f"column {table.key.name} of {table.name} has no unique index ({total:,} records, "
+        f"{table.key_names} of {table.name} has no unique index ({total:,} records, "
         f"{total - filled:,} of them without it, {different:,} different values)",
         "choose another with `columns: {id: …}`, or make a unique index",
         key=_key(location, "columns.id"),
@@ -169,6 +173,26 @@ def append_findings(session: Session, table: Table, location: Location) -> list[
             )
         )
     insert_or_update = 4 | 16
+    bits = [each.column.name for each in table.vectors if each.column.type == "bit"]
+    if bits:
+        found.append(
+            Finding(
+                f"the vectors of {', '.join(bits)} are bits: records whose components are not all "
+                "0 or 1 are refused",
+                severity=Severity.NOTE,
+                key=_key(location, "columns.vectors"),
+            )
+        )
+    if len(table.keys) > 1:
+        found.append(
+            Finding(
+                f"table {table.name} has a key of {len(table.keys)} columns: records whose ids are "
+                f"no JSON arrays of {', '.join(each.name for each in table.keys)} are refused",
+                "choose a key of one column with `columns: {id: …}` for other ids",
+                Severity.NOTE,
+                _key(location, "columns.id"),
+            )
+        )
     triggers = all_rows(
         session,
         f"SELECT tgname FROM pg_trigger WHERE tgrelid = {table.oid} AND NOT tgisinternal "
@@ -278,9 +302,9 @@ def _extension_findings(session: Session, location: Location) -> list[Finding]:
 
 
 def index_for(
-    wanted: IndexSpec | None, dim: int, location: Location
+    wanted: IndexSpec | None, vectors: Mapping[str, VectorSpec], location: Location
 ) -> tuple[IndexSpec, list[Finding]]:
-    """The index that we would build, every setting filled in."""
+    """The index that we would build on each vector, every setting filled in."""
     asked = wanted or IndexSpec("hnsw")
     kind = {"flat": "none"}.get(asked.type, asked.type)
     if kind not in (*BUILD_PARAMS, "none"):
@@ -311,17 +335,46 @@ def index_for(
                 key=_key(location, "index.ef_construction"),
             )
         )
-    if kind != "none" and MAX_INDEXED_HALF_DIM < dim <= MAX_DIM:
+    if kind == "none":
+        return IndexSpec(kind), found
+    reasons = {name: _unindexed(each, kind) for name, each in vectors.items()}
+    found += [
+        Finding(
+            f"vector {name}: {reason}" if name else reason,
+            severity=Severity.WARNING,
+            key=_key(location, "index"),
+        )
+        for name, reason in reasons.items()
+        if reason
+    ]
+    sparse = [name for name, each in vectors.items() if each.kind is VectorKind.SPARSE]
+    if sparse and kind == "hnsw":
         found.append(
             Finding(
-                f"vectors of {dim:,} dimensions cannot be indexed (at most "
-                f"{MAX_INDEXED_HALF_DIM:,}, as halves): every search reads the whole table",
-                severity=Severity.WARNING,
+                f"sparse vectors ({', '.join(sparse)}) of more than {MAX_INDEXED_NONZERO:,} "
+                "components other than 0 cannot be indexed: with one such record, the vector is "
+                "left without an index",
+                severity=Severity.NOTE,
                 key=_key(location, "index"),
             )
         )
-        kind, params = "none", {}
-    return IndexSpec(kind, params), found
+    # a column whose dimension is not known yet is not indexed either
+    may = any(each.dim and not reasons[name] for name, each in vectors.items())
+    return (IndexSpec(kind, params) if may else IndexSpec("none")), found
+
+
+def _unindexed(vector: VectorSpec, kind: str) -> str:
+    """Why this vector gets no index of that kind; empty if it does."""
+    if vector.kind is VectorKind.SPARSE:
+        return "" if kind == "hnsw" else "sparse vectors have no index but HNSW"
+    most = MAX_INDEXED_BITS if vector.dtype == "bit" else MAX_INDEXED_HALF_DIM
+    if most < vector.dim <= (vector.dim if vector.dtype == "bit" else MAX_DIM):
+        how = "" if vector.dtype == "bit" else ", as halves"
+        return (
+            f"vectors of {vector.dim:,} dimensions cannot be indexed (at most {most:,}{how}): "
+            "every search reads the whole table"
+        )
+    return ""
 
 
 def name_findings(names: Sequence[str], location: Location) -> list[Finding]:

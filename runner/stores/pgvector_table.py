@@ -7,31 +7,65 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 import numpy as np
 from psycopg2.extensions import connection as Session  # noqa: N812 - SQL's own word for one
 from psycopg2.extensions import quote_ident
 
+from runner import jsonvalues
 from runner.errors import CollectionMismatchError, Id
-from runner.model import Batch, IdRule, IndexSpec, Metric, Outcome, Partition, Room
+from runner.model import (
+    DEFAULT_VECTOR,
+    SPARSE_VECTOR,
+    Batch,
+    IdRule,
+    IndexSpec,
+    Metric,
+    Outcome,
+    Partition,
+    Room,
+    VectorKind,
+)
 from runner.stores.base import Location
-from runner.stores.pgvector_copy import INTEGER_KEYS, VECTOR_TYPES, ChunkColumns, Rows
+from runner.stores.pgvector_copy import (
+    MAX_SPARSE_DIM,
+    VECTOR_TYPES,
+    ChunkColumns,
+    ChunkVector,
+    Rows,
+    VectorForm,
+)
+from runner.stores.pgvector_keys import (
+    INTEGER_KEYS,
+    KEY_TYPES,
+    MAX_ID_BYTES,
+    TEXT_TYPES,
+    key_cast,
+    key_values,
+)
 from runner.stores.pgvector_session import all_rows, literal, one_row, row_or_none, run
+from runner.words import shown_list
 
-OPCLASSES = {Metric.COSINE: "cosine_ops", Metric.L2: "l2_ops", Metric.DOT: "ip_ops"}
+OPCLASSES = {
+    Metric.COSINE: ("cosine_ops", "<=>"),
+    Metric.L2: ("l2_ops", "<->"),
+    Metric.DOT: ("ip_ops", "<#>"),
+}
+"""Metric → the ending of its operator classes, and its operator."""
+
+BIT_OPCLASS = ("hamming_ops", "<~>")
+"""The same of bits: the number of those that differ, which is the square of their distance."""
+
 INDEX_DEFAULTS = {"hnsw": {"m": 16, "ef_construction": 64}, "ivfflat": {"lists": 100}}
 BUILD_PARAMS = {"hnsw": ("m", "ef_construction"), "ivfflat": ("lists",)}
 DEFAULT_NAMES = {
-    "id": "id", "vector": "embedding", "document": "document", "metadata": "metadata",
+    "id": "id", "document": "document", "metadata": "metadata",
 }  # fmt: skip
 
-MAX_ID_BYTES = 2_690  # a third of an index page, less what an entry needs besides
-
-_TEXT_TYPES = ("text", "varchar")
-_KEY_TYPES = (*INTEGER_KEYS, *_TEXT_TYPES, "uuid")
 _JSON_TYPES = ("jsonb", "json")
-_OTHER_VECTOR_TYPES = ("sparsevec", "bit", "varbit")
+
+_ALWAYS_VECTORS = ("vector", "halfvec", "sparsevec")  # bits may be anything
+_VECTORS = "runner:vectors "
 _DOCUMENT_NAMES = ("document", "text", "content", "page_content", "body", "chunk")
 _METADATA_NAMES = ("metadata", "meta", "cmetadata", "payload", "attributes", "properties")
 
@@ -76,7 +110,7 @@ class Column:
     """One column.
 
     Attributes:
-        dim: Of a vector column; 0 where it fixes none.
+        dim: Number of components, of a vector column; 0 where it fixes none.
         max_chars: Of a ``varchar``; None where it fixes none.
         nullable: Whether it may be null.
         fills_itself: Whether a default, an identity or an expression fills it.
@@ -100,11 +134,36 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Vector:
+    """A column that holds one of the collection's vectors.
+
+    Attributes:
+        name: What the collection calls it.
+        noted: The metric that was noted when we made the table; None where it was not.
+    """
+
+    name: str
+    column: Column
+    noted: Metric | None = None
+
+    @property
+    def kind(self) -> VectorKind:
+        """Sparse or dense."""
+        return VectorKind.SPARSE if self.column.type == "sparsevec" else VectorKind.DENSE
+
+    def opclass(self, metric: Metric) -> tuple[str, str]:
+        """The ending of the operator class, and the operator, that compare by *metric*."""
+        return BIT_OPCLASS if self.column.type == "bit" else OPCLASSES[metric]
+
+
+@dataclass(frozen=True)
 class Table:
     """A table whose columns are understood.
 
     Attributes:
+        keys: The columns of the key, in the order that the id names them.
         unique: Whether an index keeps the key unique, and it is never null.
+        vectors: The columns with vectors; at least one.
         extras: Columns that are copied as metadata fields.
         other_vectors: Names of vector columns that are not copied.
         required: Names of columns that an insert of ours would leave empty but must not.
@@ -114,9 +173,9 @@ class Table:
     """
 
     relation: Relation
-    key: Column
+    keys: tuple[Column, ...]
     unique: bool
-    vector: Column
+    vectors: tuple[Vector, ...]
     document: Column | None
     metadata: Column | None
     extras: tuple[Column, ...]
@@ -147,35 +206,84 @@ class Table:
         return self.relation.oid
 
     @property
-    def key_cast(self) -> str:
-        """The type that a text of the key is cast to for comparing."""
-        if self.key.type in INTEGER_KEYS:
-            return "bigint"
-        return "uuid" if self.key.type == "uuid" else "text"
+    def key_types(self) -> tuple[str, ...]:
+        """The types of the key's columns."""
+        return tuple(each.type for each in self.keys)
+
+    @property
+    def has_integer_key(self) -> bool:
+        """Whether ids are integers."""
+        return len(self.keys) == 1 and self.keys[0].type in INTEGER_KEYS
 
     @property
     def key_out(self) -> str:
         """The key as an id."""
-        out = "bigint" if self.key.type in INTEGER_KEYS else "text"
-        return f"{self.key.quoted}::{out}"
+        if len(self.keys) > 1:
+            return f"json_build_array({self.key_columns})::text"
+        return f"{self.key_columns}::{'bigint' if self.has_integer_key else 'text'}"
+
+    @property
+    def key_columns(self) -> str:
+        """The key for SQL: what records are sorted by."""
+        return ", ".join(each.quoted for each in self.keys)
+
+    @property
+    def key_names(self) -> str:
+        """The key for people."""
+        names = ", ".join(each.name for each in self.keys)
+        return f"column {names}" if len(self.keys) == 1 else f"the key ({names})"
+
+    def join_ids(self, session: Session, ids: Sequence[Id]) -> tuple[str, str]:
+        """The keys of *ids* as a table ``runner_wanted``, sorted by ``runner_at``, and the
+        condition that joins it; ids that are no keys of this table are left out.
+        """
+        rows = [each for each in (key_values(each, self.key_types) for each in ids) if each]
+        parts: list[tuple[Id, ...]] = list(zip(*rows, strict=True)) or [()] * len(self.keys)
+        arrays = [
+            f"{literal(session, list(map(str, part)))}::text[]::{key_cast(column.type)}[]"
+            for part, column in zip(parts, self.keys, strict=True)
+        ]
+        names = [f"runner_{number}" for number in range(len(self.keys))]
+        source = (
+            f"unnest({', '.join(arrays)}) WITH ORDINALITY AS runner_wanted"
+            f"({', '.join(names)}, runner_at)"
+        )
+        pairs = zip(self.keys, names, strict=True)
+        return source, " AND ".join(f"{column.quoted} = {name}" for column, name in pairs)
+
+    def vector_named(self, name: str) -> Vector | None:
+        """The vector of that name, if the table has it."""
+        return next((each for each in self.vectors if each.name == name), None)
+
+    @property
+    def _written(self) -> tuple[Column, ...]:
+        """The columns that we write, in the order of `encode_rows`."""
+        columns = (*(each.column for each in self.vectors), *self.keys, self.document,
+                   self.metadata)  # fmt: skip
+        return tuple(each for each in columns if each is not None)
 
     @property
     def written(self) -> tuple[str, ...]:
-        """The columns that we write, in the order of `encode_rows`."""
-        columns = (self.vector, self.key, self.document, self.metadata)
-        return tuple(each.quoted for each in columns if each is not None)
+        """The columns that we write, in the order of `encode_rows`, for SQL."""
+        return tuple(each.quoted for each in self._written)
 
     @property
     def written_columns(self) -> str:
         """The same, for SQL."""
         return ", ".join(self.written)
 
-    @property
-    def rows(self) -> Rows:
-        """The form of the rows that we write."""
+    def rows(self, dims: Mapping[str, int]) -> Rows:
+        """The form of the rows that we write.
+
+        Args:
+            dims: Vector → its dimension, for sparse ones.
+        """
         return Rows(
-            self.key.type,
-            self.vector.type,
+            self.key_types,
+            tuple(
+                VectorForm(each.name, each.column.type, dims.get(each.name, 0) or MAX_SPARSE_DIM)
+                for each in self.vectors
+            ),
             self.document is not None,
             self.metadata.type if self.metadata else None,
         )
@@ -183,20 +291,19 @@ class Table:
     @property
     def computed(self) -> tuple[str, ...]:
         """Names of columns that we would write and whose values the server makes itself."""
-        columns = (self.vector, self.key, self.document, self.metadata)
-        return tuple(each.name for each in columns if each is not None and each.computed)
+        return tuple(each.name for each in self._written if each.computed)
 
     @property
     def room(self) -> Room:
         """What its columns can hold."""
         document, metadata = self.document, self.metadata
         return Room(
-            ids=_key_rule(self.key),
+            ids=_key_rule(self.keys),
             documents=self._place_for("document", document),
             metadata=self._place_for("metadata", metadata),
             max_document_chars=document.max_chars if document else None,
             needs_document=document is not None and not document.nullable,
-            needs_vector=not self.vector.nullable,
+            needs_vector=not all(each.column.nullable for each in self.vectors),
         )
 
     def _place_for(self, role: str, column: Column | None) -> Outcome:
@@ -206,9 +313,13 @@ class Table:
 
     def mapping(self) -> dict[str, Any]:
         """Which column is what, for people: plan key ``columns``."""
+        ids = [each.name for each in self.keys]
+        named = {each.name: each.column.name for each in self.vectors if each.name}
+        unnamed = self.vector_named(DEFAULT_VECTOR)
         return {
-            "id": self.key.name,
-            "vector": self.vector.name,
+            "id": ids[0] if len(ids) == 1 else ids,
+            **({"vector": unnamed.column.name} if unnamed else {}),
+            **({"vectors": named} if named else {}),
             "document": self.document.name if self.document else None,
             "metadata": self.metadata.name if self.metadata else None,
             "extra": [each.name for each in self.extras],
@@ -222,24 +333,45 @@ class Table:
         """The records of *partition* after that id, to stand after FROM."""
         bounds = ((">=", partition.lower), ("<", partition.upper), (">", after))
         conditions = [where] if where else []
-        for operator, bound in bounds:
-            if bound is not None:
-                text = f"{literal(session, bound)}::{self.key_cast}"
-                conditions.append(f"{self.key.quoted} {operator} {text}")
+        conditions += [
+            f"({self.key_columns}) {operator} ({self._bound(session, bound)})"
+            for operator, bound in bounds
+            if bound is not None
+        ]
         return self.source(" AND ".join(conditions))
 
-    def chunk_columns(self, session: Session, dim: int) -> ChunkColumns:
-        """How chunks of this table are asked for."""
-        vector = self.vector.quoted
+    def _bound(self, session: Session, bound: str) -> str:
+        """An id, in its text form, as the values of the key's columns."""
+        kinds = self.key_types
+        values = key_values(int(bound) if self.has_integer_key else bound, kinds)
+        assert values is not None, "a cursor is an id of this table"
+        return ", ".join(
+            f"{literal(session, str(value))}::{key_cast(kind)}"
+            for value, kind in zip(values, kinds, strict=True)
+        )
+
+    def chunk_columns(self, session: Session, dims: Mapping[str, int]) -> ChunkColumns:
+        """How chunks of this table are asked for.
+
+        Args:
+            dims: Vector → its dimension.
+        """
         return ChunkColumns(
             key=self.key_out,
-            integer=self.key.type in INTEGER_KEYS,
-            vector=vector if self.vector.type == "vector" else f"{vector}::{self.extension}.vector",
-            dim=dim,
+            integer=self.has_integer_key,
+            vectors=tuple(
+                ChunkVector(
+                    each.column.quoted,
+                    "bit_send"
+                    if each.column.type == "bit"
+                    else f"{self.extension}.{each.column.type}_send",
+                    VectorForm(each.name, each.column.type, dims[each.name]),
+                )
+                for each in self.vectors
+            ),
             document=f"{self.document.quoted}::text" if self.document else None,
             metadata=self._metadata(session),
             clash=self._clash(session),
-            vector_send=f"{self.extension}.vector_send",
         )
 
     def _metadata(self, session: Session) -> str:
@@ -275,16 +407,37 @@ class Table:
         Raises:
             CollectionMismatchError: Vectors, documents or metadata have no place here.
         """
-        dims = [array.shape[1] for array in batch.vectors.values()]
-        if len(dims) > 1 or batch.sparse or batch.multi:
+        names = {each.name for each in self.vectors}
+        strangers = sorted(
+            (batch.vectors.keys() | batch.sparse.keys() | batch.multi.keys()) - names
+        )
+        if strangers or batch.multi:
             raise CollectionMismatchError(
-                f"pgvector: records have several vectors; table {self.name} takes one dense vector"
+                f"pgvector: table {self.name} has no column for the vectors "
+                + shown_list(strangers or sorted(batch.multi)),
+                "name one: `columns: {vectors: {…: …}}`",
             )
-        if dims and self.vector.dim and dims[0] != self.vector.dim:
-            raise CollectionMismatchError(
-                f"pgvector: vectors have {dims[0]} dimensions; column {self.vector.name} of table "
-                f"{self.name} takes {self.vector.dim}"
-            )
+        for each in self.vectors:
+            column, array = each.column, batch.vectors.get(each.name)
+            if array is None:
+                continue
+            if each.kind is VectorKind.SPARSE:
+                raise CollectionMismatchError(
+                    f"pgvector: column {column.name} of table {self.name} is sparsevec; the "
+                    "records' vectors are dense"
+                )
+            if column.dim and array.shape[1] != column.dim:
+                raise CollectionMismatchError(
+                    f"pgvector: vectors have {array.shape[1]} dimensions; column {column.name} of "
+                    f"table {self.name} takes {column.dim}"
+                )
+        for name in batch.sparse:
+            vector = self.vector_named(name)
+            if vector is not None and vector.kind is not VectorKind.SPARSE:
+                raise CollectionMismatchError(
+                    f"pgvector: column {vector.column.name} of table {self.name} is "
+                    f"{vector.column.type}; the records' vectors are sparse"
+                )
         if self.document is None and any(each is not None for each in batch.documents):
             raise CollectionMismatchError(
                 f"pgvector: records have documents; table {self.name} has no column for them",
@@ -359,39 +512,45 @@ def map_columns(session: Session, relation: Relation, location: Location) -> Tab
     by_name = {each.name: each for each in columns}
     wrong = [
         name
-        for name in (*(given.get(each) for each in DEFAULT_NAMES), *(given.get("extra") or ()))
+        for name in (
+            *_as_list(given.get("id")), given.get("vector"), *(given.get("vectors") or {}).values(),
+            given.get("document"), given.get("metadata"), *(given.get("extra") or ()),
+        )
         if name is not None and name not in by_name
-    ]
+    ]  # fmt: skip
     if wrong:
         raise CollectionMismatchError(
             f"pgvector: table {relation.name} has no column {', '.join(map(repr, wrong))}; it has "
             + ", ".join(by_name),
             f"correct `{location.side}.columns`",
         )
-    unique = _unique_columns(session, relation)
-    key = _key_column(relation, columns, by_name.get(given.get("id") or ""), unique, location)
-    vector = _vector_column(relation, columns, by_name.get(given.get("vector") or ""), location)
-    rest = [each for each in columns if each not in (key, vector)]
+    unique = _unique_keys(session, relation)
+    named = [by_name[each] for each in _as_list(given.get("id"))]
+    keys = _key_columns(relation, columns, named, unique, location)
+    vectors = _vector_columns(session, relation, columns, location)
+    taken = (*keys, *(each.column for each in vectors))
+    rest = [each for each in columns if each not in taken]
     metadata = _named_or_usual(given, "metadata", rest, _JSON_TYPES, _METADATA_NAMES, by_name)
     rest = [each for each in rest if each is not metadata]
-    document = _named_or_usual(given, "document", rest, _TEXT_TYPES, _DOCUMENT_NAMES, by_name)
+    document = _named_or_usual(given, "document", rest, TEXT_TYPES, _DOCUMENT_NAMES, by_name)
     if metadata is not None and metadata.type not in _JSON_TYPES:
         raise CollectionMismatchError(
             f"pgvector: column {metadata.name} of table {relation.name} is {metadata.type}; "
             "metadata needs jsonb or json",
             "write `columns: {metadata: null}`: columns of other types are copied as fields anyway",
         )
-    if location.side == "target" and document and document.type not in _TEXT_TYPES:
+    if location.side == "target" and document and document.type not in TEXT_TYPES:
         raise CollectionMismatchError(
             f"pgvector: column {document.name} of table {relation.name} is {document.type}; "
             "documents need text"
         )
     rest = [each for each in rest if each is not document]
-    vectors = (*VECTOR_TYPES, *_OTHER_VECTOR_TYPES)
     # What we write is id, vector, document, metadata; other columns of a target are its own.
     extra = given.get("extra", [] if location.side == "target" else None)
     extras = [
-        each for each in rest if (each.type not in vectors if extra is None else each.name in extra)
+        each
+        for each in rest
+        if (each.type not in _ALWAYS_VECTORS if extra is None else each.name in extra)
     ]
     row = one_row(
         session,
@@ -400,13 +559,13 @@ def map_columns(session: Session, relation: Relation, location: Location) -> Tab
     )
     return Table(
         relation=relation,
-        key=key,
-        unique=key.number in unique,
-        vector=vector,
+        keys=keys,
+        unique=_is_unique(keys, unique, location),
+        vectors=_chosen(vectors, relation, location),
         document=document,
         metadata=metadata,
         extras=tuple(extras),
-        other_vectors=tuple(each.name for each in rest if each.type in VECTOR_TYPES),
+        other_vectors=tuple(each.name for each in rest if each.type in _ALWAYS_VECTORS),
         required=tuple(each.name for each in rest if not each.nullable and not each.fills_itself),
         left_out=frozenset(
             role for role in ("document", "metadata") if role in given and given[role] is None
@@ -416,8 +575,15 @@ def map_columns(session: Session, relation: Relation, location: Location) -> Tab
     )
 
 
-def _key_rule(key: Column) -> IdRule:
-    """Which ids a key column holds."""
+def _as_list(names: str | Sequence[str] | None) -> Sequence[str]:
+    return [] if names is None else [names] if isinstance(names, str) else names
+
+
+def _key_rule(keys: Sequence[Column]) -> IdRule:
+    """Which ids a key holds."""
+    if len(keys) > 1:
+        return IdRule(max_bytes=MAX_ID_BYTES, nul=False)
+    key = keys[0]
     if key.type in INTEGER_KEYS:
         limits = np.iinfo(INTEGER_KEYS[key.type])
         return IdRule(integers=(int(limits.min), int(limits.max)), strings="none")
@@ -426,64 +592,181 @@ def _key_rule(key: Column) -> IdRule:
     return IdRule(max_bytes=MAX_ID_BYTES, nul=False, max_chars=key.max_chars)
 
 
-def _unique_columns(session: Session, relation: Relation) -> dict[int, bool]:
-    """Numbers of the columns that an index keeps unique and that are never null → primary key?"""
+def _unique_keys(session: Session, relation: Relation) -> dict[tuple[int, ...], bool]:
+    """Numbers of columns that an index keeps unique together, none ever null → primary key?"""
     rows = all_rows(
         session,
-        "SELECT i.indkey[0]::int, i.indisprimary FROM pg_index i JOIN pg_attribute a "
-        "ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] AND a.attnotnull "
+        "SELECT array_agg(i.indkey[n]::int ORDER BY n), i.indisprimary FROM pg_index i "
+        "CROSS JOIN generate_series(0, i.indnkeyatts - 1) n LEFT JOIN pg_attribute a "
+        "ON a.attrelid = i.indrelid AND a.attnum = i.indkey[n] AND a.attnotnull "
         f"WHERE i.indrelid = {relation.oid} AND i.indisunique AND i.indisvalid AND i.indimmediate "
-        "AND i.indpred IS NULL AND i.indnkeyatts = 1 ORDER BY i.indisprimary, i.indexrelid DESC",
+        "AND i.indpred IS NULL GROUP BY i.indexrelid, i.indisprimary "
+        "HAVING bool_and(a.attnum IS NOT NULL) ORDER BY i.indisprimary, i.indexrelid DESC",
     )
-    return dict(rows)
+    return {tuple(numbers): primary for numbers, primary in rows}
 
 
-def _key_column(
+def _is_unique(
+    keys: Sequence[Column], unique: Mapping[tuple[int, ...], bool], location: Location
+) -> bool:
+    """Whether no two records share a key; a target's has to be an index's as a whole."""
+    numbers = {each.number for each in keys}
+    if location.side == "target":
+        return any(set(each) == numbers for each in unique)
+    return any(set(each) <= numbers for each in unique)
+
+
+def _key_columns(
     relation: Relation,
     columns: list[Column],
-    named: Column | None,
-    unique: Mapping[int, bool],
+    named: list[Column],
+    unique: Mapping[tuple[int, ...], bool],
     location: Location,
-) -> Column:
-    candidates = [each for each in columns if each.number in unique and each.type in _KEY_TYPES]
-    candidates.sort(key=lambda each: (not unique[each.number], each.name != "id"))
-    key = named or (candidates[0] if candidates else None)
-    if key is None:
+) -> tuple[Column, ...]:
+    """The key: as named, else one column that is unique, else several that are together."""
+    by_number = {each.number: each for each in columns if each.type in KEY_TYPES}
+    possible = [
+        (len(numbers) > 1, not primary, by_number[numbers[0]].name != "id", numbers)
+        for numbers, primary in unique.items()
+        if all(each in by_number for each in numbers)
+    ]
+    best = min(possible)[-1] if possible else ()
+    keys = tuple(named) or tuple(by_number[each] for each in best)
+    if not keys:
         raise CollectionMismatchError(
-            f"pgvector: {relation.name} has no key of one column (integer, text or uuid)",
+            f"pgvector: {relation.name} has no key of integer, text or uuid columns",
             f"name a column whose values are unique: `{location.side}.columns: {{id: …}}`",
         )
-    if key.type not in _KEY_TYPES:
-        raise CollectionMismatchError(
-            f"pgvector: the key {key.name} of {relation.name} is {key.type}; expected an integer, "
-            "text, varchar or uuid",
-            f"name another column: `{location.side}.columns: {{id: …}}`",
-        )
-    return key
+    for key in keys:
+        if key.type not in KEY_TYPES:
+            raise CollectionMismatchError(
+                f"pgvector: the key {key.name} of {relation.name} is {key.type}; expected an "
+                "integer, text, varchar or uuid",
+                f"name another column: `{location.side}.columns: {{id: …}}`",
+            )
+    return keys
 
 
-def _vector_column(
-    relation: Relation, columns: list[Column], named: Column | None, location: Location
-) -> Column:
-    candidates = [each for each in columns if each.type in VECTOR_TYPES]
-    if named is None and len(candidates) == 1:
-        return candidates[0]
-    if named is not None and named.type in VECTOR_TYPES:
-        return named
-    if named is not None:
+def _vector_columns(
+    session: Session, relation: Relation, columns: list[Column], location: Location
+) -> list[Vector]:
+    """Which columns are which vectors: as the plan says, else as noted, else all there are."""
+    given = dict(location.options.get("columns") or {})
+    by_name = {each.name: each for each in columns}
+    noted = _noted_vectors(session, relation)
+    by_column = {each.column: each for each in noted.values()}
+    found: list[tuple[str, Column]] = []
+    if "vector" in given or given.get("vectors"):
+        if "vector" in given:
+            # a target's records come under the name that it was made for
+            known = by_column.get(given["vector"]) if location.side == "target" else None
+            found.append((known.name if known else DEFAULT_VECTOR, by_name[given["vector"]]))
+        found += [(name, by_name[each]) for name, each in (given.get("vectors") or {}).items()]
+        if location.side == "target":  # what the plan does not name we named ourselves
+            used = {column.name for _, column in found}
+            found += [
+                (each.name, by_name[each.column])
+                for each in noted.values()
+                if each.column in by_name and each.column not in used
+            ]
+    else:
+        searched = _searched_bits(session, relation)
+        there = [
+            each
+            for each in columns
+            if each.type in _ALWAYS_VECTORS
+            or (each.type == "bit" and (each.name in by_column or each.number in searched))
+        ]
+        for each in there:
+            usual = SPARSE_VECTOR if each.type == "sparsevec" else DEFAULT_VECTOR
+            name = by_column[each.name].name if each.name in by_column else (
+                usual if len(there) == 1 else each.name
+            )  # fmt: skip
+            found.append((name, each))
+    _refuse_wrong_vectors(relation, columns, found, location)
+    metrics = {each.column: each.metric for each in noted.values()}
+    return [Vector(name, each, metrics.get(each.name)) for name, each in found]
+
+
+def _refuse_wrong_vectors(
+    relation: Relation,
+    columns: Sequence[Column],
+    found: Sequence[tuple[str, Column]],
+    location: Location,
+) -> None:
+    if not found:
+        bits = [f"{each.name} (bit)" for each in columns if each.type == "bit"]
         raise CollectionMismatchError(
-            f"pgvector: column {named.name} of {relation.name} is {named.type}; expected vector or "
-            "halfvec"
+            f"pgvector: {relation.name} needs a column of type vector, halfvec, sparsevec or bit; "
+            f"found {', '.join(bits) or 'none'}",
+            f"name it: `{location.side}.columns: {{vector: …}}`",
         )
-    found = ", ".join(each.name for each in candidates)
-    others = [each for each in columns if each.type in _OTHER_VECTOR_TYPES]
-    if not found and others:
-        found = ", ".join(f"{each.name} ({each.type}, which cannot be copied)" for each in others)
-    raise CollectionMismatchError(
-        f"pgvector: {relation.name} needs one column of type vector or halfvec; found "
-        + (found or "none"),
-        f"name it: `{location.side}.columns: {{vector: …}}`",
+    for _, column in found:
+        if column.type not in VECTOR_TYPES:
+            raise CollectionMismatchError(
+                f"pgvector: column {column.name} of {relation.name} is {column.type}; expected "
+                "vector, halfvec, sparsevec or bit"
+            )
+    names, used = [name for name, _ in found], [column.name for _, column in found]
+    for what, each in (("vector", names), ("column", used)):
+        twice = next((one for one in each if each.count(one) > 1), None)
+        if twice is not None:
+            raise CollectionMismatchError(
+                f"pgvector: {what} {twice!r} of {relation.name} is named twice",
+                f"correct `{location.side}.columns`",
+            )
+
+
+def _chosen(vectors: list[Vector], relation: Relation, location: Location) -> tuple[Vector, ...]:
+    """Those that the plan's ``vectors`` names; all where it says nothing."""
+    wanted = location.options.get("vectors", "all")
+    if wanted == "all":
+        return tuple(vectors)
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    known = {each.name: each for each in vectors}
+    missing = [each for each in names if each not in known]
+    if missing:
+        raise CollectionMismatchError(
+            f"pgvector: {relation.name} has no vector {shown_list(missing)}; it has "
+            + shown_list(list(known)),
+            f"correct `{location.side}.vectors`",
+        )
+    return tuple(known[each] for each in names)
+
+
+@dataclass(frozen=True)
+class _Noted:
+    name: str
+    column: str
+    metric: Metric
+
+
+def _noted_vectors(session: Session, relation: Relation) -> dict[str, _Noted]:
+    """What `vectors_note` said."""
+    for line in comment_lines(session, relation):
+        if line.startswith(_VECTORS):
+            noted = jsonvalues.loads(line.removeprefix(_VECTORS))
+            return {
+                name: _Noted(name, column, Metric(metric))
+                for name, (column, metric) in noted.items()
+            }
+    return {}
+
+
+def vectors_note(vectors: Mapping[str, tuple[str, Metric]]) -> str:
+    """A line of a table's comment: vector → its column, and what it is compared by."""
+    return _VECTORS + jsonvalues.dumps(vectors).decode()
+
+
+def _searched_bits(session: Session, relation: Relation) -> set[int]:
+    """Numbers of the bit columns that a search index is on: vectors, not flags."""
+    rows = all_rows(
+        session,
+        "SELECT i.indkey[0]::int FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+        f"JOIN pg_am m ON m.oid = c.relam WHERE i.indrelid = {relation.oid} "
+        "AND m.amname IN ('hnsw', 'ivfflat')",
     )
+    return {number for (number,) in rows}
 
 
 def _named_or_usual(
@@ -520,9 +803,9 @@ def estimated_records(session: Session, table: Table) -> int:
     return known if known > 0 else int(one_row(session, f"SELECT count(*) FROM {table.quoted}")[0])
 
 
-def comment_lines(session: Session, table: Table) -> list[str]:
+def comment_lines(session: Session, relation: Relation) -> list[str]:
     """The table's comment."""
-    text = one_row(session, f"SELECT obj_description({table.oid}, 'pg_class')")[0]
+    text = one_row(session, f"SELECT obj_description({relation.oid}, 'pg_class')")[0]
     return str(text).split("\n") if text else []
 
 
@@ -532,8 +815,8 @@ def pages_are_sorted(session: Session, table: Table, where: str) -> bool:
     page = table.range(session, where, Partition(0), None)
     plan = one_row(
         session,
-        f"EXPLAIN (FORMAT JSON) SELECT {table.key.quoted} FROM {page} "
-        f"ORDER BY {table.key.quoted} LIMIT 1000",
+        f"EXPLAIN (FORMAT JSON) SELECT {table.key_columns} FROM {page} "
+        f"ORDER BY {table.key_columns} LIMIT 1000",
     )[0]
     steps = [plan[0]["Plan"]]
     while steps:
@@ -549,7 +832,7 @@ def pages_are_sorted(session: Session, table: Table, where: str) -> bool:
 
 @dataclass(frozen=True)
 class VectorIndex:
-    """A search index on a table's vector; `on_halves` where it holds halves of a vector column."""
+    """A search index on a vector; `on_halves` where it holds halves of a vector column."""
 
     name: str
     quoted: str
@@ -559,8 +842,9 @@ class VectorIndex:
     on_halves: bool
 
 
-def vector_indexes(session: Session, table: Table) -> list[VectorIndex]:
-    """The search indexes on the table's vector whose metric we know."""
+def vector_indexes(session: Session, table: Table, vector: Vector) -> list[VectorIndex]:
+    """The search indexes on that vector whose metric we know."""
+    column = vector.column
     rows = all_rows(
         session,
         "SELECT c.relname, n.nspname, m.amname, o.opcname, c.reloptions, i.indisvalid "
@@ -570,14 +854,18 @@ def vector_indexes(session: Session, table: Table) -> list[VectorIndex]:
         f"WHERE i.indrelid = {table.oid} AND m.amname IN ('hnsw', 'ivfflat') "
         "AND i.indpred IS NULL AND EXISTS (SELECT 1 FROM pg_depend d "
         "WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid "
-        f"AND d.refobjid = i.indrelid AND d.refobjsubid = {table.vector.number}) "
+        f"AND d.refobjid = i.indrelid AND d.refobjsubid = {column.number}) "
         "ORDER BY c.relname",
     )
-    metrics = {suffix: metric for metric, suffix in OPCLASSES.items()}
+    metrics = {vector.opclass(each)[0]: each for each in OPCLASSES}
+    if column.type == "bit":
+        metrics = {BIT_OPCLASS[0]: Metric.L2}
     found = []
     for name, schema, kind, opclass, options, valid in rows:
         element, _, suffix = opclass.partition("_")
-        if suffix not in metrics or element not in VECTOR_TYPES:
+        on_halves = element == "halfvec" and column.type == "vector"
+        # else it is on something made of the vector, such as its signs
+        if suffix not in metrics or (element != column.type and not on_halves):
             continue
         settings = dict(each.split("=", 1) for each in options or ())
         params = {
@@ -591,21 +879,7 @@ def vector_indexes(session: Session, table: Table) -> list[VectorIndex]:
                 metrics[suffix],
                 IndexSpec(kind, params),
                 valid,
-                element == "halfvec" and table.vector.type == "vector",
+                on_halves,
             )
         )
     return found
-
-
-def can_be(each: Id, key_type: str) -> bool:
-    """Whether a key of this type can hold this id at all."""
-    if key_type in INTEGER_KEYS:
-        return isinstance(each, int) and -(2**63) <= each < 2**63
-    if not isinstance(each, str) or "\x00" in each:
-        return False
-    if key_type != "uuid":
-        return True
-    try:
-        return str(UUID(each)) == each
-    except ValueError:
-        return False

@@ -14,6 +14,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
 
+from runner.checks.compare import differences
 from runner.copy.ids import can_hold
 from runner.errors import (
     AuthError,
@@ -38,13 +39,15 @@ from runner.model import (
     Partition,
     Select,
     Severity,
+    SparseVector,
+    VectorKind,
     VectorSpec,
 )
 from runner.stores.base import Access, Connection, Location
 from runner.stores.pgvector import PgvectorStore
-from runner.stores.pgvector_copy import positional
+from runner.stores.pgvector_copy import MAX_SPARSE_DIM, positional
+from runner.stores.pgvector_keys import MAX_ID_BYTES
 from runner.stores.pgvector_session import all_rows, insecure_findings
-from runner.stores.pgvector_table import MAX_ID_BYTES
 from runner.testing import make_batch, read_all
 from tests.servers import postgres
 from tests.servers.fault_proxy import FaultProxy
@@ -253,6 +256,90 @@ def test_every_kind_of_key_is_read_and_written(
     assert source.count() == len(keys) - 1
 
 
+TWO_KEYS = (
+    "CREATE TABLE t (doc_id bigint, tenant text, document text, metadata jsonb, e vector(8), "
+    "PRIMARY KEY (tenant, doc_id))"
+)
+
+
+def test_a_key_of_several_columns_is_a_json_array(open_store: Open, sql: Sql) -> None:
+    sql(TWO_KEYS)
+    ids: list[Id] = [
+        '["", 1]', '["a", -5]', '["a", 3]', '["a", 20]', '["a\\"b", 1]', '["a\\tb", 1]',
+        '["a, 1", 1]', '["ß 漢字 🙂", 9007199254740993]', '["\\u0001\\\\", 0]',
+    ]  # fmt: skip
+    batch = make_batch(len(ids), ids=ids)
+    target = open_store("target")
+    assert any("key of 2 columns" in each.what for each in target.append_findings())
+    target.write(batch, fresh=True)
+    target.write(batch)
+    source = open_store()
+    assert problems(source) == []
+    found = source.describe()
+    assert found is not None
+    assert (found.id_kind, found.extra["columns"]["id"]) == ("string", ["tenant", "doc_id"])
+    for size in (1, 2, 100):
+        came = read_all(source, size)
+        assert sorted(map(str, came.ids)) == sorted(map(str, ids))
+        assert came.ids == read_all(source).ids
+    pages = list(source.scan(Partition(0), None, BatchSize(2)))
+    rest = list(source.scan(Partition(0), pages[1].cursor, BatchSize(3)))
+    assert [each for page in rest for each in page.batch.ids] == [
+        each for page in pages[2:] for each in page.batch.ids
+    ]
+    asked: list[Id] = [ids[4], '["x", 1]', '["a",3]', '["a", "3"]', "a", 7, '["a", true]', ids[1]]
+    assert source.fetch(asked).ids == [ids[4], ids[1]]
+    assert source.fetch(ids).metadata == batch.metadata
+    target.delete([*asked, ids[0]])
+    assert sorted(read_all(source).ids, key=ids.index) == [*ids[2:4], *ids[5:]]
+    assert all(can_hold(each, found.room.ids) for each in ids if found.room.ids)
+
+
+def test_the_plan_gives_the_order_of_a_key(open_store: Open, sql: Sql) -> None:
+    sql(TWO_KEYS)
+    sql("INSERT INTO t (doc_id, tenant, e) VALUES (2, 'a', array_fill(1, ARRAY[8])::vector(8)), "
+        "(1, 'b', array_fill(1, ARRAY[8])::vector(8))")  # fmt: skip
+    assert read_all(open_store()).ids == ['["a", 2]', '["b", 1]']
+    turned = open_store(columns={"id": ["doc_id", "tenant"]})
+    assert read_all(turned, 1).ids == ['[1, "b"]', '[2, "a"]']
+    assert any("would sort t for every page" in each.what for each in turned.findings())
+    half = open_store(columns={"id": "doc_id"})
+    assert any("column doc_id of t is unique in every record" in each.what
+               for each in half.findings())  # fmt: skip
+    new = open_store("target", table="u", columns={"id": ["a", "b"]})
+    assert any(
+        "has a key of one column" in each.what for each in new.propose(spec(), 0, 0).findings
+    )
+
+
+def test_ids_that_are_no_key_of_several_columns_are_refused(open_store: Open, sql: Sql) -> None:
+    sql(TWO_KEYS)
+    target = open_store("target")
+    with pytest.raises(PartialWriteError) as caught:
+        target.write(make_batch(3, ids=["plain", '["a", 1]', '["a", 1, 2]']))
+    assert set(caught.value.failed) == {"plain", '["a", 1, 2]'}
+    assert "no JSON array of their values" in caught.value.failed["plain"]
+    assert read_all(open_store()).ids == ['["a", 1]']
+
+
+def test_partitions_by_a_key_of_several_columns_share_a_table_out(
+    open_store: Open, sql: Sql
+) -> None:
+    sql("CREATE TABLE t (a int, b text, e vector(1), PRIMARY KEY (a, b))")
+    sql("INSERT INTO t SELECT i % 3, i::text, '[1]' FROM generate_series(1, 24000) i")
+    sql("ANALYZE t")
+    store = open_store()
+    cut = store.partitions(4)
+    assert len(cut) == 4
+    shares = [
+        [each for page in store.scan(part, None, BatchSize(5000)) for each in page.batch.ids]
+        for part in cut
+    ]
+    assert min(map(len, shares)) > 3000
+    found = [each for share in shares for each in share]
+    assert len(found) == len(set(found)) == 24_000
+
+
 def test_ids_that_the_key_cannot_hold_are_named(open_store: Open, sql: Sql) -> None:
     sql("CREATE TABLE t (id int PRIMARY KEY, e vector(8), document text, metadata jsonb)")
     target = open_store("target")
@@ -287,26 +374,267 @@ def test_a_column_without_vectors_gives_absent_ones(open_store: Open, sql: Sql) 
     assert batch.vector[40:].tolist() == [[1, 2]] * 10
 
 
-@pytest.mark.parametrize("kind", ["sparsevec(4)", "bit(4)", "text"])
-def test_a_table_without_a_dense_vector_is_refused_with_what_was_found(
-    open_store: Open, sql: Sql, kind: str
+@pytest.mark.parametrize(("kind", "found"), [("bit(4)", r"e \(bit\)"), ("text", "none")])
+def test_a_table_without_a_vector_is_refused_with_what_was_found(
+    open_store: Open, sql: Sql, kind: str, found: str
 ) -> None:
     sql(f"CREATE TABLE t (id int PRIMARY KEY, e {kind})")
-    with pytest.raises(CollectionMismatchError, match="needs one column of type vector"):
+    with pytest.raises(CollectionMismatchError, match=f"needs a column of type .* found {found}"):
         open_store().describe()
 
 
-def test_of_several_vectors_the_plan_names_one_and_the_others_are_reported(
+SEVERAL = (
+    "CREATE TABLE t (id int PRIMARY KEY, a vector(2), b halfvec(3), s sparsevec(40000), "
+    "h bit(10), flags bit(3), lang text)"
+)
+
+
+def test_all_vector_columns_are_read_by_the_names_of_their_columns(
     open_store: Open, sql: Sql
 ) -> None:
-    sql("CREATE TABLE t (id int PRIMARY KEY, a vector(2), b vector(3))")
-    with pytest.raises(CollectionMismatchError, match="found a, b"):
-        open_store().describe()
-    store = open_store(columns={"vector": "b"})
+    sql(SEVERAL)
+    sql("CREATE INDEX ON t USING hnsw (h bit_hamming_ops)")
+    sql("CREATE INDEX ON t USING hnsw (s sparsevec_ip_ops)")
+    sql("INSERT INTO t VALUES (1, '[1,2]', '[1,2,0.1]', '{1:1.5,40000:-2}/40000', '1010000001', "
+        "'101', 'en'), (2, NULL, '[0,0,1]', '{}/40000', NULL, NULL, NULL), "
+        "(3, '[3,4]', NULL, NULL, '0000000011', '000', 'de')")  # fmt: skip
+    store = open_store()
     found = store.describe()
     assert found is not None
-    assert found.vector.dim == 3
-    assert any("more vector columns" in each.what for each in store.findings())
+    assert {k: (str(v.kind), v.dim, v.dtype, v.metric) for k, v in found.vectors.items()} == {
+        "a": ("dense", 2, "float32", Metric.COSINE),
+        "b": ("dense", 3, "float16", Metric.COSINE),
+        "s": ("sparse", 40_000, "float32", Metric.DOT),
+        "h": ("dense", 10, "bit", Metric.L2),
+    }
+    for batch in (read_all(store, 2), store.fetch([1, 2, 3])):
+        assert batch.vectors["a"].tolist() == [[1, 2], [0, 0], [3, 4]]
+        assert batch.present["a"].tolist() == [True, False, True]
+        assert batch.vectors["b"][:2].tolist() == [[1, 2, np.float16(0.1)], [0, 0, 1]]
+        assert batch.vectors["h"][0].tolist() == [1, 0, 1, 0, 0, 0, 0, 0, 0, 1]
+        assert batch.present["h"].tolist() == [True, False, True]
+        assert batch.sparse["s"] == [sparse({0: 1.5, 39_999: -2}), sparse({}), None]
+        # bits that no search index is on are flags
+        assert batch.metadata[0] == {"flags": "101", "lang": "en"}
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"vectors": "b"}, ["b"]),
+        ({"vectors": ["s", "a"]}, ["s", "a"]),
+        ({"vectors": "all"}, ["a", "b", "s"]),
+        ({"columns": {"vector": "b"}}, [""]),
+        ({"columns": {"vectors": {"text": "a", "signs": "h"}}}, ["text", "signs"]),
+        ({"columns": {"vector": "a", "vectors": {"x": "s"}}, "vectors": ["x"]}, ["x"]),
+    ],
+)
+def test_the_plan_chooses_and_names_vectors(
+    open_store: Open, sql: Sql, options: dict[str, Any], names: list[str]
+) -> None:
+    sql(SEVERAL)
+    found = open_store(**options).describe()
+    assert found is not None
+    assert list(found.vectors) == names
+
+
+def test_vector_columns_that_the_plan_does_not_name_are_reported(
+    open_store: Open, sql: Sql
+) -> None:
+    sql(SEVERAL)
+    store = open_store(columns={"vector": "b"})
+    assert any("which are not copied: a, s" in each.what for each in store.findings())
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"vectors": ["a", "x"]}, 'no vector "x"; it has "a", "b", "s"'),
+        ({"columns": {"vectors": {"x": "lang"}}}, "lang of t is text; expected vector"),
+        ({"columns": {"vector": "a", "vectors": {"x": "a"}}}, "column 'a' of t is named twice"),
+    ],
+)
+def test_a_choice_of_vectors_that_cannot_be_is_refused(
+    open_store: Open, sql: Sql, options: dict[str, Any], what: str
+) -> None:
+    sql(SEVERAL)
+    with pytest.raises(CollectionMismatchError, match=what):
+        open_store(**options).describe()
+
+
+def sparse(components: dict[int, float]) -> SparseVector:
+    return SparseVector(
+        np.array(list(components), np.uint32), np.array(list(components.values()), np.float32)
+    )
+
+
+def several(n: int = 30) -> tuple[CollectionSpec, Batch]:
+    """A collection of four vectors, and *n* records of it, some without one or the other."""
+    rng = np.random.default_rng(7)
+    batch = make_batch(n, dim=8)
+    mask = np.arange(n) % 5 != 3
+    other = rng.standard_normal((n, 3)).astype(np.float32) * mask[:, None]
+    column = [
+        None if row % 7 == 2 else sparse({row: 1.0, 100 + row: float(row) + 0.25})
+        for row in range(n)
+    ]
+    batch = batch.with_(
+        vectors={**batch.vectors, "other": other},
+        present={"other": mask},
+        sparse={"sparse": column, "terms": [sparse({})] * n},
+    )
+    wanted = CollectionSpec(
+        "t",
+        {
+            DEFAULT_VECTOR: VectorSpec(8, Metric.L2),
+            "other": VectorSpec(3, Metric.DOT),
+            "sparse": VectorSpec(500, Metric.DOT, VectorKind.SPARSE),
+            "terms": VectorSpec(0, Metric.DOT, VectorKind.SPARSE),
+        },
+        index=IndexSpec("hnsw", {"m": 8}),
+        id_kind="string",
+    )
+    return wanted, batch
+
+
+def test_several_vectors_are_written_indexed_and_found(open_store: Open, sql: Sql) -> None:
+    wanted, batch = several()
+    target = open_store("target")
+    made = created(target, wanted)
+    for fresh in (True, False):
+        target.write(batch, fresh=fresh)
+    target.finish(made)
+    target.finish(made)
+    for store in (open_store("target"), open_store()):
+        found = store.describe()
+        assert found is not None
+        assert {k: (v.kind, v.metric) for k, v in found.vectors.items()} == {
+            k: (v.kind, v.metric) for k, v in wanted.vectors.items()
+        }
+        assert found.vectors["terms"].dim == MAX_SPARSE_DIM
+        assert str(found.index) == "hnsw m 8 ef_construction 64"
+        for came in (store.fetch(batch.ids), read_all(store, 7)):
+            assert not differences(batch, came, store.capabilities, dict(found.vectors))
+    indexes = [each for (each,) in sql("SELECT indexdef FROM pg_indexes WHERE tablename = 't'")]
+    for ops in ("embedding vector_l2_ops", "other vector_ip_ops", "sparse sparsevec_ip_ops",
+                "terms sparsevec_ip_ops"):  # fmt: skip
+        assert sum(f"({ops})" in each for each in indexes) == 1
+    for exact in (True, False):
+        hits = target.search(batch.vectors[DEFAULT_VECTOR][4:6], 1, exact=exact)
+        assert hits.ids == [[batch.ids[4]], [batch.ids[5]]]
+        query = np.zeros((1, 500), np.float32)
+        query[0, [5, 105]] = 1
+        assert target.search(query, 1, vector="sparse", exact=exact).ids == [[batch.ids[5]]]
+        assert len(target.search(batch.vectors["other"][:1], 3, vector="other").ids[0]) == 3
+    with pytest.raises(StoreError, match="no vector named 'x'"):
+        target.search(query, 1, vector="x")
+
+
+def test_columns_of_a_new_table_are_named_by_the_plan(open_store: Open, sql: Sql) -> None:
+    wanted, batch = several()
+    target = open_store(
+        "target", columns={"vector": "v", "vectors": {"other": "o", "terms": "Terms (all)"}}
+    )
+    created(target, wanted)
+    target.write(batch)
+    columns = sql("SELECT column_name, udt_name FROM information_schema.columns "
+                  "WHERE table_name = 't' ORDER BY ordinal_position")  # fmt: skip
+    assert columns[3:] == [
+        ("v", "vector"), ("o", "vector"), ("sparse", "sparsevec"), ("Terms (all)", "sparsevec"),
+    ]  # fmt: skip
+    assert target.fetch(batch.ids).sparse == batch.sparse
+
+
+def test_the_only_dense_vector_keeps_its_name_in_the_usual_column(
+    open_store: Open, sql: Sql
+) -> None:
+    target = open_store("target")
+    wanted = CollectionSpec("t", {"text": VectorSpec(8)}, id_kind="string")
+    created(target, wanted)
+    batch = make_batch(3)
+    batch = batch.with_(vectors={"text": batch.vector})
+    target.write(batch)
+    assert sql("SELECT count(embedding) FROM t") == [(3,)]
+    assert read_all(open_store()).vectors["text"].tolist() == batch.vector.tolist()
+    sql("COMMENT ON TABLE t IS NULL")
+    assert list(read_all(open_store()).vectors) == [DEFAULT_VECTOR]
+
+
+def test_types_of_columns_are_carried_from_table_to_table(open_store: Open, sql: Sql) -> None:
+    sql(SEVERAL)
+    sql("INSERT INTO t VALUES (1, '[1,2]', '[1,2,0.1]', '{1:1.5}/40000', '1010000001')")
+    source = open_store(columns={"vectors": {each: each for each in "absh"}})
+    found = source.describe()
+    assert found is not None
+    target = open_store("target", table="u")
+    made = created(target, replace(found, name="u", index=None))
+    batch = read_all(source)
+    target.write(batch, fresh=True)
+    target.write(batch)
+    target.finish(made)
+    types = sql("SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
+                "WHERE attrelid = 'u'::regclass AND attnum > 3")  # fmt: skip
+    assert dict(types) == {
+        "a": "vector(2)", "b": "halfvec(3)", "s": "sparsevec(40000)", "h": "bit(10)",
+    }  # fmt: skip
+    came = open_store(table="u").fetch([1])
+    assert not differences(batch, came, target.capabilities, dict(found.vectors))
+    hits = target.search(batch.vectors["h"], 1, vector="h")
+    assert (hits.ids, hits.scores) == ([[1]], [[0.0]])
+    assert sql("SELECT count(*) FROM pg_indexes WHERE tablename = 'u' "
+               "AND indexdef LIKE '%bit_hamming_ops%'") == [(1,)]  # fmt: skip
+
+
+def test_vectors_that_their_columns_cannot_hold_are_refused_by_record(
+    open_store: Open, sql: Sql
+) -> None:
+    sql("CREATE TABLE t (id int PRIMARY KEY, h bit(2), s sparsevec(10), metadata jsonb)")
+    columns = {"vectors": {"h": "h", "s": "s"}}
+    target = open_store("target", columns=columns)
+    assert any("not all 0 or 1" in each.what for each in target.append_findings())
+    with_zero = SparseVector(np.array([1, 2], np.uint32), np.array([0, 1], np.float32))
+    batch = Batch(
+        [1, 2, 3, 4],
+        {"h": np.array([[0, 1], [0, 0.5], [1, 1], [1, 1]], np.float32)},
+        [None] * 4,
+        Metadata.of([None] * 4),
+        sparse={"s": [sparse({9: 1}), sparse({}), sparse({10: 1}), with_zero]},
+    )
+    with pytest.raises(PartialWriteError) as caught:
+        target.write(batch)
+    reasons = caught.value.failed
+    assert "nothing but 0 and 1" in reasons[2]
+    assert "vector s has index 10; the column takes 10 components" in reasons[3]
+    assert "vector s holds a zero of its own" in reasons[4]
+    assert open_store(columns=columns).fetch([1, 2, 3, 4]).ids == [1]
+    with pytest.raises(CollectionMismatchError, match='no column for the vectors "x"'):
+        target.write(batch.with_(vectors={"x": batch.vector}))
+    with pytest.raises(CollectionMismatchError, match="h of table t is bit"):
+        target.write(batch.with_(vectors={}, sparse={"h": [None] * 4}))
+    with pytest.raises(CollectionMismatchError, match="s of table t is sparsevec"):
+        target.write(batch.with_(vectors={"s": batch.vector}, sparse={}))
+
+
+def test_sparse_vectors_that_cannot_be_indexed_are_left_without_an_index(
+    open_store: Open, sql: Sql
+) -> None:
+    wanted = CollectionSpec(
+        "t", {"sparse": VectorSpec(5000, Metric.DOT, VectorKind.SPARSE)}, IndexSpec("hnsw"),
+        id_kind="string",
+    )  # fmt: skip
+    target = open_store("target")
+    made = created(target, wanted)
+    full = sparse(dict.fromkeys(range(1001), 1.0))
+    target.write(Batch(["a"], {}, [None], Metadata.of([None]), sparse={"sparse": [full]}))
+    target.finish(made)
+    assert sql("SELECT count(*) FROM pg_indexes WHERE tablename = 't'") == [(1,)]
+    query = np.ones((1, 5000), np.float32)
+    assert target.search(query, 1, vector="sparse").scores == [[-1001.0]]
+    found = open_store("target", table="u").propose(replace(wanted, index=None), 0, 0).findings
+    assert any("more than 1,000 components" in each.what for each in found)
+    other = replace(wanted, index=IndexSpec("ivfflat"))
+    found = open_store("target", table="u").propose(other, 0, 0).findings
+    assert any("sparse: sparse vectors have no index but HNSW" in each.what for each in found)
 
 
 def test_a_column_that_does_not_exist_is_named_beside_those_that_do(
@@ -601,7 +929,7 @@ def test_a_table_made_before_its_dimension_was_known_gets_its_index(
         (spec(16_001), "16,001 dimensions"),
         (spec(id_kind="mixed"), "some ids are integers"),
         (spec(index=IndexSpec("hnsw", {"m": 500})), "index setting m is 500"),
-        (CollectionSpec("t", {"a": VectorSpec(2), "b": VectorSpec(2)}), "expected one dense"),
+        (CollectionSpec("t", {"id": VectorSpec(2), "b": VectorSpec(2)}), "would be called 'id'"),
     ],
 )
 def test_what_the_table_could_not_hold_is_a_problem_of_the_proposal(
@@ -809,7 +1137,7 @@ def test_swapping_takes_names_of_indexes_and_grants_along(open_store: Open, sql:
 
 def test_a_key_that_is_none_is_a_problem(open_store: Open, sql: Sql) -> None:
     sql("CREATE TABLE t (name text, e vector(1))")
-    with pytest.raises(CollectionMismatchError, match="no key of one column"):
+    with pytest.raises(CollectionMismatchError, match="no key of integer, text or uuid columns"):
         open_store().describe()
     sql("INSERT INTO t VALUES ('a', '[1]'), ('b', '[1]')")
     store = open_store(columns={"id": "name"})

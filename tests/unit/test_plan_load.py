@@ -95,7 +95,9 @@ state_dir: state
 """,
     )
     assert (plan.name, plan.description) == ("docs", "Consolidate")
-    assert plan.source.options == {"dsn": "host=db", "table": "a", "where": "x > 1"}
+    assert plan.source.options == {
+        "dsn": "host=db", "table": "a", "vectors": "all", "where": "x > 1",
+    }  # fmt: skip
     assert plan.target.options["metric"] == "l2"
     assert plan.if_exists is IfExists.APPEND
     assert plan.batch_size == BatchSize(10, 3 * 2**19)
