@@ -30,6 +30,8 @@ __all__ = [
     "Cursor",
     "Endpoint",
     "Fidelity",
+    "FilterKind",
+    "Filters",
     "Finding",
     "FloatArray",
     "Hits",
@@ -91,6 +93,26 @@ class VectorKind(StrEnum):
     DENSE = "dense"
     SPARSE = "sparse"
     MULTI = "multi"
+
+
+class FilterKind(StrEnum):
+    """What the filter index of a metadata field compares."""
+
+    KEYWORD = "keyword"  # whole texts
+    INTEGER = "integer"
+    FLOAT = "float"
+    BOOL = "bool"
+    DATETIME = "datetime"
+    GEO = "geo"
+    TEXT = "text"  # words within texts
+
+
+class Filters(StrEnum):
+    """Which metadata fields a store keeps a filter index of."""
+
+    DECLARED = "declared"  # those that are asked for
+    ALWAYS = "always"  # every field that it can filter by
+    NONE = "none"
 
 
 class Metadata(Sequence[dict[str, Any]]):
@@ -407,6 +429,12 @@ class CollectionSpec:
         index: The search index; None where the store says nothing of it.
         id_kind: ``string``, ``integer``, ``uuid``, ``mixed`` or ``unknown``: what its key holds.
         fields: Declared metadata fields → the store's own type name; empty where schemaless.
+            Of a wanted collection: those of the same kind of store, and what the plan's
+            ``fields.<name>.type`` says; a type that the store does not know is a finding of
+            `Target.propose` with the key ``fields.<name>.type``.
+        filterable: Metadata fields that have a filter index; of a wanted collection, those that
+            are to get one (plan key ``target.filter_indexes``).  None where the plan leaves them
+            to the store, and of stores whose `Capabilities.filters` is ``always`` or ``none``.
         extra: Settings of the store's own to carry to the same kind of store; JSON values.
         room: What it has room for, where that is less than its store could hold.
         namespaces: ``default``, ``named`` or ``both``: in which namespaces its records are to
@@ -418,6 +446,7 @@ class CollectionSpec:
     index: IndexSpec | None = None
     id_kind: str = "unknown"
     fields: Mapping[str, str] = field(default_factory=dict)
+    filterable: Mapping[str, FilterKind] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     room: Room = field(default_factory=lambda: Room())
     namespaces: str = ""
@@ -619,6 +648,9 @@ class Capabilities:
             one of each kind that it holds.
         sparse_vectors, multi_vectors: Whether it holds those kinds.
         searches: Whether it answers nearest-neighbour queries at all.
+        filters: Which metadata fields it keeps a filter index of.
+        typed_fields: Whether metadata fields can be given a type (plan key
+            ``fields.<name>.type``).
         max_batch_records: Most records in one `write`; None for no limit.
         max_batch_bytes: Most bytes in one `write`; None for no limit.
         max_readers, max_writers: How many threads may scan and write at once with profit.
@@ -646,6 +678,8 @@ class Capabilities:
     sparse_vectors: bool = False
     multi_vectors: bool = False
     searches: bool = True
+    filters: Filters = Filters.NONE
+    typed_fields: bool = False
     max_batch_records: int | None = None
     max_batch_bytes: int | None = None
     max_readers: int = 8

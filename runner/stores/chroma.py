@@ -39,6 +39,7 @@ from runner.model import (
     Cursor,
     Endpoint,
     Fidelity,
+    Filters,
     Finding,
     FloatArray,
     Hits,
@@ -99,6 +100,7 @@ _SCALARS = frozenset((str, int, float, bool))
 _REFUSED_KEYS = ("#", "$", "chroma:")
 
 _CAPABILITIES = Capabilities(
+    filters=Filters.ALWAYS,
     ids=IdRule(empty=False),
     # keys that begin with chroma: are taken and never shown again
     keys=KeyRule(empty=False, refused_prefixes=_REFUSED_KEYS),

@@ -40,6 +40,7 @@ from runner.model import (
     Cursor,
     Endpoint,
     Fidelity,
+    Filters,
     Finding,
     FloatArray,
     Hits,
@@ -169,6 +170,7 @@ class PgvectorStore(Target):
 
     name: ClassVar[str] = "pgvector"
     capabilities: ClassVar[Capabilities] = Capabilities(
+        filters=Filters.DECLARED,
         ids=IdRule(integers=(-(2**63), 2**63 - 1), max_bytes=MAX_ID_BYTES, nul=False),
         metrics={
             Metric.COSINE: Fidelity.EXACT, Metric.DOT: Fidelity.EXACT, Metric.L2: Fidelity.EXACT,

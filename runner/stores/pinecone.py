@@ -47,6 +47,7 @@ from runner.model import (
     Cursor,
     Endpoint,
     Fidelity,
+    Filters,
     Finding,
     FloatArray,
     Hits,
@@ -134,6 +135,7 @@ class PineconeStore(Target):
 
     name = "pinecone"
     capabilities: ClassVar[Capabilities] = Capabilities(
+        filters=Filters.ALWAYS,
         ids=IdRule(max_bytes=MAX_ID_CHARS, empty=False, nul=False, ascii_only=True),
         metrics=dict.fromkeys((Metric.COSINE, Metric.DOT, Metric.L2), Fidelity.EXACT),
         keys=KeyRule(refused_prefixes=("$",)),

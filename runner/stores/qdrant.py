@@ -37,6 +37,7 @@ from runner.model import (
     Cursor,
     Endpoint,
     Fidelity,
+    Filters,
     Finding,
     FloatArray,
     IdRule,
@@ -91,6 +92,7 @@ class QdrantStore(Target):
 
     name = "qdrant"
     capabilities: ClassVar[Capabilities] = Capabilities(
+        filters=Filters.DECLARED,
         ids=IdRule(integers=(0, 2**64 - 1), strings="uuid"),
         metrics={
             Metric.COSINE: Fidelity.NORMALISED,

@@ -42,6 +42,7 @@ from runner.model import (
     Cursor,
     Endpoint,
     Fidelity,
+    Filters,
     Finding,
     FloatArray,
     Hits,
@@ -101,6 +102,8 @@ class WeaviateStore(Target):
 
     name = "weaviate"
     capabilities: ClassVar[Capabilities] = Capabilities(
+        filters=Filters.DECLARED,
+        typed_fields=True,
         ids=IdRule(strings="uuid"),
         metrics=dict.fromkeys((Metric.COSINE, Metric.DOT, Metric.L2), Fidelity.EXACT),
         values=dict.fromkeys(REFUSED_KINDS, Outcome.REFUSED),
