@@ -29,7 +29,7 @@ from runner.model import (
     Severity,
 )
 from runner.stores.base import Access, Location
-from runner.stores.qdrant import QdrantStore, joined, name_problem
+from runner.stores.qdrant import QdrantStore, joined
 from runner.stores.qdrant_address import (
     Address,
     FullError,
@@ -49,6 +49,7 @@ from runner.stores.qdrant_points import (
     prepared,
 )
 from runner.stores.qdrant_rest import RestTransport
+from runner.stores.qdrant_settings import field_of, name_problem
 from runner.stores.qdrant_wire import Rows
 from runner.stores.whereabouts import Whereabouts, host_of
 
@@ -231,13 +232,12 @@ class QdrantServer(QdrantStore):
 
     def _index_fields(self, spec: CollectionSpec) -> None:
         """Make those payload indexes of *spec* that are not there."""
-        wanted = spec.extra.get("payload_indexes") or {}
-        there = self._info().get("payload_schema") or {} if wanted else {}
-        for name, schema in wanted.items():
-            # documents may lie elsewhere here than in the source
-            field = self._document_field if name == spec.extra.get("document_field") else name
-            if field not in there:
-                self._wire.index_field(self._at, field, schema)
+        wanted, _ = self._wanted_indexes(spec)
+        schema = self._info().get("payload_schema") or {} if wanted else {}
+        there = {field_of(path) for path in schema}
+        for path, each in wanted.items():
+            if field_of(path) not in there:
+                self._wire.index_field(self._at, path, each)
 
     def can_swap(self) -> bool:
         """Whether the plan's collection is an alias; collections have no other new name."""
@@ -510,7 +510,7 @@ class QdrantServer(QdrantStore):
         }
         extra = {
             "payload_indexes": {field: _without_nulls(each) for field, each in indexes.items()},
-            "document_field": self._document_field if self._document_field in indexes else None,
+            "document_field": self._indexed_document_field(indexes),
             "settings": {k: params[k] for k in _CARRIED_PARAMS if params.get(k) is not None},
             "optimizers": {k: optimizers[k] for k in _CARRIED_OPTIMIZERS if optimizers.get(k)},
             "shard_keys": list((self._shards or {}).values()),
@@ -581,9 +581,7 @@ class QdrantServer(QdrantStore):
         return self._batch(rows.ids, rows.payloads, rows.columns, select, namespace)
 
     def _want(self, select: Select) -> Want:
-        payload: bool | tuple[str, ...] = Select.METADATA in select
-        if not payload and Select.DOCUMENTS in select:
-            payload = (self._document_field,)
+        payload = self._payload_selector(select)
         if Select.VECTORS not in select:
             return Want((), False, payload)
         return Want(self._vectors, self._knows_all, payload)
