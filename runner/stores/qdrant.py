@@ -18,6 +18,7 @@ from __future__ import annotations
 import shutil
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -56,6 +57,7 @@ from runner.model import (
     VectorSpec,
 )
 from runner.stores.base import Access, Location, Target
+from runner.stores.qdrant_payloads import PayloadLayout
 from runner.stores.qdrant_points import (
     COSINE_TOLERANCE,
     Chosen,
@@ -74,15 +76,13 @@ from runner.stores.qdrant_settings import (
     MAX_DIM,
     carried,
     collection_settings,
-    field_of,
     filterable_of,
-    indexed_fields,
     key_of,
-    path_of,
     proposed_names,
     summary_of,
     vector_findings,
     vector_settings,
+    wanted_indexes,
 )
 from runner.stores.snapshot import folder_state, snapshot_folder
 from runner.stores.whereabouts import Whereabouts
@@ -238,8 +238,8 @@ class QdrantStore(Target):
 
     @property
     def reserved_keys(self) -> frozenset[str]:
-        """The payload field that holds documents."""
-        return frozenset({self._document_field})
+        """The payload field that holds documents, where metadata lie beside it."""
+        return self._layout.reserved_keys
 
     def _ranged(
         self, start: Id | None, upper: str | None, limit: int, select: Select, namespace: str
@@ -281,7 +281,7 @@ class QdrantStore(Target):
             own = names[name]
             made = vector_settings(own, spec, wanted.extra, common_index=common_index)
             vectors[key_of(own, spec, alone=len(names) == 1)] = vector_spec(own, made, self._place)
-        indexes, unsaid = self._wanted_indexes(wanted)
+        indexes, unsaid = wanted_indexes(wanted, f"{self.location.side}.filter_indexes")
         findings += [*unsaid, *self._place_findings(size_bytes), *self._carry_findings(wanted)]
         extra = {k: each for k, each in wanted.extra.items() if k != "vector_name"}
         if vectors.keys() == {DEFAULT_VECTOR}:
@@ -291,7 +291,7 @@ class QdrantStore(Target):
             vectors=vectors,
             index=self._proposed_index(wanted.index),
             id_kind="mixed",
-            filterable=filterable_of(indexes, self._document_field),
+            filterable=filterable_of(indexes),
             extra=extra,
         )
         told = [summary_of(names, wanted), str(proposed.index)]
@@ -304,13 +304,6 @@ class QdrantStore(Target):
     def _settings(self, spec: CollectionSpec) -> dict[str, Any]:
         """What `create` asks for, as REST has it: vectors, HNSW, quantisation."""
         return collection_settings(spec, common_index=bool(self._option("index")))
-
-    def _wanted_indexes(
-        self, spec: CollectionSpec
-    ) -> tuple[dict[str, dict[str, Any]], list[Finding]]:
-        """JSON path → schema of the payload indexes of *spec*, and what stands against them."""
-        key = f"{self.location.side}.filter_indexes"
-        return indexed_fields(spec, self._document_field, key)
 
     def append_findings(self) -> list[Finding]:
         """Vectors that the plan leaves out, and that a record loses when it is overwritten."""
@@ -344,7 +337,7 @@ class QdrantStore(Target):
             if not is_id(each)
         }
         failed.update(bad_vectors(columns, chosen))
-        payloads, clashing = self._payloads(batch)
+        payloads, clashing = self._layout.packed(batch.metadata.objects(), batch.documents)
         failed.update(clashing)
         reasons = self._upsert(
             batch.ids, prepared_columns(columns, chosen), payloads, failed, batch.namespace
@@ -356,22 +349,6 @@ class QdrantStore(Target):
                 f"are written; the first: {next(iter(named))!r}: {next(iter(named.values()))}",
                 named,
             )
-
-    def _payloads(self, batch: Batch) -> tuple[list[dict[str, Any]], dict[int, str]]:
-        """Metadata with the documents put in; row → reason where the field is taken."""
-        objects, field = batch.metadata.objects(), self._document_field
-        if not any(each is not None for each in batch.documents):
-            return objects, {}
-        failed = {}
-        payloads = []
-        for row, (each, document) in enumerate(zip(objects, batch.documents, strict=True)):
-            if document is None:
-                payloads.append(each)
-                continue
-            if field in each:
-                failed[row] = f"its metadata has a field {field!r}, where its document goes"
-            payloads.append({**each, field: document})
-        return payloads, failed
 
     # What each way of reaching Qdrant gives
 
@@ -412,11 +389,7 @@ class QdrantStore(Target):
 
     def _filterable(self, extra: Mapping[str, Any]) -> Mapping[str, FilterKind] | None:
         """Which metadata fields have a filter index, from what `describe` found."""
-        return filterable_of(extra.get("payload_indexes") or {}, self._document_field)
-
-    def _indexed_document_field(self, indexes: Mapping[str, Any]) -> str | None:
-        """The JSON path of the documents' payload index; None where they have none."""
-        return next((path for path in indexes if field_of(path) == self._document_field), None)
+        return filterable_of(extra.get("payload_indexes") or {})
 
     def _carry_findings(self, wanted: CollectionSpec) -> list[Finding]:
         """Which settings of a wanted collection cannot be carried over to here."""
@@ -548,14 +521,8 @@ class QdrantStore(Target):
         namespace: str = "",
     ) -> Batch:
         """Columns as *select* asks for them; takes *payloads* apart in place."""
-        n, field = len(ids), self._document_field
-        documents: list[str | None] = [None] * n
-        for row, payload in enumerate(payloads):
-            document = payload.get(field)
-            # Whatever is not text under that name is ordinary metadata.
-            if type(document) is str:
-                del payload[field]
-                documents[row] = document
+        n = len(ids)
+        documents, metadata = self._layout.unpacked(payloads)
         vectors: dict[str, FloatArray] = {}
         sparse: dict[str, list[SparseVector | None]] = {}
         multi: dict[str, list[FloatArray | None]] = {}
@@ -577,7 +544,7 @@ class QdrantStore(Target):
             ids=ids,
             vectors=vectors,
             documents=documents if Select.DOCUMENTS in select else [None] * n,
-            metadata=Metadata(objects=payloads if Select.METADATA in select else [{} for _ in ids]),
+            metadata=Metadata(objects=metadata if Select.METADATA in select else [{} for _ in ids]),
             namespace=namespace,
             present=present,
             sparse=sparse,
@@ -589,7 +556,11 @@ class QdrantStore(Target):
 
     @property
     def _document_field(self) -> str:
-        return str(self._option("document_field") or "document")
+        return self._layout.document_field
+
+    @cached_property
+    def _layout(self) -> PayloadLayout:
+        return PayloadLayout.of(self.location.options)
 
     def _payload_selector(self, select: Select) -> bool | tuple[str, ...]:
         """What a read asks for of payloads: all, nothing, or these JSON paths."""
@@ -597,8 +568,7 @@ class QdrantStore(Target):
             return True
         if Select.DOCUMENTS not in select:
             return False
-        path = path_of(self._document_field)
-        return True if path is None else (path,)
+        return self._layout.document_paths or True
 
     @property
     def _collection_name(self) -> str:

@@ -44,6 +44,7 @@ from runner.model import (
 )
 from runner.stores.base import Access, Location
 from runner.stores.qdrant import PrivateCopy, QdrantStore
+from runner.stores.qdrant_payloads import field_of
 from runner.stores.qdrant_points import (
     Columns,
     all_vectors,
@@ -52,7 +53,7 @@ from runner.stores.qdrant_points import (
     plain_columns,
     prepared,
 )
-from runner.stores.qdrant_settings import field_of, name_problem
+from runner.stores.qdrant_settings import index_settings, name_problem, placed_indexes
 from runner.stores.whereabouts import Whereabouts
 
 __all__ = ["QdrantEdge"]
@@ -157,7 +158,7 @@ class QdrantEdge(QdrantStore):
             shutil.rmtree(beside, ignore_errors=True)
             beside.parent.mkdir(parents=True, exist_ok=True)
             shard = self._do(lambda: edge.EdgeShard.create(str(beside), config))
-            self._index_fields(shard, self._wanted_indexes(spec)[0])
+            self._index_fields(shard, placed_indexes(spec, self._layout))
             self._do(shard.close)
             beside.rename(self._folder)  # over an empty folder, too
             _sync_folder(self._folder.parent)
@@ -211,10 +212,8 @@ class QdrantEdge(QdrantStore):
     def finish(self, spec: CollectionSpec) -> None:
         """Make the payload indexes that are missing, then the HNSW index where one is asked for."""
         there = {field_of(path) for path in self._field_indexes()}
-        wanted_fields, _ = self._wanted_indexes(spec)
-        missing = {
-            path: each for path, each in wanted_fields.items() if field_of(path) not in there
-        }
+        fields = placed_indexes(spec, self._layout)
+        missing = {path: each for path, each in fields.items() if field_of(path) not in there}
         if missing:
             self._index_fields(self._shard, missing)
         if spec.index is None or spec.index.type != "hnsw" or not self._asked_for_hnsw:
@@ -355,10 +354,8 @@ class QdrantEdge(QdrantStore):
             for name, each in (found.get("sparse_vectors") or {}).items()
         }
         on_disk = found.get("on_disk_payload")
-        indexes = self._field_indexes()
         extra = {
-            "payload_indexes": indexes,
-            "document_field": self._indexed_document_field(indexes),
+            **index_settings(self._field_indexes(), self._layout),
             "settings": {} if on_disk is None else {"on_disk_payload": on_disk},
         }
         return {
@@ -379,8 +376,7 @@ class QdrantEdge(QdrantStore):
             except ValueError as error:
                 raise StoreError(f"{config} is damaged: {error}") from error
             for field, schema in fields.items():
-                whole = {"type": schema} if isinstance(schema, str) else schema
-                found[field] = {key: value for key, value in whole.items() if value is not None}
+                found[field] = {"type": schema} if isinstance(schema, str) else dict(schema)
         return found
 
     def _scroll(

@@ -39,6 +39,7 @@ from runner.stores.qdrant_address import (
     Want,
 )
 from runner.stores.qdrant_grpc import GrpcTransport
+from runner.stores.qdrant_payloads import field_of
 from runner.stores.qdrant_points import (
     SPARSE_SPEC,
     Chosen,
@@ -49,7 +50,7 @@ from runner.stores.qdrant_points import (
     prepared,
 )
 from runner.stores.qdrant_rest import RestTransport
-from runner.stores.qdrant_settings import field_of, name_problem
+from runner.stores.qdrant_settings import index_settings, name_problem, placed_indexes
 from runner.stores.qdrant_wire import Rows
 from runner.stores.whereabouts import Whereabouts, host_of
 
@@ -232,7 +233,7 @@ class QdrantServer(QdrantStore):
 
     def _index_fields(self, spec: CollectionSpec) -> None:
         """Make those payload indexes of *spec* that are not there."""
-        wanted, _ = self._wanted_indexes(spec)
+        wanted = placed_indexes(spec, self._layout)
         schema = self._info().get("payload_schema") or {} if wanted else {}
         there = {field_of(path) for path in schema}
         for path, each in wanted.items():
@@ -509,8 +510,7 @@ class QdrantServer(QdrantStore):
             for field, each in (found.get("payload_schema") or {}).items()
         }
         extra = {
-            "payload_indexes": {field: _without_nulls(each) for field, each in indexes.items()},
-            "document_field": self._indexed_document_field(indexes),
+            **index_settings(indexes, self._layout),
             "settings": {k: params[k] for k in _CARRIED_PARAMS if params.get(k) is not None},
             "optimizers": {k: optimizers[k] for k in _CARRIED_OPTIMIZERS if optimizers.get(k)},
             "shard_keys": list((self._shards or {}).values()),
@@ -654,7 +654,3 @@ def _alias_of(mark: str) -> str:
 
 def _mark_of(alias: str) -> str:
     return bytes.fromhex(alias.removeprefix(_MARK_ALIAS)).decode()
-
-
-def _without_nulls(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if value is not None}

@@ -9,13 +9,13 @@ They are JSON as REST has it.  What has no common name travels in a spec's ``ext
 ``hnsw``, ``quantization``, ``optimizers``, ``settings``, ``metadata``, ``shard_keys``
     The collection's own.
 ``payload_indexes``
-    JSON path → schema, a ``type`` and its parameters; ``document_field`` is the path of
-    the field that holds documents, where that one is indexed.
+    JSON path within the metadata → schema, a ``type`` and its parameters.
+``document_index``
+    The schema of the payload index of documents, where they have one.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -28,12 +28,13 @@ from runner.model import (
     VectorKind,
     VectorSpec,
 )
+from runner.stores.qdrant_payloads import PayloadLayout, field_of, path_of
 from runner.stores.qdrant_points import METRICS, all_vectors
 
 __all__ = [
-    "MAX_DIM", "carried", "collection_settings", "field_of", "filterable_of", "indexed_fields",
-    "key_of", "name_problem", "path_of", "proposed_names", "summary_of", "vector_findings",
-    "vector_settings",
+    "MAX_DIM", "carried", "collection_settings", "filterable_of", "index_settings", "key_of",
+    "name_problem", "placed_indexes", "proposed_names", "summary_of", "vector_findings",
+    "vector_settings", "wanted_indexes",
 ]  # fmt: skip
 
 MAX_DIM = 65_536
@@ -241,54 +242,48 @@ _KINDS = {
     "geo": FilterKind.GEO,
     "text": FilterKind.TEXT,
 }
-# Otherwise a key is quoted in a path; a quoted one has neither quotes nor backslashes.
-_BARE = re.compile(r"[A-Za-z0-9_-]+")
-_QUOTED = re.compile(r'"([^"\\]*)"')
 
 
-def path_of(field: str) -> str | None:
-    """The JSON path of a payload field; None if none can say it."""
-    if _BARE.fullmatch(field):
-        return field
-    quoted = f'"{field}"'
-    return quoted if _QUOTED.fullmatch(quoted) else None
+def index_settings(payload_schema: Mapping[str, Any], layout: PayloadLayout) -> dict[str, Any]:
+    """What `extra` says of a collection's payload indexes; their schemas are without nulls.
+
+    Args:
+        payload_schema: JSON path → schema, a ``type`` and its parameters.
+        layout: Where documents and metadata lie there.
+    """
+    within: dict[str, Any] = {}
+    document = None
+    for path, schema in payload_schema.items():
+        below = layout.within(path)
+        if below is None:
+            document = _pruned(schema)
+        else:
+            within[below] = _pruned(schema)
+    return {"payload_indexes": within, "document_index": document}
 
 
-def field_of(path: str) -> str:
-    """The payload field of a JSON path; the path itself where that leads into an object."""
-    quoted = _QUOTED.fullmatch(path)
-    return quoted[1] if quoted else path
-
-
-def filterable_of(
-    indexes: Mapping[str, Mapping[str, Any]], document_field: str
-) -> dict[str, FilterKind]:
-    """Metadata field → what its index compares; a document is no metadata."""
+def filterable_of(indexes: Mapping[str, Mapping[str, Any]]) -> dict[str, FilterKind]:
+    """Metadata field → what its index compares; *indexes* are those of `extra`."""
     return {
         field_of(path): _KINDS[schema["type"]]
         for path, schema in sorted(indexes.items())
-        if schema["type"] in _KINDS and field_of(path) != document_field
+        if schema["type"] in _KINDS
     }
 
 
-def indexed_fields(
-    wanted: CollectionSpec, document_field: str, key: str
-) -> tuple[dict[str, dict[str, Any]], list[Finding]]:
-    """JSON path → schema of all indexes that *wanted* is to get, and what stands against them.
+def wanted_indexes(
+    wanted: CollectionSpec, key: str
+) -> tuple[dict[str, Mapping[str, Any]], list[Finding]]:
+    """Path within metadata → schema of the indexes that *wanted* is to get; what stands against.
+
+    What another Qdrant had comes with all its parameters; what `CollectionSpec.filterable`
+    names beside gets an index of its type.
 
     Args:
-        wanted: Its ``extra`` says what another Qdrant had, with all parameters; what
-            `CollectionSpec.filterable` names beside gets an index of its type.
-        document_field: Where documents lie here; in the source they may lie elsewhere.
+        wanted: The wanted collection.
         key: The plan's key that findings belong to.
     """
-    extra, here = wanted.extra, path_of(document_field)
-    indexes: dict[str, dict[str, Any]] = {}
-    for path, schema in (extra.get("payload_indexes") or {}).items():
-        if path != extra.get("document_field"):
-            indexes[path] = dict(schema)
-        elif here is not None:
-            indexes[here] = dict(schema)
+    indexes = dict(wanted.extra.get("payload_indexes") or {})
     there, unsaid = {field_of(path) for path in indexes}, []
     for field, kind in (wanted.filterable or {}).items():
         if field in there:
@@ -303,3 +298,12 @@ def indexed_fields(
     what = f"no payload index can be made of {', '.join(map(repr, sorted(unsaid)))}"
     hint = "paths of Qdrant have no quotes or backslashes within a key"
     return indexes, [Finding(what, hint, Severity.WARNING, key)]
+
+
+def placed_indexes(spec: CollectionSpec, layout: PayloadLayout) -> dict[str, Mapping[str, Any]]:
+    """JSON path → schema of the payload indexes of *spec*, those of documents among them."""
+    indexes, _ = wanted_indexes(spec, "")
+    placed = {layout.placed(path): schema for path, schema in indexes.items()}
+    if spec.extra.get("document_index"):
+        placed[path_of(layout.document_field)] = spec.extra["document_index"]
+    return {path: schema for path, schema in placed.items() if path is not None}

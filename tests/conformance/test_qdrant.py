@@ -180,10 +180,10 @@ class QdrantConformance(StoreConformance):
         carried = {
             "year": {"type": "integer", "lookup": False, "range": True},
             "person.name": {"type": "keyword"},
-            "text": {"type": "text", "tokenizer": "whitespace", "lowercase": True},
         }
+        text = {"type": "text", "tokenizer": "whitespace", "lowercase": True}
         wanted = {"year": FilterKind.FLOAT, "title": FilterKind.KEYWORD}
-        extra = {"payload_indexes": carried, "document_field": "text"}
+        extra = {"payload_indexes": carried, "document_index": text}
         with place.open(document_field="body of it") as target:
             spec = replace(self.spec(Metric.DOT), filterable=wanted, extra=extra)
             target.create(target.propose(spec, 1, 1).spec)
@@ -193,15 +193,33 @@ class QdrantConformance(StoreConformance):
                 "title": FilterKind.KEYWORD,
                 "year": FilterKind.INTEGER,
             }
-            indexes = found.extra["payload_indexes"]
-            assert indexes["year"] == carried["year"]
-            assert indexes['"body of it"'].items() >= carried["text"].items()
-            assert found.extra["document_field"] == '"body of it"'
+            assert found.extra["payload_indexes"] == {**carried, "title": {"type": "keyword"}}
+            assert found.extra["document_index"].items() >= text.items()
+        with place.open(document_field="other") as target:
+            paths = target.describe().extra["payload_indexes"]
+            assert paths.keys() == {*carried, "title", '"body of it"'}
+        with place.open(metadata_key="person") as target:
+            assert "name" in target.describe().filterable
         with place.open(document_field="body of it") as target:
             alone = replace(self.spec(Metric.DOT), extra=extra)
             assert target.propose(alone, 1, 1).spec.filterable == {
                 "person.name": FilterKind.KEYWORD,
                 "year": FilterKind.INTEGER,
+            }
+
+    def test_filter_indexes_of_metadata_below_a_key_lie_there(self, place):
+        wanted = {"year": FilterKind.INTEGER, "a.b": FilterKind.BOOL}
+        layout = {"document_field": "page_content", "metadata_key": "meta data"}
+        extra = {"document_index": {"type": "text"}}
+        with place.open(**layout) as target:
+            spec = replace(self.spec(Metric.DOT), filterable=wanted, extra=extra)
+            target.create(target.propose(spec, 1, 1).spec)
+            assert target.describe().filterable == wanted
+        with place.open() as target:
+            assert target.describe().extra["payload_indexes"] == {
+                '"meta data".year': {"type": "integer"},
+                '"meta data"."a.b"': {"type": "bool"},
+                "page_content": {"type": "text"},
             }
 
     def test_a_field_that_no_path_can_name_is_said_to_stay_without(self, place):
