@@ -24,7 +24,6 @@ from typing import Any, ClassVar
 
 from weaviate.proto.v1 import batch_delete_pb2
 
-from runner import jsonvalues
 from runner.errors import (
     CollectionMismatchError,
     Id,
@@ -53,6 +52,7 @@ from runner.model import (
     Page,
     Partition,
     Proposal,
+    Room,
     Select,
     Severity,
     VectorKind,
@@ -61,16 +61,23 @@ from runner.model import (
 from runner.stores.base import Access, Location, Target
 from runner.stores.weaviate_objects import is_id, unreadable
 from runner.stores.weaviate_schema import (
+    INDEX_TYPES,
     REFERENCE,
     TYPES,
     VECTOR_NAME,
     Property,
     class_name,
     common_type,
+    filter_kind,
+    filter_settings,
     index_settings,
     index_spec,
     name_problem,
-    vector_settings,
+    noted,
+    overflow_settings,
+    property_problem,
+    typed,
+    with_note,
 )
 from runner.stores.weaviate_search import nearest
 from runner.stores.weaviate_tenants import Tenants
@@ -84,7 +91,6 @@ __all__ = ["WeaviateStore"]
 _FETCHED = 500
 _DELETED = 1000
 _MAX_DIM = 65_535
-_MARK = "vector-migration-runner: "
 
 
 class WeaviateStore(Target):
@@ -163,14 +169,17 @@ class WeaviateStore(Target):
         if shape is None:
             return None
         carried, found = self._view.vectors(), shape.settings
+        properties = {each["name"]: each for each in found.get("properties") or ()}
+        document = properties.get(self._view.document_field)
+        properties = {k: each for k, each in properties.items() if k not in self._view.own}
         extra = {
             "vector_name": shape.names.get(DEFAULT_VECTOR, ""),
             "vector_settings": carried,
-            "properties": [
-                each for each in found.get("properties") or () if each["name"] not in self._view.own
-            ],
+            "properties": list(properties.values()),
+            "document_property": document if document and common_type(document) == "text" else None,
             "inverted_index": found.get("invertedIndexConfig"),
-            "description": _described(found)[0],
+            "description": noted(found)[0],
+            "modules": found.get("moduleConfig"),
             "tenants": found.get("multiTenancyConfig") if shape.has_tenants else None,
         }
         return CollectionSpec(
@@ -178,12 +187,14 @@ class WeaviateStore(Target):
             vectors=shape.specs,
             index=index_spec(next(iter(carried.values()))) if carried else None,
             id_kind="uuid",
-            fields={
-                each["name"]: common_type(each)
-                for each in found.get("properties") or ()
-                if each["name"] not in self._view.own
+            fields={name: common_type(each) for name, each in properties.items()},
+            filterable={
+                name: kind
+                for name, each in properties.items()
+                if (kind := filter_kind(each)) is not None
             },
             extra={key: value for key, value in extra.items() if value},
+            room=Room(needs_vector=_embeds(carried)),
             namespaces="named" if shape.has_tenants else "default",
         )
 
@@ -226,13 +237,13 @@ class WeaviateStore(Target):
 
     def _source_findings(self, shape: Shape) -> list[Finding]:
         found = []
-        used = {each["vectorizer"] for each in vector_settings(shape.settings).values()} - {"none"}
+        used = _vectorizers(self._view.vectors())
         if used:
             found.append(
                 Finding(
                     f"{self._place} makes vectors by {', '.join(sorted(used))}; the vectors are "
-                    "copied, the setting is not",
-                    "let the application embed its queries by the same model",
+                    "copied, none is made anew, and only another Weaviate takes the setting",
+                    "elsewhere, let the application embed its queries by the same model",
                     Severity.WARNING,
                     f"{self.location.side}.collection",
                 )
@@ -348,9 +359,22 @@ class WeaviateStore(Target):
             if spec.kind is VectorKind.SPARSE:
                 findings.append(self._problem(f"vector {ours!r} is sparse; Weaviate holds none"))
         index = self._proposed_index(wanted.index)
-        fields, properties = self._proposed_properties(wanted)
-        kept = ("vector_settings", "inverted_index", "description", "tenants")
+        modules, without = self._proposed_modules(wanted)
+        fields, properties, unknown = self._proposed_properties(wanted, modules)
+        findings += [*without, *unknown]
+        kept = ("inverted_index", "description", "tenants")
         extra = {key: wanted.extra[key] for key in kept if key in wanted.extra}
+        carried = {
+            name: each if each["vectorizer"] in modules else {**each, "vectorizer": "none"}
+            for name, each in (wanted.extra.get("vector_settings") or {}).items()
+            if name in wanted.vectors
+        }
+        document = wanted.extra.get("document_property")
+        if document:
+            extra["document_property"] = _carried_property(document, modules)
+        if modules:
+            of_class = wanted.extra.get("modules") or {}
+            extra["modules"] = {key: each for key, each in of_class.items() if key in modules}
         if wanted.namespaces == "named":
             extra["tenants"] = {**extra.get("tenants", {}), "enabled": True}
         elif wanted.namespaces:
@@ -372,15 +396,23 @@ class WeaviateStore(Target):
             index=index,
             id_kind="uuid",
             fields=fields,
-            extra={**extra, "names": names, "properties": properties},
+            filterable=wanted.filterable,
+            extra={
+                **extra, "vector_settings": carried, "names": names, "properties": properties,
+            },
+            room=Room(needs_vector=_embeds(carried)),
             namespaces="named" if extra.get("tenants") else "default",
-        )
+        )  # fmt: skip
         said = ", ".join(
             f"{names[name] or 'vector'} {each.dim or 'any number of'} dims {each.metric}"
             for name, each in wanted.vectors.items()
         )
-        tenants = ", tenants" if extra.get("tenants") else ""
-        summary = f"collection {self._collection} ({said or 'no vectors'}, {index}{tenants})"
+        rest = ", tenants" if extra.get("tenants") else ""
+        if wanted.filterable is not None:
+            rest += f", filter indexes: {', '.join(wanted.filterable) or 'none'}"
+        if _embeds(carried):
+            rest += f", vectorizer {', '.join(sorted(_vectorizers(carried)))}"
+        summary = f"collection {self._collection} ({said or 'no vectors'}, {index}{rest})"
         return Proposal(proposed, summary, tuple(findings))
 
     def _problem(self, what: str, hint: str = "") -> Finding:
@@ -400,7 +432,7 @@ class WeaviateStore(Target):
         asked = self._option("index") or {}
         carried = wanted if wanted is not None else IndexSpec("hnsw")
         kind = str(asked.get("type") or carried.type)
-        if kind not in ("hnsw", "flat", "dynamic"):
+        if kind not in INDEX_TYPES:
             kind = "hnsw"
         params = dict(carried.params) if carried.type == "hnsw" else {}
         params |= {key: value for key, value in asked.items() if key != "type"}
@@ -408,25 +440,55 @@ class WeaviateStore(Target):
         return IndexSpec(kind, {key: params[key] for key in kept if key in params} if kind == "hnsw"
                          else {})  # fmt: skip
 
+    def _proposed_modules(self, wanted: CollectionSpec) -> tuple[set[str], list[Finding]]:
+        """The source's modules that the server has as well, and a word on the others."""
+        used = _vectorizers(wanted.extra.get("vector_settings") or {})
+        used |= (wanted.extra.get("modules") or {}).keys()
+        if not used:
+            return set(), []
+        there = self._wire.modules()
+        missing = sorted(used - there)
+        if not missing:
+            return used, []
+        what = f"the server at {self._address} has no modules {', '.join(missing)}; their settings"
+        what += " are not carried"
+        hint = "enable them there, or let the application embed its queries"
+        key = f"{self.location.side}.collection"
+        return used & there, [Finding(what, hint, Severity.WARNING, key)]
+
     def _proposed_properties(
-        self, wanted: CollectionSpec
-    ) -> tuple[dict[str, str], list[dict[str, Any]]]:
-        """Fields by type, and the settings of their properties; references become texts."""
+        self, wanted: CollectionSpec, modules: set[str]
+    ) -> tuple[dict[str, str], list[dict[str, Any]], list[Finding]]:
+        """Fields by type, the settings of their properties, and what stands against them.
+
+        References become texts; what another type of field is called is declared as its
+        values come.
+        """
         carried = {each["name"]: each for each in wanted.extra.get("properties") or ()}
-        fields, properties = {}, []
+        fields, properties, findings = {}, [], []
         for name, kind in wanted.fields.items():
             given = carried.get(name)
-            if given is not None and Property.of(given).type != REFERENCE:
-                made = _carried_property(given)
-            elif given is not None:
+            made: dict[str, Any] | None
+            if given is None or common_type(given) != kind:
+                made = typed(name, kind)
+                problem = property_problem(name, self._view.own)
+                if made is None or problem:
+                    what = f"{name} cannot be of type {kind!r}: " + (
+                        problem or "no property is made by that name of a type alone"
+                    )
+                    hint = f"the types are {', '.join(sorted(TYPES - {'object', 'object[]'}))}"
+                    findings.append(Finding(what, hint, key=f"fields.{name}.type"))
+                    continue
+            elif Property.of(given).type == REFERENCE:
                 made = {"name": name, "dataType": ["text[]"]}
-            elif kind in TYPES:
-                made = {"name": name, "dataType": [kind]}
             else:
-                continue  # a type of another store: declared when values come
+                made = _carried_property(given, modules)
+            if wanted.filterable is not None and filter_kind(made) != wanted.filterable.get(name):
+                settings = filter_settings(made["dataType"][0], wanted.filterable.get(name))
+                made = {**made, **settings}
             fields[name] = made["dataType"][0]
             properties.append(made)
-        return fields, properties
+        return fields, properties, findings
 
     def append_findings(self) -> list[Finding]:
         """A property where documents go that is of another type."""
@@ -444,7 +506,11 @@ class WeaviateStore(Target):
         ]
 
     def create(self, spec: CollectionSpec) -> None:
-        """Make the class: nothing in it makes vectors, and nothing is declared unasked."""
+        """Make the class: nothing is declared unasked.
+
+        A vectorizer is carried from another Weaviate; it makes no vector here, for a record
+        that lacks one is refused.
+        """
         if self._wire.collection(self._collection) is not None:
             raise CollectionMismatchError(
                 f"{self._place} exists already; expected it not to",
@@ -453,23 +519,30 @@ class WeaviateStore(Target):
         extra = spec.extra
         names = extra.get("names") or self._proposed_names(spec)
         carried = extra.get("vector_settings") or {}
+        document = extra.get("document_property") or {"dataType": ["text"]}
         settings: dict[str, Any] = {
             "class": self._collection,
             "properties": [
-                {"name": self._view.document_field, "dataType": ["text"]},
+                {**document, "name": self._view.document_field},
                 *(extra.get("properties") or ()),
             ],
         }
+        if spec.filterable is not None:
+            settings["properties"].append(overflow_settings(spec.filterable))
         for name, vector in spec.vectors.items():
-            made = index_settings(vector, spec.index, carried.get(name))
+            own = carried.get(name) or {}
+            made = index_settings(vector, spec.index, own, self._option("index") or {})
+            vectorizer = own.get("vectorizer", "none")
             if names[name]:
                 vectors = settings.setdefault("vectorConfig", {})
-                vectors[names[name]] = {"vectorizer": {"none": {}}, **made}
+                module = own["module"] if vectorizer != "none" else {}
+                vectors[names[name]] = {"vectorizer": {vectorizer: module}, **made}
             else:
-                settings |= {"vectorizer": "none", **made}
+                settings |= {"vectorizer": vectorizer, **made}
         for key, theirs in (
             ("description", "description"),
             ("inverted_index", "invertedIndexConfig"),
+            ("modules", "moduleConfig"),
             ("tenants", "multiTenancyConfig"),
         ):
             if extra.get(key):
@@ -487,7 +560,7 @@ class WeaviateStore(Target):
     def read_mark(self) -> str | None:
         """The mark in the class's description."""
         found = self._wire.collection(self._collection)
-        return None if found is None else _described(found)[1]
+        return None if found is None else noted(found)[1]
 
     def write_mark(self, mark: str | None) -> None:
         """Leave *mark* in the class's description, beneath what stands there."""
@@ -497,11 +570,10 @@ class WeaviateStore(Target):
                 if mark is None:
                     return
                 raise self._view.missing()
-            text, now = _described(found)
+            text, now = noted(found)
             if now == mark:
                 return
-            line = None if mark is None else _MARK + jsonvalues.dumps(mark).decode()
-            found["description"] = "\n".join(each for each in (text, line) if each)
+            found["description"] = with_note(text, mark)
             self._wire.update(found)
 
     # Loading and indexing
@@ -601,15 +673,18 @@ class WeaviateStore(Target):
         return self.location.options.get(key)
 
 
-def _described(found: Mapping[str, Any]) -> tuple[str, str | None]:
-    """A class's description without our mark, and the mark."""
-    text = str(found.get("description") or "")
-    above, _, last = text.rpartition("\n")
-    if not last.startswith(_MARK):
-        return text, None
-    return above, str(jsonvalues.loads(last.removeprefix(_MARK)))
+def _vectorizers(settings: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """What makes vectors, by these settings of vectors."""
+    return {str(each["vectorizer"]) for each in settings.values()} - {"none"}
 
 
-def _carried_property(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A property's settings without those of modules that the target may not have."""
-    return {key: value for key, value in given.items() if key != "moduleConfig"}
+def _embeds(settings: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether the server would make a vector for a record that comes without one."""
+    return bool(_vectorizers(settings))
+
+
+def _carried_property(given: Mapping[str, Any], modules: set[str]) -> dict[str, Any]:
+    """A property's settings, those of modules that the server has included."""
+    made = {key: value for key, value in given.items() if key != "moduleConfig"}
+    kept = {key: each for key, each in (given.get("moduleConfig") or {}).items() if key in modules}
+    return {**made, "moduleConfig": kept} if kept else made
