@@ -17,10 +17,10 @@ are cut by id.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from weaviate.proto.v1 import batch_delete_pb2
 
@@ -46,7 +46,6 @@ from runner.model import (
     FloatArray,
     Hits,
     IdRule,
-    IndexSpec,
     Metric,
     Outcome,
     Page,
@@ -55,28 +54,16 @@ from runner.model import (
     Room,
     Select,
     Severity,
-    VectorKind,
-    VectorSpec,
 )
 from runner.stores.base import Access, Location, Target
 from runner.stores.weaviate_objects import is_id, unreadable
+from runner.stores.weaviate_proposal import MAX_DIM, Proposer, class_settings, vectorizers
 from runner.stores.weaviate_schema import (
-    INDEX_TYPES,
-    REFERENCE,
-    TYPES,
-    VECTOR_NAME,
-    Property,
     class_name,
     common_type,
     filter_kind,
-    filter_settings,
-    index_settings,
     index_spec,
-    name_problem,
     noted,
-    overflow_settings,
-    property_problem,
-    typed,
     with_note,
 )
 from runner.stores.weaviate_search import nearest
@@ -90,7 +77,6 @@ __all__ = ["WeaviateStore"]
 
 _FETCHED = 500
 _DELETED = 1000
-_MAX_DIM = 65_535
 
 
 class WeaviateStore(Target):
@@ -113,7 +99,7 @@ class WeaviateStore(Target):
         ids=IdRule(strings="uuid"),
         metrics=dict.fromkeys((Metric.COSINE, Metric.DOT, Metric.L2), Fidelity.EXACT),
         values=dict.fromkeys(REFUSED_KINDS, Outcome.REFUSED),
-        max_dim=_MAX_DIM,
+        max_dim=MAX_DIM,
         missing_vector=True,
         namespaces=True,
         named_vectors=True,
@@ -194,7 +180,7 @@ class WeaviateStore(Target):
                 if (kind := filter_kind(each)) is not None
             },
             extra={key: value for key, value in extra.items() if value},
-            room=Room(needs_vector=_embeds(carried)),
+            room=Room(needs_vector=bool(vectorizers(carried))),
             namespaces="named" if shape.has_tenants else "default",
         )
 
@@ -237,7 +223,7 @@ class WeaviateStore(Target):
 
     def _source_findings(self, shape: Shape) -> list[Finding]:
         found = []
-        used = _vectorizers(self._view.vectors())
+        used = vectorizers(self._view.vectors())
         if used:
             found.append(
                 Finding(
@@ -337,158 +323,7 @@ class WeaviateStore(Target):
     def propose(self, wanted: CollectionSpec, records: int, size_bytes: int) -> Proposal:
         """A class with these vectors and the properties that are known by now."""
         del records, size_bytes  # a server does not say how much room it has
-        findings = []
-        problem = name_problem(self._collection)
-        if problem:
-            findings.append(self._problem(f"the collection name {self._collection!r} {problem}"))
-        names = self._proposed_names(wanted)
-        for ours, spec in wanted.vectors.items():
-            if spec.dim > _MAX_DIM:
-                findings.append(
-                    self._problem(
-                        f"vectors of {spec.dim:,} components; Weaviate holds at most {_MAX_DIM:,}"
-                    )
-                )
-            if names[ours] and not VECTOR_NAME.fullmatch(names[ours]):
-                findings.append(
-                    self._problem(
-                        f"a vector cannot be called {names[ours]!r}; expected letters, digits and "
-                        "underscores of ASCII"
-                    )
-                )
-            if spec.kind is VectorKind.SPARSE:
-                findings.append(self._problem(f"vector {ours!r} is sparse; Weaviate holds none"))
-        index = self._proposed_index(wanted.index)
-        modules, without = self._proposed_modules(wanted)
-        fields, properties, unknown = self._proposed_properties(wanted, modules)
-        findings += [*without, *unknown]
-        kept = ("inverted_index", "description", "tenants")
-        extra = {key: wanted.extra[key] for key in kept if key in wanted.extra}
-        carried = {
-            name: each if each["vectorizer"] in modules else {**each, "vectorizer": "none"}
-            for name, each in (wanted.extra.get("vector_settings") or {}).items()
-            if name in wanted.vectors
-        }
-        document = wanted.extra.get("document_property")
-        if document:
-            extra["document_property"] = _carried_property(document, modules)
-        if modules:
-            of_class = wanted.extra.get("modules") or {}
-            extra["modules"] = {key: each for key, each in of_class.items() if key in modules}
-        if wanted.namespaces == "named":
-            extra["tenants"] = {**extra.get("tenants", {}), "enabled": True}
-        elif wanted.namespaces:
-            extra.pop("tenants", None)
-        if wanted.namespaces == "both":
-            findings.append(
-                self._problem(
-                    "some records have a namespace and some have none; a collection of Weaviate "
-                    "has tenants for all of them or for none",
-                    "write `namespace_to: {field: …}`, or copy them by two plans",
-                )
-            )
-        proposed = CollectionSpec(
-            name=self._collection,
-            vectors={
-                name: VectorSpec(each.dim, each.metric, each.kind)
-                for name, each in wanted.vectors.items()
-            },
-            index=index,
-            id_kind="uuid",
-            fields=fields,
-            filterable=wanted.filterable,
-            extra={
-                **extra, "vector_settings": carried, "names": names, "properties": properties,
-            },
-            room=Room(needs_vector=_embeds(carried)),
-            namespaces="named" if extra.get("tenants") else "default",
-        )  # fmt: skip
-        said = ", ".join(
-            f"{names[name] or 'vector'} {each.dim or 'any number of'} dims {each.metric}"
-            for name, each in wanted.vectors.items()
-        )
-        rest = ", tenants" if extra.get("tenants") else ""
-        if wanted.filterable is not None:
-            rest += f", filter indexes: {', '.join(wanted.filterable) or 'none'}"
-        if _embeds(carried):
-            rest += f", vectorizer {', '.join(sorted(_vectorizers(carried)))}"
-        summary = f"collection {self._collection} ({said or 'no vectors'}, {index}{rest})"
-        return Proposal(proposed, summary, tuple(findings))
-
-    def _problem(self, what: str, hint: str = "") -> Finding:
-        return Finding(what, hint, key=f"{self.location.side}.collection")
-
-    def _proposed_names(self, wanted: CollectionSpec) -> dict[str, str]:
-        """Vector name → its name on the server."""
-        if len(wanted.vectors) == 1:
-            (name,) = wanted.vectors
-            chosen = self._view.chosen_vectors()
-            asked = chosen[0] if chosen and len(chosen) == 1 else wanted.extra.get("vector_name")
-            return {name: str(asked or name)}
-        # a class has either one unnamed vector or named ones
-        return {name: name or "default" for name in wanted.vectors}
-
-    def _proposed_index(self, wanted: IndexSpec | None) -> IndexSpec:
-        asked = self._option("index") or {}
-        carried = wanted if wanted is not None else IndexSpec("hnsw")
-        kind = str(asked.get("type") or carried.type)
-        if kind not in INDEX_TYPES:
-            kind = "hnsw"
-        params = dict(carried.params) if carried.type == "hnsw" else {}
-        params |= {key: value for key, value in asked.items() if key != "type"}
-        kept = ("m", "ef_construction", "ef_search")
-        return IndexSpec(kind, {key: params[key] for key in kept if key in params} if kind == "hnsw"
-                         else {})  # fmt: skip
-
-    def _proposed_modules(self, wanted: CollectionSpec) -> tuple[set[str], list[Finding]]:
-        """The source's modules that the server has as well, and a word on the others."""
-        used = _vectorizers(wanted.extra.get("vector_settings") or {})
-        used |= (wanted.extra.get("modules") or {}).keys()
-        if not used:
-            return set(), []
-        there = self._wire.modules()
-        missing = sorted(used - there)
-        if not missing:
-            return used, []
-        what = f"the server at {self._address} has no modules {', '.join(missing)}; their settings"
-        what += " are not carried"
-        hint = "enable them there, or let the application embed its queries"
-        key = f"{self.location.side}.collection"
-        return used & there, [Finding(what, hint, Severity.WARNING, key)]
-
-    def _proposed_properties(
-        self, wanted: CollectionSpec, modules: set[str]
-    ) -> tuple[dict[str, str], list[dict[str, Any]], list[Finding]]:
-        """Fields by type, the settings of their properties, and what stands against them.
-
-        References become texts; what another type of field is called is declared as its
-        values come.
-        """
-        carried = {each["name"]: each for each in wanted.extra.get("properties") or ()}
-        fields, properties, findings = {}, [], []
-        for name, kind in wanted.fields.items():
-            given = carried.get(name)
-            made: dict[str, Any] | None
-            if given is None or common_type(given) != kind:
-                made = typed(name, kind)
-                problem = property_problem(name, self._view.own)
-                if made is None or problem:
-                    what = f"{name} cannot be of type {kind!r}: " + (
-                        problem or "no property is made by that name of a type alone"
-                    )
-                    hint = f"the types are {', '.join(sorted(TYPES - {'object', 'object[]'}))}"
-                    findings.append(Finding(what, hint, key=f"fields.{name}.type"))
-                    continue
-            elif Property.of(given).type == REFERENCE:
-                made = {"name": name, "dataType": ["text[]"]}
-            else:
-                made = _carried_property(given, modules)
-            if wanted.filterable is not None and filter_kind(made) != wanted.filterable.get(name):
-                settings = filter_settings(made["dataType"][0], wanted.filterable.get(name))
-                made = {**made, **settings}
-            fields[name] = made["dataType"][0]
-            properties.append(made)
-        return fields, properties, findings
+        return Proposer(self._wire, self._view, self.location, wanted).proposal()
 
     def append_findings(self) -> list[Finding]:
         """A property where documents go that is of another type."""
@@ -516,38 +351,8 @@ class WeaviateStore(Target):
                 f"{self._place} exists already; expected it not to",
                 "choose another name, or say what is to happen: `target.if_exists`",
             )
-        extra = spec.extra
-        names = extra.get("names") or self._proposed_names(spec)
-        carried = extra.get("vector_settings") or {}
-        document = extra.get("document_property") or {"dataType": ["text"]}
-        settings: dict[str, Any] = {
-            "class": self._collection,
-            "properties": [
-                {**document, "name": self._view.document_field},
-                *(extra.get("properties") or ()),
-            ],
-        }
-        if spec.filterable is not None:
-            settings["properties"].append(overflow_settings(spec.filterable))
-        for name, vector in spec.vectors.items():
-            own = carried.get(name) or {}
-            made = index_settings(vector, spec.index, own, self._option("index") or {})
-            vectorizer = own.get("vectorizer", "none")
-            if names[name]:
-                vectors = settings.setdefault("vectorConfig", {})
-                module = own["module"] if vectorizer != "none" else {}
-                vectors[names[name]] = {"vectorizer": {vectorizer: module}, **made}
-            else:
-                settings |= {"vectorizer": vectorizer, **made}
-        for key, theirs in (
-            ("description", "description"),
-            ("inverted_index", "invertedIndexConfig"),
-            ("modules", "moduleConfig"),
-            ("tenants", "multiTenancyConfig"),
-        ):
-            if extra.get(key):
-                settings[theirs] = extra[key]
-        self._wire.create(settings)
+        asked = self.location.options.get("index") or {}
+        self._wire.create(class_settings(spec, self._view, asked))
         self._view.forget()
 
     def drop(self) -> None:
@@ -668,23 +473,3 @@ class WeaviateStore(Target):
             scores=[[distance for _, distance in each] for each in found],
             higher_is_better=False,
         )
-
-    def _option(self, key: str) -> Any:
-        return self.location.options.get(key)
-
-
-def _vectorizers(settings: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """What makes vectors, by these settings of vectors."""
-    return {str(each["vectorizer"]) for each in settings.values()} - {"none"}
-
-
-def _embeds(settings: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether the server would make a vector for a record that comes without one."""
-    return bool(_vectorizers(settings))
-
-
-def _carried_property(given: Mapping[str, Any], modules: set[str]) -> dict[str, Any]:
-    """A property's settings, those of modules that the server has included."""
-    made = {key: value for key, value in given.items() if key != "moduleConfig"}
-    kept = {key: each for key, each in (given.get("moduleConfig") or {}).items() if key in modules}
-    return {**made, "moduleConfig": kept} if kept else made

@@ -346,7 +346,7 @@ def test_a_collection_is_made_again_as_it_was(options: Any, tmp_path: Path) -> N
         assert first.fields == wanted.fields
         assert first.extra["description"] == "Two\nlines"
         store.drop()
-        store.create(store.propose(replace(first, filterable=None), 1, 1).spec)
+        store.create(store.propose(first, 1, 1).spec)
         assert store.describe() == first
         assert store.read_mark() is None
 
@@ -474,7 +474,7 @@ def test_properties_are_made_again_with_their_indexes(options: Any, tmp_path: Pa
         assert there.filterable == {"k": FilterKind.KEYWORD, "n": FilterKind.FLOAT}
         before = store._view.now().settings["properties"]
         store.drop()
-        store.create(store.propose(replace(there, filterable=None), 1, 1).spec)
+        store.create(store.propose(there, 1, 1).spec)
         after = store._wire.collection(options["collection"])
         assert after is not None
         by_name = {each["name"]: each for each in after["properties"]}
@@ -903,7 +903,7 @@ def test_every_type_comes_back_as_it_is_and_goes_on_to_another_collection(
         assert found is not None
         assert "runner_metadata" not in store._view.now().properties
         store.drop()
-        store.create(store.propose(replace(found, filterable=None), 2, 100).spec)
+        store.create(store.propose(found, 2, 100).spec)
         assert store.describe().fields == found.fields  # type: ignore[union-attr]
         store.write(came)
         assert store.fetch(sent.ids).metadata == sent.metadata
