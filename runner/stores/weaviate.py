@@ -253,6 +253,9 @@ class WeaviateStore(Target):
             )
         return found
 
+    def _problem(self, what: str) -> Finding:
+        return Finding(what, key=f"{self.location.side}.collection")
+
     @property
     def reserved_keys(self) -> frozenset[str]:
         """The properties of documents and of metadata that no property says exactly."""
