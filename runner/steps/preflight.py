@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow.parquet as parquet
@@ -142,9 +142,16 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         and _leaves_namespaces(namespaces, census)
         and bool(take_census(lambda: (("", ids) for _, ids in pages())).duplicates)
     )
-    made = take_census(lambda: (_distinct(*page) for page in pages())) if distinct else census
+
+    def made_pages() -> Iterator[tuple[str, list[Id]]]:
+        return (_distinct(*page) for page in pages()) if distinct else pages()
+
+    made = take_census(made_pages) if distinct else census
+    meet = kind == "auto" and made.kind == "mixed" and _meet_as_text(made_pages)
     rule = _id_rule(target, kept_spec, made.kind if kind in ("auto", "keep") else _kind_after(kind))
-    id_map, id_problems = choose(document.ids, made, rule, target.name, distinct=distinct)
+    id_map, id_problems = choose(
+        document.ids, made, rule, target.name, distinct=distinct, meet_as_text=meet
+    )
     # what was found over all records is what the copy does, whatever comes to the source later
     id_map = replace(id_map, restore=ids_back)
     names = vector_names(source_spec, kept_spec, named=target.capabilities.named_vectors)
@@ -289,6 +296,7 @@ def preparation_for(
         document.unsupported,
         target.id_rule(collection.id_kind),
         collection.room,
+        document.keep_norm,
     )
     return Preparation(chain, id_map, fitting, vector_names, namespaces)
 
@@ -377,6 +385,12 @@ def _distinct(namespace: str, ids: Sequence[Id]) -> tuple[str, list[Id]]:
     """Ids as they are where namespaces come together and ids of them would meet."""
     mapped = IdMap(distinct=True)
     return "", [mapped.map(each, left=namespace) for each in ids]
+
+
+def _meet_as_text(pages: Callable[[], Iterable[tuple[str, Sequence[Id]]]]) -> bool:
+    """Whether an integer and a text are the same once both are text."""
+    texts = take_census(lambda: ((namespace, list(map(str, ids))) for namespace, ids in pages()))
+    return bool(texts.duplicates)
 
 
 def _differ(ids: Sequence[Id], others: Sequence[Id]) -> bool:
