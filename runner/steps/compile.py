@@ -698,7 +698,7 @@ def _row(
 
 def field_rows(inventory: Inventory, filterable: Mapping[str, FilterKind]) -> list[FieldRow]:
     """The fields of one side, as they are, and which of them have a filter index."""
-    notes = {name: f"filter index: {kind}" for name, kind in filterable.items()}
+    notes = {name: f"{kind} index" for name, kind in filterable.items()}
     return [
         _row(name, each, inventory, "", notes.get(name, ""))
         for name, each in inventory.fields.items()
