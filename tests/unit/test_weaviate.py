@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -360,6 +361,139 @@ def test_another_vector_name_than_there_is_is_refused(options: Any, tmp_path: Pa
         pytest.raises(StoreError, match="it has: title"),
     ):
         store.describe()
+
+
+def test_several_vectors_keep_their_indexes_and_distances(options: Any, tmp_path: Path) -> None:
+    """Each its own, with quantisation; but what the plan asks for is for all of them."""
+    vectors = {
+        "title": ("hnsw", {"distance": "dot", "maxConnections": 24, "ef": 99,
+                           "bq": {"enabled": True}}),
+        "body": ("flat", {"distance": "l2-squared"}),
+    }  # fmt: skip
+    settings = {
+        "class": options["collection"],
+        "vectorConfig": {
+            name: {"vectorizer": {"none": {}}, "vectorIndexType": kind, "vectorIndexConfig": config}
+            for name, (kind, config) in vectors.items()
+        },
+    }
+    with opened(options, tmp_path) as store:
+        store._wire.create(settings)
+        there = store.describe()
+        assert there is not None
+        assert {name: each.metric for name, each in there.vectors.items()} == {
+            "title": Metric.DOT, "body": Metric.L2,
+        }  # fmt: skip
+        before = store._view.now().settings["vectorConfig"]
+        assert before["title"]["vectorIndexConfig"]["bq"]["enabled"]
+        store.drop()
+        store.create(store.propose(there, 1, 1).spec)
+        after = store._wire.collection(options["collection"])
+        assert after is not None
+        assert after["vectorConfig"] == before
+        store.drop()
+    with opened(options, tmp_path, index={"type": "hnsw", "m": 40}) as store:
+        store.create(store.propose(there, 1, 1).spec)
+        found = store._view.now().settings["vectorConfig"]
+        assert {each["vectorIndexType"] for each in found.values()} == {"hnsw"}
+        assert {each["vectorIndexConfig"]["maxConnections"] for each in found.values()} == {40}
+        assert found["title"]["vectorIndexConfig"]["ef"] == 99
+        assert found["title"]["vectorIndexConfig"]["bq"]["enabled"]
+
+
+# What makes vectors
+
+
+@pytest.fixture
+def embedder() -> Iterator[socket.socket]:
+    """Where a vectorizer would ask: a listener that accepts nobody."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        yield listener
+
+
+@pytest.fixture(params=["", "title"], ids=["unnamed", "named"])
+def embedding(
+    request: pytest.FixtureRequest, options: Any, tmp_path: Path, embedder: socket.socket
+) -> CollectionSpec:
+    """A collection whose vectors are made by a module, as it was before it was dropped."""
+    module = {"baseURL": f"http://127.0.0.1:{embedder.getsockname()[1]}", "model": "some-3-small"}
+    skip = {"skip": True, "vectorizePropertyName": False}
+    settings: dict[str, Any] = {
+        "class": options["collection"],
+        "moduleConfig": {"generative-openai": {"model": "gpt-4"}},
+        "properties": [
+            {"name": "year", "dataType": ["int"], "moduleConfig": {"text2vec-openai": skip}}
+        ],
+    }
+    if request.param:
+        vector = {"vectorizer": {"text2vec-openai": module}, "vectorIndexType": "hnsw"}
+        settings["vectorConfig"] = {request.param: vector}
+    else:
+        settings["vectorizer"] = "text2vec-openai"
+        settings["moduleConfig"]["text2vec-openai"] = module
+    with opened(options, tmp_path) as store:
+        store._wire.create(settings)
+        store.write(batch(3))
+        found = store.describe()
+        assert found is not None
+        assert found.room.needs_vector
+        (warning,) = store._source_findings(store._view.now())
+        assert "text2vec-openai" in warning.what
+        assert warning.severity is Severity.WARNING
+        store.drop()
+    return found
+
+
+def test_a_vectorizer_is_carried_and_makes_no_vector(
+    options: Any, tmp_path: Path, embedding: CollectionSpec, embedder: socket.socket
+) -> None:
+    with opened(options, tmp_path) as store:
+        proposal = store.propose(embedding, 3, 100)
+        assert proposal.findings == ()
+        assert "vectorizer text2vec-openai" in proposal.summary
+        assert proposal.spec.room.needs_vector
+        store.create(proposal.spec)
+        there = store.describe()
+        assert there is not None
+        assert there.extra == embedding.extra
+        sent = batch(3, 10)
+        lacking = sent.with_(present={"": np.array([True, False, True])})
+        with pytest.raises(PartialWriteError) as caught:
+            store.write(lacking)
+        ((record_id, why),) = caught.value.failed.items()
+        assert record_id == UUIDS[11]
+        assert "lacks its vector" in why
+        assert "text2vec-openai would make another one" in why
+        assert store.fetch(sent.ids).ids == [UUIDS[10], UUIDS[12]]
+    with pytest.raises(BlockingIOError):
+        embedder.accept()
+
+
+def test_a_vectorizer_that_the_server_has_not_is_named(
+    options: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    embedding: CollectionSpec,
+    embedder: socket.socket,
+) -> None:
+    with opened(options, tmp_path) as store:
+        monkeypatch.setattr(store._wire, "modules", lambda: {"generative-openai"})
+        proposal = store.propose(embedding, 3, 100)
+        (found,) = proposal.findings
+        assert found.severity is Severity.WARNING
+        assert "text2vec-openai" in found.what
+        assert "generative-openai" not in found.what
+        store.create(proposal.spec)
+        sent = batch(3, 10).with_(present={"": np.array([True, False, True])})
+        store.write(sent)
+        assert store.fetch(sent.ids).present[""].tolist() == [True, False, True]
+        there = store.describe()
+        assert there is not None
+        assert there.extra["modules"] == {"generative-openai": {"model": "gpt-4"}}
+        assert not there.room.needs_vector
+    with pytest.raises(BlockingIOError):
+        embedder.accept()
 
 
 # Filters and types
@@ -768,6 +902,23 @@ def test_an_inactive_tenant_is_activated_and_put_back(tenants: Any, tmp_path: Pa
         (still,) = store.findings()
         assert still.key == "activate-tenants"
     assert states(tenants, tmp_path) == {"a": "ACTIVE", "b": "INACTIVE", "c": "ACTIVE"}
+
+
+def test_an_offloaded_tenant_is_loaded_and_put_back(double: WeaviateDouble, tmp_path: Path) -> None:
+    """A real server needs a bucket for that."""
+    where = {"url": double.url, "grpc_port": double.grpc_port, "collection": "Offloaded"}
+    with made(where, tmp_path, tenants=True) as store:
+        store.write(batch(5, 0, "a"))
+        store._wire.set_tenants("Offloaded", {"a": "OFFLOADED"})
+        with (
+            opened(where, tmp_path, Access.READ) as source,
+            pytest.raises(StoreError, match="tenant a of Offloaded is offloaded"),
+        ):
+            source.count()
+        with opened(where, tmp_path, Access.READ, inactive_tenants="activate") as source:
+            assert source.count() == 5
+        assert states(where, tmp_path) == {"a": "OFFLOADED"}
+        store.drop()
 
 
 def test_an_inactive_tenant_is_left_with_a_word(tenants: Any, tmp_path: Path) -> None:
