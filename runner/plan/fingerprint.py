@@ -42,6 +42,8 @@ def fingerprint(document: PlanDocument, *, transforms_code: str, extra: Mapping[
             name: [policy.type, policy.unsupported] for name, policy in document.fields.items()
         },
         "unsupported": document.unsupported,
+        # left out where it is not asked for: runs that were begun before there was such a key
+        **({"keep_norm": True} if document.keep_norm else {}),
         "transforms": [[step.name, step.args, step.on_error] for step in document.transforms],
         "code": transforms_code,
         "extra": moved_along(extra, document.path.parent),
