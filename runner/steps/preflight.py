@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow.parquet as parquet
@@ -37,6 +37,7 @@ from runner.model import (
     Workload,
 )
 from runner.plan.model import IdPolicy, IfExists, OnError, PlanDocument, TransformStep
+from runner.steps.filters import choose_filters
 from runner.steps.inventory import Inventory, take_inventory
 from runner.stores.base import CanSwap, Source, Store, Target
 from runner.stores.whereabouts import overlap
@@ -141,9 +142,16 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         and _leaves_namespaces(namespaces, census)
         and bool(take_census(lambda: (("", ids) for _, ids in pages())).duplicates)
     )
-    made = take_census(lambda: (_distinct(*page) for page in pages())) if distinct else census
+
+    def made_pages() -> Iterator[tuple[str, list[Id]]]:
+        return (_distinct(*page) for page in pages()) if distinct else pages()
+
+    made = take_census(made_pages) if distinct else census
+    meet = kind == "auto" and made.kind == "mixed" and _meet_as_text(made_pages)
     rule = _id_rule(target, kept_spec, made.kind if kind in ("auto", "keep") else _kind_after(kind))
-    id_map, id_problems = choose(document.ids, made, rule, target.name, distinct=distinct)
+    id_map, id_problems = choose(
+        document.ids, made, rule, target.name, distinct=distinct, meet_as_text=meet
+    )
     # what was found over all records is what the copy does, whatever comes to the source later
     id_map = replace(id_map, restore=ids_back)
     names = vector_names(source_spec, kept_spec, named=target.capabilities.named_vectors)
@@ -177,18 +185,29 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         after=Inventory(),
         read_per_s=read_per_s,
     )
-    found.findings = [
-        *(("source", each) for each in source.findings()),
-        *(("target", each) for each in target.findings()),
-        *(("target", each) for each in proposal.findings),
-        *(("target", each) for each in _namespace_findings(target, homes)),
-        *(("source", each) for each in source.workload_findings(workload)),
-        *(("target", each) for each in target.workload_findings(workload)),
-    ]
     preparation = preparation_for(
         document, target, found.collection, id_map, names, namespaces, collect_failures=True
     )
     _prepare_sample(found, preparation, sample)
+    filters = choose_filters(
+        document,
+        (source_spec, source.capabilities),
+        target.capabilities,
+        (found.before, found.after),
+        preparation.chain.effects,
+    )
+    if filters.made is not None and kept_spec is None:
+        found.wanted = replace(wanted, filterable=filters.made)
+        found.proposal = target.propose(found.wanted, count, count * average)
+    found.findings = [
+        *(("source", each) for each in source.findings()),
+        *(("target", each) for each in target.findings()),
+        *(("target", each) for each in found.proposal.findings),
+        *(("target", each) for each in filters.findings if kept_spec is None),
+        *(("target", each) for each in _namespace_findings(target, homes)),
+        *(("source", each) for each in source.workload_findings(workload)),
+        *(("target", each) for each in target.workload_findings(workload)),
+    ]
     _judge_mapped_ids(found, source, preparation, target)
     if appends and found.target_count:
         found.collisions = _collisions(source, preparation, target)
@@ -277,6 +296,7 @@ def preparation_for(
         document.unsupported,
         target.id_rule(collection.id_kind),
         collection.room,
+        document.keep_norm,
     )
     return Preparation(chain, id_map, fitting, vector_names, namespaces)
 
@@ -365,6 +385,12 @@ def _distinct(namespace: str, ids: Sequence[Id]) -> tuple[str, list[Id]]:
     """Ids as they are where namespaces come together and ids of them would meet."""
     mapped = IdMap(distinct=True)
     return "", [mapped.map(each, left=namespace) for each in ids]
+
+
+def _meet_as_text(pages: Callable[[], Iterable[tuple[str, Sequence[Id]]]]) -> bool:
+    """Whether an integer and a text are the same once both are text."""
+    texts = take_census(lambda: ((namespace, list(map(str, ids))) for namespace, ids in pages()))
+    return bool(texts.duplicates)
 
 
 def _differ(ids: Sequence[Id], others: Sequence[Id]) -> bool:
@@ -465,10 +491,16 @@ def _wanted(
         vectors=vectors,
         index=_wanted_index(asked, spec.index, same_store),
         id_kind=census.kind if id_map.keeps else _kind_after(id_map.kind),
-        fields=spec.fields if same_store else {},
+        fields={**(spec.fields if same_store else {}), **_types(document)},
+        filterable=spec.filterable if same_store else None,
         extra=spec.extra if same_store else {},
         namespaces=_kind_of_namespaces(namespaces),
     )
+
+
+def _types(document: PlanDocument) -> dict[str, str]:
+    """The types that the plan gives to fields, in the target's words."""
+    return {name: each.type for name, each in document.fields.items() if each.type is not None}
 
 
 def _kind_of_namespaces(namespaces: Iterable[str]) -> str:
