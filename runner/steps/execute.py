@@ -6,6 +6,7 @@ what is there before it acts again.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -97,6 +98,7 @@ class Execution:
         self.listener = listener
         self.show_values = show_values
         self.retrying = Retrying(stop, self._note_retry)
+        self._moments_lock = threading.Lock()
         self._retries_before: int = journal.fact("retries", 0)
         self.run_id: str = journal.fact("run_id")
         self._reopen_staged()
@@ -334,10 +336,22 @@ class Execution:
             meter.note,
         )
         try:
-            with self._bulk_load():
+            with self.source.snapshot(self._note_moment), self._bulk_load():
                 copier.run()
         finally:
             meter.end()
+
+    def _note_moment(self, moment: str, why: str) -> None:
+        """Keep as of when the source is read; of a resumed run every part has its own."""
+        with self._moments_lock:
+            moments = self.journal.fact("source_moments", [])
+            if not why and moments:
+                why = "the run was resumed"
+            self.journal.keep(
+                "source snapshot",
+                {"as_of": moment, "why": why},
+                source_moments=[*moments, [moment, why]],
+            )
 
     def _strangers(self) -> Strangers:
         """What the target holds, as far as it can be known before the copy, that is not ours.

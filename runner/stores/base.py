@@ -235,6 +235,16 @@ class Store(ABC):
         del id_kind  # most stores hold the same ids in every collection
         return self.capabilities.ids
 
+    def snapshot(self, note: Callable[[str, str], None]) -> AbstractContextManager[None]:
+        """While open, every `scan` reads the collection as of one moment, if it can be.
+
+        Args:
+            note: Told, from any thread, of each moment (UTC) that is read as of and why it is
+                another one than before; of no moment (``""``) and why, where there is none.
+        """
+        del note
+        return nullcontext()
+
     def known_as(self) -> str | None:
         """What the server calls the collection that exists, the same however a plan reaches
         it; None where it does not say.

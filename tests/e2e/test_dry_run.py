@@ -224,7 +224,7 @@ def test_only_what_the_plan_drops_is_said_to_be_dropped(places: Places, cli: Cli
     places.fill(places.options("files", "source"), records(2).with_(metadata=Metadata.of(own)))
     path = places.plan(
         places.options("files", "source"), places.options("chroma", "target"),
-        transforms=[{"drop": ["gone"]}],
+        transforms=[{"drop": ["gone"]}], unsupported="refuse",
     )  # fmt: skip
     tried = load_plan(path).dry_run()
     assert tried.exit_code == 3
