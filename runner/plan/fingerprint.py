@@ -15,7 +15,10 @@ from runner.stores.base import Location
 # What of a side decides about what is read or made, beyond the identity that its store tells.
 # Addresses and credentials are not among them: a server may move and a key be renewed
 # between a run and its resume.
-_DECIDING = ("where", "columns", "vectors", "document_field", "metric", "index", "namespaces")
+_DECIDING = (
+    "where", "columns", "vectors", "document_field", "metric", "index", "namespaces",
+    "filter_indexes", "metadata_key", "layout",
+)  # fmt: skip
 
 
 def fingerprint(document: PlanDocument, *, transforms_code: str, extra: Mapping[str, Any]) -> str:

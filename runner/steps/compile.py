@@ -321,6 +321,13 @@ def _shape_faults(document: PlanDocument, found: Preflight, target: Capabilities
             )
     if found.target_spec is not None and document.if_exists is IfExists.APPEND:
         faults += _append_faults(document, found, found.target_spec)
+    if not target.typed_fields:
+        faults += [
+            _fault(document, CapabilityError, f"fields.{name}.type", "the target types no fields",
+                   f"leave it out; a transform such as `cast: {{{name}: int}}` changes values")
+            for name, policy in document.fields.items()
+            if policy.type is not None
+        ]  # fmt: skip
     return faults
 
 
@@ -491,6 +498,16 @@ def _warnings(document: PlanDocument, found: Preflight) -> list[Remark]:
             if not changed and not failed:
                 what = f"matched nothing in the {found.before.records:,} records looked at"
                 warnings.append(Remark(document.place(path), what))
+    if not makes:
+        warnings += [
+            Remark(
+                document.place(path),
+                f"{found.collection.name} exists and is appended to: it stays as it is",
+                "leave it out",
+            )
+            for path in ("target.filter_indexes", *_typed(document))
+            if path in document.positions
+        ]
     if found.dead_letters and len(found.dead_letters) <= document.validation.max_dead_letters:
         what = f"{len(found.dead_letters):,} of {found.before.records:,} records looked at "
         warnings.append(Remark("", what + "would be set aside", "the plan allows that"))
@@ -507,6 +524,10 @@ def _warnings(document: PlanDocument, found: Preflight) -> list[Remark]:
             )
         )
     return warnings
+
+
+def _typed(document: PlanDocument) -> list[str]:
+    return [f"fields.{name}.type" for name, each in document.fields.items() if each.type]
 
 
 # steps

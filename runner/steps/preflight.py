@@ -36,6 +36,7 @@ from runner.model import (
     VectorSpec,
 )
 from runner.plan.model import IdPolicy, IfExists, OnError, PlanDocument, TransformStep
+from runner.steps.filters import choose_filters
 from runner.steps.inventory import Inventory, take_inventory
 from runner.stores.base import CanSwap, Source, Store, Target
 from runner.stores.whereabouts import overlap
@@ -181,15 +182,26 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         after=Inventory(),
         read_per_s=read_per_s,
     )
-    found.findings = [
-        *(("source", each) for each in source.findings()),
-        *(("target", each) for each in target.findings()),
-        *(("target", each) for each in proposal.findings),
-    ]
     preparation = preparation_for(
         document, target, found.collection, id_map, names, namespaces, collect_failures=True
     )
     _prepare_sample(found, preparation, sample)
+    filters = choose_filters(
+        document,
+        (source_spec, source.capabilities),
+        target.capabilities,
+        (found.before, found.after),
+        preparation.chain.effects,
+    )
+    if filters.made is not None and kept_spec is None:
+        found.wanted = replace(wanted, filterable=filters.made)
+        found.proposal = target.propose(found.wanted, count, count * average)
+    found.findings = [
+        *(("source", each) for each in source.findings()),
+        *(("target", each) for each in target.findings()),
+        *(("target", each) for each in found.proposal.findings),
+        *(("target", each) for each in filters.findings if kept_spec is None),
+    ]
     _judge_mapped_ids(found, source, preparation, target)
     if appends and found.target_count:
         found.collisions = _collisions(source, preparation, target)
@@ -440,10 +452,16 @@ def _wanted(
         vectors=vectors,
         index=_wanted_index(asked, spec.index, same_store),
         id_kind=census.kind if id_map.keeps else _kind_after(id_map.kind),
-        fields=spec.fields if same_store else {},
+        fields={**(spec.fields if same_store else {}), **_types(document)},
+        filterable=spec.filterable if same_store else None,
         extra=spec.extra if same_store else {},
         namespaces=_kind_of_namespaces(namespaces),
     )
+
+
+def _types(document: PlanDocument) -> dict[str, str]:
+    """The types that the plan gives to fields, in the target's words."""
+    return {name: each.type for name, each in document.fields.items() if each.type is not None}
 
 
 def _kind_of_namespaces(namespaces: Iterable[str]) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import shutil
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -55,6 +56,7 @@ from runner.model import (
     VectorSpec,
 )
 from runner.stores.base import Access, Location, Target
+from runner.stores.qdrant_payloads import PayloadLayout
 from runner.stores.qdrant_points import (
     COSINE_TOLERANCE,
     METRICS,
@@ -246,8 +248,8 @@ class QdrantStore(Target):
 
     @property
     def reserved_keys(self) -> frozenset[str]:
-        """The payload field that holds documents."""
-        return frozenset({self._document_field})
+        """The payload field that holds documents, where metadata lie beside it."""
+        return self._layout.reserved_keys
 
     def _ranged(
         self, start: Id | None, upper: str | None, limit: int, select: Select, namespace: str
@@ -444,7 +446,7 @@ class QdrantStore(Target):
             if not is_id(each)
         }
         failed.update(bad_vectors(columns, chosen))
-        payloads, clashing = self._payloads(batch)
+        payloads, clashing = self._layout.packed(batch.metadata.objects(), batch.documents)
         failed.update(clashing)
         reasons = self._upsert(
             batch.ids, prepared_columns(columns, chosen), payloads, failed, batch.namespace
@@ -456,22 +458,6 @@ class QdrantStore(Target):
                 f"are written; the first: {next(iter(named))!r}: {next(iter(named.values()))}",
                 named,
             )
-
-    def _payloads(self, batch: Batch) -> tuple[list[dict[str, Any]], dict[int, str]]:
-        """Metadata with the documents put in; row → reason where the field is taken."""
-        objects, field = batch.metadata.objects(), self._document_field
-        if not any(each is not None for each in batch.documents):
-            return objects, {}
-        failed = {}
-        payloads = []
-        for row, (each, document) in enumerate(zip(objects, batch.documents, strict=True)):
-            if document is None:
-                payloads.append(each)
-                continue
-            if field in each:
-                failed[row] = f"its metadata has a field {field!r}, where its document goes"
-            payloads.append({**each, field: document})
-        return payloads, failed
 
     # What each way of reaching Qdrant gives
 
@@ -640,14 +626,8 @@ class QdrantStore(Target):
         namespace: str = "",
     ) -> Batch:
         """Columns as *select* asks for them; takes *payloads* apart in place."""
-        n, field = len(ids), self._document_field
-        documents: list[str | None] = [None] * n
-        for row, payload in enumerate(payloads):
-            document = payload.get(field)
-            # Whatever is not text under that name is ordinary metadata.
-            if type(document) is str:
-                del payload[field]
-                documents[row] = document
+        n = len(ids)
+        documents, metadata = self._layout.unpacked(payloads)
         vectors: dict[str, FloatArray] = {}
         sparse: dict[str, list[SparseVector | None]] = {}
         multi: dict[str, list[FloatArray | None]] = {}
@@ -669,7 +649,7 @@ class QdrantStore(Target):
             ids=ids,
             vectors=vectors,
             documents=documents if Select.DOCUMENTS in select else [None] * n,
-            metadata=Metadata(objects=payloads if Select.METADATA in select else [{} for _ in ids]),
+            metadata=Metadata(objects=metadata if Select.METADATA in select else [{} for _ in ids]),
             namespace=namespace,
             present=present,
             sparse=sparse,
@@ -681,7 +661,11 @@ class QdrantStore(Target):
 
     @property
     def _document_field(self) -> str:
-        return str(self._option("document_field") or "document")
+        return self._layout.document_field
+
+    @cached_property
+    def _layout(self) -> PayloadLayout:
+        return PayloadLayout.of(self.location.options)
 
     @property
     def _collection_name(self) -> str:

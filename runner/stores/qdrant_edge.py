@@ -395,7 +395,7 @@ class QdrantEdge(QdrantStore):
     def _with_payload(self, select: Select) -> bool | list[str]:
         if Select.METADATA in select:
             return True
-        return [self._document_field] if Select.DOCUMENTS in select else False
+        return [*self._layout.document_fields] if Select.DOCUMENTS in select else False
 
     def _of(self, records: Sequence[Any], select: Select) -> Batch:
         ids = [_id(each.id) for each in records]

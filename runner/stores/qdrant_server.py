@@ -583,7 +583,7 @@ class QdrantServer(QdrantStore):
     def _want(self, select: Select) -> Want:
         payload: bool | tuple[str, ...] = Select.METADATA in select
         if not payload and Select.DOCUMENTS in select:
-            payload = (self._document_field,)
+            payload = self._layout.document_fields
         if Select.VECTORS not in select:
             return Want((), False, payload)
         return Want(self._vectors, self._knows_all, payload)

@@ -22,6 +22,8 @@ from tests.servers import chroma, outside, postgres, weaviate
 
 DIM = 16
 EMBEDDED = ["chroma", "faiss", "qdrant-edge", "files", "jsonl"]
+NEEDS_UUIDS = ("qdrant", "weaviate")
+"""How the names of those begin whose ids are UUIDs."""
 STORES = [
     "chroma",
     "pgvector",
