@@ -24,6 +24,7 @@ from runner.model import (
     CollectionSpec,
     Endpoint,
     Fidelity,
+    FilterKind,
     Severity,
     VectorKind,
 )
@@ -695,9 +696,13 @@ def _row(
     )
 
 
-def field_rows(inventory: Inventory) -> list[FieldRow]:
-    """The fields of one side, as they are."""
-    return [_row(name, each, inventory, "", "") for name, each in inventory.fields.items()]
+def field_rows(inventory: Inventory, filterable: Mapping[str, FilterKind]) -> list[FieldRow]:
+    """The fields of one side, as they are, and which of them have a filter index."""
+    notes = {name: f"filter index: {kind}" for name, kind in filterable.items()}
+    return [
+        _row(name, each, inventory, "", notes.get(name, ""))
+        for name, each in inventory.fields.items()
+    ]
 
 
 def loss_rows(

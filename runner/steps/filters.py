@@ -126,7 +126,9 @@ def _unknown(name: str, after: Inventory) -> Finding:
 
 def _left_without(names: Sequence[str], source: Capabilities, target: Capabilities) -> Finding:
     """Lost where somebody declared them; no more than to be known where a store has them all."""
-    what = f"the source filters by an index on {shown_list(sorted(names))}; the target would not"
+    what = (
+        f"the source filters by an index on {shown_list(sorted(names), 20)}; the target would not"
+    )
     hint = ""
     if target.filters is Filters.DECLARED:
         hint = "`target.filter_indexes: auto` makes them, a list makes some"

@@ -34,6 +34,7 @@ from runner.model import (
     Select,
     VectorKind,
     VectorSpec,
+    Workload,
 )
 from runner.plan.model import IdPolicy, IfExists, OnError, PlanDocument, TransformStep
 from runner.steps.filters import choose_filters
@@ -44,6 +45,7 @@ from runner.transform_loader import Chain, load_chain
 from runner.words import named_list, plural
 
 SAMPLE = 1000
+_SHOWN_PROBLEMS = 5
 _INDEX_PARAMS = ("m", "ef_construction", "ef_search", "lists", "probes")
 
 
@@ -153,7 +155,7 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
     # what was found over all records is what the copy does, whatever comes to the source later
     id_map = replace(id_map, restore=ids_back)
     names = vector_names(source_spec, kept_spec, named=target.capabilities.named_vectors)
-    homes = map(namespaces.on_target, census.namespaces)
+    homes = [*dict.fromkeys(map(namespaces.on_target, census.namespaces))]
     wanted = _wanted(document, source, source_spec, target, id_map, made, names, homes)
     average = take_inventory(sample).average_record_bytes
     proposal = (
@@ -161,6 +163,7 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         if kept_spec is not None
         else target.propose(wanted, count, count * average)
     )
+    workload = _workload(document, source_spec, count, average)
     found = Preflight(
         source_spec=source_spec,
         source_count=count,
@@ -201,12 +204,48 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         *(("target", each) for each in target.findings()),
         *(("target", each) for each in found.proposal.findings),
         *(("target", each) for each in filters.findings if kept_spec is None),
+        *(("target", each) for each in _namespace_findings(target, homes)),
+        *(("source", each) for each in source.workload_findings(workload)),
+        *(("target", each) for each in target.workload_findings(workload)),
     ]
     _judge_mapped_ids(found, source, preparation, target)
     if appends and found.target_count:
         found.collisions = _collisions(source, preparation, target)
     found.query_problem = _query_problem(document, source_spec, census)
     return found
+
+
+def _workload(
+    document: PlanDocument, spec: CollectionSpec, count: int, average_bytes: int
+) -> Workload:
+    validation = document.validation
+    records = count if document.limit is None else min(count, document.limit)
+    queries = validation.queries
+    return Workload(
+        records=records,
+        size_bytes=records * average_bytes,
+        dims=sum(each.dim for each in spec.dense.values()),
+        batches=-(-records // document.batch_size.records),
+        read_back={"every_batch": records, "sample": -(-records // 10), "none": 0}[
+            validation.checksum
+        ],
+        lists_ids=validation.ids,
+        sampled=min(records, validation.metadata_sample),
+        queries=0 if queries is None else queries.sample or 0,
+        k=0 if queries is None else queries.k,
+    )
+
+
+def _namespace_findings(target: Target, homes: Iterable[str]) -> Iterator[Finding]:
+    """What keeps records from lying where they are to go."""
+    problems = [problem for each in homes if (problem := target.namespace_problem(each))]
+    for problem in problems[:_SHOWN_PROBLEMS]:
+        yield Finding(
+            f"{target.name}: {problem}",
+            "choose in the source, or keep each record's namespace in a metadata field: "
+            "`namespace_to: {field: namespace}`",
+            key="namespace_to",
+        )
 
 
 def refuse_one_place(document: PlanDocument, source: type[Store], target: type[Store]) -> None:
