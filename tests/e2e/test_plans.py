@@ -252,6 +252,15 @@ def show_replace_in_place(served: Places, plan: Plan, _result: RunResult) -> Non
     assert sql(served, tables) == [("docstrings",)]
 
 
+def show_one_collection_each(served: Places, plan: Plan, result: RunResult) -> None:
+    assert result.records == 24
+    there = {"store": "chroma", "path": ".demo/tickets_apart"}
+    for priority in "1234":
+        assert len(served.read({**there, "collection": f"tickets_p{priority}"})) == 6
+    undone = plan.rollback(confirmed=True)
+    assert (undone.action, undone.removed) == ("drop", 24)
+
+
 def in_weaviate(served: Places) -> None:
     """As an application may have it: named by UUIDs, each with its own name in a property."""
     with served.opened(served.options("weaviate", "Docstrings"), Access.WRITE) as collection:
@@ -289,6 +298,7 @@ SHIPPED = {
     "export-to-parquet": Shipped(in_the_table_of_quickstart, show_export_to_parquet),
     "import-jsonl": Shipped(lambda _: None, show_import_jsonl),
     "replace-in-place": Shipped(in_a_table_with_old_contents, show_replace_in_place),
+    "one_collection_each": Shipped(lambda _: None, show_one_collection_each),
     "weaviate_to_faiss": Shipped(in_weaviate, show_weaviate_to_faiss),
 }
 
