@@ -96,6 +96,7 @@ class Location:
 # Each is refused on a store that was opened for reading; see Store.__init_subclass__.
 _MUTATORS = (
     "create",
+    "complete",
     "write",
     "delete",
     "bulk_load",
@@ -328,6 +329,9 @@ class Target(Store):
         Raises:
             CollectionMismatchError: It exists already.
         """
+
+    def complete(self, spec: CollectionSpec) -> None:
+        """Make what a `create` that broke off left out; nothing where that is one act."""
 
     @abstractmethod
     def write(self, batch: Batch, *, fresh: bool = False) -> None:
