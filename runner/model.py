@@ -113,6 +113,7 @@ class Filters(StrEnum):
 
     DECLARED = "declared"  # those that are asked for
     ALWAYS = "always"  # every field that it can filter by
+    ADJUSTABLE = "adjustable"  # all of them, but where some are asked for only those
     NONE = "none"
 
 

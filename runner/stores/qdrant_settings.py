@@ -33,8 +33,8 @@ from runner.stores.qdrant_points import METRICS, all_vectors
 
 __all__ = [
     "MAX_DIM", "carried", "collection_settings", "filterable_of", "index_settings", "key_of",
-    "name_problem", "placed_indexes", "proposed_names", "summary_of", "vector_findings",
-    "vector_settings", "wanted_indexes",
+    "name_problem", "placed_indexes", "proposed_extra", "proposed_names",
+    "summary_of", "vector_findings", "vector_settings", "wanted_indexes",
 ]  # fmt: skip
 
 MAX_DIM = 65_536
@@ -182,6 +182,17 @@ def carried(found: Mapping[str, Any], chosen: Iterable[str]) -> dict[str, Any]:
         **(found.get("extra") or {}),
     }
     return {name: each for name, each in everything.items() if each}
+
+
+def proposed_extra(extra: Mapping[str, Any], *, sharded: bool) -> dict[str, Any]:
+    """What a wanted collection takes over; *sharded*: whether namespaces become shard keys."""
+    taken = {key: each for key, each in extra.items() if key not in ("vector_name", "shard_keys")}
+    settings = dict(taken.pop("settings", None) or {})
+    settings.pop("sharding_method", None)
+    if sharded:
+        settings["sharding_method"] = "custom"
+        taken["shard_keys"] = list(extra.get("shard_keys") or ())
+    return {**taken, "settings": settings} if settings else taken
 
 
 def collection_settings(spec: CollectionSpec, *, common_index: bool) -> dict[str, Any]:

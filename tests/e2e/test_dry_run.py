@@ -219,8 +219,8 @@ def test_documents_and_vectors_that_a_transform_changes_are_in_the_loss_report(
 
 
 def test_only_what_the_plan_drops_is_said_to_be_dropped(places: Places, cli: Cli) -> None:
-    """Not what only records have that do not fit; an empty key has a share as others have."""
-    own = [{"a": 1, "gone": 2}, {"a": 1, "": 3, "odd": 4}]
+    """Not what only records have that do not fit."""
+    own = [{"a": 1, "gone": 2}, {"a": 1, "deep": {"b": 3}, "odd": 4}]
     places.fill(places.options("files", "source"), records(2).with_(metadata=Metadata.of(own)))
     path = places.plan(
         places.options("files", "source"), places.options("chroma", "target"),
@@ -230,7 +230,7 @@ def test_only_what_the_plan_drops_is_said_to_be_dropped(places: Places, cli: Cli
     assert tried.exit_code == 3
     unfit = "only in records that do not fit"
     assert {each.name: each.note for each in tried.fields} == {
-        "a": "kept", "gone": "dropped by the plan", "": unfit, "odd": unfit,
+        "a": "kept", "gone": "dropped by the plan", "deep": unfit, "odd": unfit,
     }  # fmt: skip
     found = cli("run", "plan.yaml", "--dry-run", "--format", "markdown")
     lines = [line for line in found.stdout.splitlines() if unfit in line]
