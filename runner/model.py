@@ -51,6 +51,7 @@ __all__ = [
     "SparseVector",
     "VectorKind",
     "VectorSpec",
+    "Workload",
 ]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float32]
@@ -512,6 +513,33 @@ class Finding:
     hint: str = ""
     severity: Severity = Severity.PROBLEM
     key: str = ""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a run will ask of one of its stores, as far as the plan tells.
+
+    Attributes:
+        records: How many are copied; *size_bytes*: what they hold, by `Batch.size_bytes`.
+        dims: Components of a record's dense vectors, all together.
+        batches: In how many writes.
+        read_back: How many of them are read from the target again, batch by batch.
+        lists_ids: Whether the checks list the ids at both ends.
+        sampled: How many records a check fetches from both ends.
+        queries: How many searches a check asks at both ends; it reads the source's vectors once
+            more, to know the exact answers.  Questions of a file are not counted.
+        k: How many neighbours each of them asks for.
+    """
+
+    records: int
+    size_bytes: int
+    dims: int
+    batches: int
+    read_back: int
+    lists_ids: bool
+    sampled: int
+    queries: int
+    k: int
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,10 @@ from runner.stores.base import Location
 # What of a side decides about what is read or made, beyond the identity that its store tells.
 # Addresses and credentials are not among them: a server may move and a key be renewed
 # between a run and its resume.
-_DECIDING = ("where", "columns", "vectors", "document_field", "metric", "index", "namespaces")
+_DECIDING = (
+    "where", "columns", "vectors", "document_field", "metric", "index", "namespaces",
+    "filter_indexes", "metadata_key", "layout", "tenants", "inactive_tenants",
+)  # fmt: skip
 
 
 def fingerprint(document: PlanDocument, *, transforms_code: str, extra: Mapping[str, Any]) -> str:
@@ -30,8 +33,8 @@ def fingerprint(document: PlanDocument, *, transforms_code: str, extra: Mapping[
             ``endpoint(location).identity``, schemas.
     """
     deciding = {
-        "source": _side(document.source),
-        "target": _side(document.target),
+        "source": moved_along(_side(document.source), document.path.parent),
+        "target": moved_along(_side(document.target), document.path.parent),
         "limit": document.limit,
         "ids": [document.ids.kind, document.ids.field],
         "namespace_to": [document.namespace_to.kind, document.namespace_to.field],
@@ -39,6 +42,8 @@ def fingerprint(document: PlanDocument, *, transforms_code: str, extra: Mapping[
             name: [policy.type, policy.unsupported] for name, policy in document.fields.items()
         },
         "unsupported": document.unsupported,
+        # left out where it is not asked for: runs that were begun before there was such a key
+        **({"keep_norm": True} if document.keep_norm else {}),
         "transforms": [[step.name, step.args, step.on_error] for step in document.transforms],
         "code": transforms_code,
         "extra": moved_along(extra, document.path.parent),

@@ -16,7 +16,7 @@ from typing import Any
 
 from runner.errors import PlanError, Problem
 from runner.model import BatchSize
-from runner.plan import addresses, schema, yaml_text
+from runner.plan import addresses, layouts, schema, yaml_text
 from runner.plan.interpolate import Values, read_file
 from runner.plan.model import (
     FieldPolicy,
@@ -308,6 +308,7 @@ class _Plan:
             namespace_to=_namespace_to(plan.get("namespace_to")),
             fields={name: _field(policy) for name, policy in plan.get("fields", {}).items()},
             unsupported=_unsupported(plan),
+            keep_norm=plan.get("keep_norm", False),
             allow=frozenset(Hazard(word) for word in plan.get("allow", ())),
             limit=min(limits, default=None),
             state_dir=Path(state_dir) if state_dir else None,
@@ -430,7 +431,7 @@ def _name_of(path: Path) -> str:
 
 def _location(side: str, plan: Mapping[str, Any], shape: Shape) -> Location:
     keys = plan[side]
-    options = {**shape.at(side, keys).defaults(), **keys}
+    options = {**shape.at(side, keys).defaults(), **keys, **layouts.options_of(keys)}
     return Location(
         store=keys["store"],
         options={key: each for key, each in options.items() if key not in _NOT_OPTIONS},

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from runner.copy.dead_letters import DeadLetterRow
-from runner.copy.fit import INTEGER_FIELDS, JSON_FIELDS, Loss
+from runner.copy.fit import BESIDE, COMPANIONS, FIELDS, Loss
 from runner.copy.ids import ORIGINAL_ID, RUNNER_ID, RUNNER_NAMESPACE, IdMap, NamespaceMap
+from runner.copy.norms import scaled
 from runner.copy.prepare import RESTORED, namespace_restored
 from runner.errors import CapabilityError, HazardError, PlanError, RunnerError, TransformError
 from runner.jsonvalues import ValueKind
@@ -23,6 +24,7 @@ from runner.model import (
     CollectionSpec,
     Endpoint,
     Fidelity,
+    FilterKind,
     Severity,
     VectorKind,
 )
@@ -199,7 +201,7 @@ def compile_plan(
         steps=steps,
         faults=tuple(faults),
         warnings=tuple(_warnings(document, found)),
-        notes=tuple(_remarks(document, found, Severity.NOTE)),
+        notes=tuple(_notes(document, found, target[0].store)),
         hazards=hazards,
         fields=tuple(_field_rows(found, effects)),
         losses=tuple(
@@ -320,6 +322,13 @@ def _shape_faults(document: PlanDocument, found: Preflight, target: Capabilities
             )
     if found.target_spec is not None and document.if_exists is IfExists.APPEND:
         faults += _append_faults(document, found, found.target_spec)
+    if not target.typed_fields:
+        faults += [
+            _fault(document, CapabilityError, f"fields.{name}.type", "the target types no fields",
+                   f"leave it out; a transform such as `cast: {{{name}: int}}` changes values")
+            for name, policy in document.fields.items()
+            if policy.type is not None
+        ]  # fmt: skip
     return faults
 
 
@@ -469,6 +478,14 @@ def _remarks(document: PlanDocument, found: Preflight, severity: Severity) -> li
     ]
 
 
+def _notes(document: PlanDocument, found: Preflight, target: str) -> list[Remark]:
+    notes = _remarks(document, found, Severity.NOTE)
+    if document.keep_norm and not scaled(found.collection.vectors):
+        what = f"{target} gives these vectors back as long as they were: there is no length to keep"
+        notes.append(Remark(document.place("keep_norm"), what))
+    return notes
+
+
 def _warnings(document: PlanDocument, found: Preflight) -> list[Remark]:
     warnings = _remarks(document, found, Severity.WARNING)
     makes = found.target_spec is None or document.if_exists is IfExists.REPLACE
@@ -482,6 +499,16 @@ def _warnings(document: PlanDocument, found: Preflight) -> list[Remark]:
             if not changed and not failed:
                 what = f"matched nothing in the {found.before.records:,} records looked at"
                 warnings.append(Remark(document.place(path), what))
+    if not makes:
+        warnings += [
+            Remark(
+                document.place(path),
+                f"{found.collection.name} exists and is appended to: it stays as it is",
+                "leave it out",
+            )
+            for path in ("target.filter_indexes", *_typed(document))
+            if path in document.positions
+        ]
     if found.dead_letters and len(found.dead_letters) <= document.validation.max_dead_letters:
         what = f"{len(found.dead_letters):,} of {found.before.records:,} records looked at "
         warnings.append(Remark("", what + "would be set aside", "the plan allows that"))
@@ -498,6 +525,10 @@ def _warnings(document: PlanDocument, found: Preflight) -> list[Remark]:
             )
         )
     return warnings
+
+
+def _typed(document: PlanDocument) -> list[str]:
+    return [f"fields.{name}.type" for name, each in document.fields.items() if each.type]
 
 
 # steps
@@ -635,14 +666,14 @@ def _fate(
 
 def _why_gone(name: str, summary: FieldSummary, found: Preflight) -> str:
     restored = {each.field for each in found.losses if each.policy == RESTORED}
-    if (name in (ORIGINAL_ID, RUNNER_ID) and "id" in restored) or (
-        name in (JSON_FIELDS, INTEGER_FIELDS) and restored
-    ):
+    if (name in (ORIGINAL_ID, RUNNER_ID) and "id" in restored) or (name in COMPANIONS and restored):
         return RESTORED
     if namespace_restored(name) in found.losses or (
         name == RUNNER_NAMESPACE and "namespace" in restored
     ):
         return RESTORED
+    if any(each.field == name and each.what == BESIDE for each in found.losses):
+        return f"kept in {FIELDS}"
     if ValueKind.OBJECT in summary.kinds and any(
         each.startswith(f"{name}.") for each in found.after.fields
     ):
@@ -665,9 +696,13 @@ def _row(
     )
 
 
-def field_rows(inventory: Inventory) -> list[FieldRow]:
-    """The fields of one side, as they are."""
-    return [_row(name, each, inventory, "", "") for name, each in inventory.fields.items()]
+def field_rows(inventory: Inventory, filterable: Mapping[str, FilterKind]) -> list[FieldRow]:
+    """The fields of one side, as they are, and which of them have a filter index."""
+    notes = {name: f"filter index: {kind}" for name, kind in filterable.items()}
+    return [
+        _row(name, each, inventory, "", notes.get(name, ""))
+        for name, each in inventory.fields.items()
+    ]
 
 
 def loss_rows(
@@ -686,15 +721,18 @@ def loss_rows(
         specs: ``source`` and ``target``, as far as they are known.
     """
     rows = []
+    scaled_before = {each.field for each in losses if each.policy == "keep_norm"}
     given = specs.get("source")
     for name, what in (given.extra.get(TYPED, {}) if given else {}).items():
         rows.append(LossRow(name, what, None, looked_at, "store", reversible=False))
     for side, store in (("source", source), ("target", target)):
         spec = specs.get(side)
-        for name, vector in (spec.vectors if spec else {}).items():
+        for name, vector in spec.vectors.items() if spec else ():
             what = _vector_loss(store, vector.fidelity, vector.dtype, side)
             if what:
                 label = f"vector {name}" if name else "vector"
+                if side == "target" and label in scaled_before:
+                    continue
                 rows.append(LossRow(label, what, None, looked_at, "store", reversible=False))
     rows += [
         LossRow(each.field, each.what, count, looked_at, each.policy, each.reversible)

@@ -13,6 +13,7 @@ from typing import Any, assert_never
 from runner.model import (
     CollectionSpec,
     Fidelity,
+    FilterKind,
     IdRule,
     IndexSpec,
     Metric,
@@ -183,7 +184,7 @@ def spec_to_json(spec: CollectionSpec) -> dict[str, Any]:
 
 def spec_from_json(found: Mapping[str, Any]) -> CollectionSpec:
     """The spec that `spec_to_json` made."""
-    index = found["index"]
+    index, filterable = found["index"], found["filterable"]
     return CollectionSpec(
         name=found["name"],
         vectors={
@@ -200,6 +201,7 @@ def spec_from_json(found: Mapping[str, Any]) -> CollectionSpec:
         index=IndexSpec(index["type"], index["params"]) if index else None,
         id_kind=found["id_kind"],
         fields=found["fields"],
+        filterable=filterable and {name: FilterKind(kind) for name, kind in filterable.items()},
         extra=found["extra"],
         room=_room_from_json(found["room"]),
         namespaces=found["namespaces"],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow.parquet as parquet
@@ -34,9 +34,11 @@ from runner.model import (
     Select,
     VectorKind,
     VectorSpec,
+    Workload,
 )
 from runner.plan.model import IdPolicy, IfExists, OnError, PlanDocument, TransformStep
 from runner.steps.divided import DividedTarget
+from runner.steps.filters import choose_filters
 from runner.steps.inventory import Inventory, take_inventory
 from runner.stores.base import CanSwap, Source, Store, Target
 from runner.stores.whereabouts import overlap
@@ -44,6 +46,7 @@ from runner.transform_loader import Chain, load_chain
 from runner.words import named_list, plural
 
 SAMPLE = 1000
+_SHOWN_PROBLEMS = 5
 _INDEX_PARAMS = ("m", "ef_construction", "ef_search", "lists", "probes")
 
 
@@ -149,13 +152,20 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         and _leaves_namespaces(namespaces, census)
         and bool(take_census(lambda: (("", ids) for _, ids in pages())).duplicates)
     )
-    made = take_census(lambda: (_distinct(*page) for page in pages())) if distinct else census
+
+    def made_pages() -> Iterator[tuple[str, list[Id]]]:
+        return (_distinct(*page) for page in pages()) if distinct else pages()
+
+    made = take_census(made_pages) if distinct else census
+    meet = kind == "auto" and made.kind == "mixed" and _meet_as_text(made_pages)
     rule = _id_rule(target, kept_spec, made.kind if kind in ("auto", "keep") else _kind_after(kind))
-    id_map, id_problems = choose(document.ids, made, rule, target.name, distinct=distinct)
+    id_map, id_problems = choose(
+        document.ids, made, rule, target.name, distinct=distinct, meet_as_text=meet
+    )
     # what was found over all records is what the copy does, whatever comes to the source later
     id_map = replace(id_map, restore=ids_back)
     names = vector_names(source_spec, kept_spec, named=target.capabilities.named_vectors)
-    homes = map(namespaces.on_target, census.namespaces)
+    homes = [*dict.fromkeys(map(namespaces.on_target, census.namespaces))]
     wanted = _wanted(document, source, source_spec, target, id_map, made, names, homes)
     average = take_inventory(sample).average_record_bytes
     proposal = (
@@ -163,6 +173,7 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         if kept_spec is not None
         else target.propose(wanted, count, count * average)
     )
+    workload = _workload(document, source_spec, count, average)
     found = Preflight(
         source_spec=source_spec,
         source_count=count,
@@ -185,20 +196,67 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         read_per_s=read_per_s,
         collections=target.collections if isinstance(target, DividedTarget) else {},
     )
-    found.findings = [
-        *(("source", each) for each in source.findings()),
-        *(("target", each) for each in target.findings()),
-        *(("target", each) for each in proposal.findings),
-    ]
     preparation = preparation_for(
         document, target, found.collection, id_map, names, namespaces, collect_failures=True
     )
     _prepare_sample(found, preparation, sample)
+    filters = choose_filters(
+        document,
+        (source_spec, source.capabilities),
+        target.capabilities,
+        (found.before, found.after),
+        preparation.chain.effects,
+    )
+    if filters.made is not None and kept_spec is None:
+        found.wanted = replace(wanted, filterable=filters.made)
+        found.proposal = target.propose(found.wanted, count, count * average)
+    found.findings = [
+        *(("source", each) for each in source.findings()),
+        *(("target", each) for each in target.findings()),
+        *(("target", each) for each in found.proposal.findings),
+        *(("target", each) for each in filters.findings if kept_spec is None),
+        *(("target", each) for each in _namespace_findings(target, homes)),
+        *(("source", each) for each in source.workload_findings(workload)),
+        *(("target", each) for each in target.workload_findings(workload)),
+    ]
     _judge_mapped_ids(found, source, preparation, target)
     if appends and found.target_count:
         found.collisions = _collisions(source, preparation, target)
     found.query_problem = _query_problem(document, source_spec, census)
     return found
+
+
+def _workload(
+    document: PlanDocument, spec: CollectionSpec, count: int, average_bytes: int
+) -> Workload:
+    validation = document.validation
+    records = count if document.limit is None else min(count, document.limit)
+    queries = validation.queries
+    return Workload(
+        records=records,
+        size_bytes=records * average_bytes,
+        dims=sum(each.dim for each in spec.dense.values()),
+        batches=-(-records // document.batch_size.records),
+        read_back={"every_batch": records, "sample": -(-records // 10), "none": 0}[
+            validation.checksum
+        ],
+        lists_ids=validation.ids,
+        sampled=min(records, validation.metadata_sample),
+        queries=0 if queries is None else queries.sample or 0,
+        k=0 if queries is None else queries.k,
+    )
+
+
+def _namespace_findings(target: Target, homes: Iterable[str]) -> Iterator[Finding]:
+    """What keeps records from lying where they are to go."""
+    problems = [problem for each in homes if (problem := target.namespace_problem(each))]
+    for problem in problems[:_SHOWN_PROBLEMS]:
+        yield Finding(
+            f"{target.name}: {problem}",
+            "choose in the source, or keep each record's namespace in a metadata field: "
+            "`namespace_to: {field: namespace}`",
+            key="namespace_to",
+        )
 
 
 def refuse_one_place(document: PlanDocument, source: type[Store], target: type[Store]) -> None:
@@ -249,6 +307,7 @@ def preparation_for(
         document.unsupported,
         target.id_rule(collection.id_kind),
         collection.room,
+        document.keep_norm,
     )
     return Preparation(chain, id_map, fitting, vector_names, namespaces)
 
@@ -337,6 +396,12 @@ def _distinct(namespace: str, ids: Sequence[Id]) -> tuple[str, list[Id]]:
     """Ids as they are where namespaces come together and ids of them would meet."""
     mapped = IdMap(distinct=True)
     return "", [mapped.map(each, left=namespace) for each in ids]
+
+
+def _meet_as_text(pages: Callable[[], Iterable[tuple[str, Sequence[Id]]]]) -> bool:
+    """Whether an integer and a text are the same once both are text."""
+    texts = take_census(lambda: ((namespace, list(map(str, ids))) for namespace, ids in pages()))
+    return bool(texts.duplicates)
 
 
 def _differ(ids: Sequence[Id], others: Sequence[Id]) -> bool:
@@ -437,10 +502,16 @@ def _wanted(
         vectors=vectors,
         index=_wanted_index(asked, spec.index, same_store),
         id_kind=census.kind if id_map.keeps else _kind_after(id_map.kind),
-        fields=spec.fields if same_store else {},
+        fields={**(spec.fields if same_store else {}), **_types(document)},
+        filterable=spec.filterable if same_store else None,
         extra=spec.extra if same_store else {},
         namespaces=_kind_of_namespaces(namespaces),
     )
+
+
+def _types(document: PlanDocument) -> dict[str, str]:
+    """The types that the plan gives to fields, in the target's words."""
+    return {name: each.type for name, each in document.fields.items() if each.type is not None}
 
 
 def _kind_of_namespaces(namespaces: Iterable[str]) -> str:

@@ -38,6 +38,7 @@ from runner.model import (
     Partition,
     Proposal,
     Select,
+    Workload,
 )
 from runner.stores.whereabouts import Whereabouts
 
@@ -245,6 +246,11 @@ class Store(ABC):
         """What preflight should know of this endpoint, found without writing."""
         return []
 
+    def workload_findings(self, workload: Workload) -> list[Finding]:
+        """What so much work costs here, or goes beyond; found without writing."""
+        del workload  # most stores bill nothing
+        return []
+
     def storage_bytes(self) -> int | None:
         """What the collection takes up in its store, in bytes; None if it does not say."""
         return None
@@ -294,6 +300,11 @@ class Target(Store):
         `CollectionSpec.room` says; found without writing.
         """
         return []
+
+    def namespace_problem(self, namespace: str) -> str:
+        """Why records cannot lie in *namespace* here; empty if they can.  Connects to nothing."""
+        del namespace  # what a collection has room for, its `CollectionSpec.namespaces` says
+        return ""
 
     def can_swap(self) -> bool:
         """Whether a replacement of the collection as it is there can be put in its place

@@ -456,6 +456,12 @@ class PgvectorStore(Target):
             )
         return Proposal(spec, self._summary(spec), tuple(findings))
 
+    def id_rule(self, id_kind: str) -> IdRule:
+        """A key column holds one kind: integers alone are kept, beside text they become text."""
+        if id_kind == "integer":
+            return replace(self.capabilities.ids, strings="none")
+        return replace(self.capabilities.ids, integers=None)
+
     @_mapped
     def append_findings(self) -> list[Finding]:
         """Columns that nobody fills or that fill themselves, triggers, row level security."""

@@ -17,7 +17,8 @@ from runner.stores.qdrant_points import Chosen, Columns
 from runner.stores.qdrant_wire import Rows
 
 __all__ = [
-    "Address", "FullError", "RefusedError", "ShardKey", "Transport", "Want", "certificate_error",
+    "UNKNOWN_VERSION", "Address", "FullError", "RefusedError", "ShardKey", "Transport",
+    "UnknownCallError", "Version", "Want", "certificate_error", "version_of",
 ]  # fmt: skip
 
 _REST_PORT, _GRPC_PORT = 6333, 6334
@@ -29,12 +30,31 @@ class RefusedError(StoreError):
     """The server found the request itself wrong: repeating it changes nothing."""
 
 
+class UnknownCallError(StoreError):
+    """The server does not know this call at all: it is too old."""
+
+
 class FullError(TransientStoreError):
     """Something was exhausted and nobody said for how long: a rate, or a message's size."""
 
 
 ShardKey = str | int
 """A key of a collection with custom sharding."""
+
+Version = tuple[int, int]
+"""Major and minor version of a server."""
+UNKNOWN_VERSION: Version = (99, 0)
+"""Of a server that does not say: it is taken for a new one."""
+
+
+def version_of(text: str) -> Version:
+    """The version that a server names, as ``1.17.0``.
+
+    Raises:
+        ValueError: It is none.
+    """
+    major, minor = text.split(".")[:2]
+    return int(major), int(minor)
 
 
 @dataclass(frozen=True)
@@ -62,6 +82,10 @@ class Transport(Protocol):
 
     request_bytes: int
     """Most bytes of points in one upsert."""
+
+    def version(self) -> Version:
+        """The server's; newer than all where it does not say.  Asked for once."""
+        ...
 
     def info(self, collection: str) -> dict[str, Any] | None:
         """The collection's description; None if it does not exist."""

@@ -22,12 +22,16 @@ from runner.errors import (
 )
 from runner.model import FloatArray, VectorKind
 from runner.stores.qdrant_address import (
+    UNKNOWN_VERSION,
     Address,
     FullError,
     RefusedError,
     ShardKey,
+    UnknownCallError,
+    Version,
     Want,
     certificate_error,
+    version_of,
 )
 from runner.stores.qdrant_points import Chosen, Columns
 from runner.stores.qdrant_wire import Encoder, Rows, decode_rows, replies
@@ -80,6 +84,8 @@ class GrpcTransport:
         channel = self._channel
         self._collections = qdrant.CollectionsStub(channel)  # type: ignore[no-untyped-call]
         self._points = qdrant.PointsStub(channel)  # type: ignore[no-untyped-call]
+        self._health = qdrant.QdrantStub(channel).HealthCheck  # type: ignore[no-untyped-call]
+        self._version: Version | None = None
         self._upsert = channel.unary_unary(
             "/qdrant.Points/Upsert",
             request_serializer=_as_is,
@@ -95,6 +101,16 @@ class GrpcTransport:
             request_serializer=qdrant.GetPoints.SerializeToString,
             response_deserializer=replies.get,
         )
+
+    def version(self) -> Version:
+        """The server's; newer than all where it does not say."""
+        if self._version is None:
+            try:
+                reply = self._call(self._health, qdrant.HealthCheckRequest())
+                self._version = version_of(reply.version)
+            except (UnknownCallError, ValueError):
+                self._version = UNKNOWN_VERSION  # a proxy that passes on other calls only, say
+        return self._version
 
     # Collections
 
@@ -377,6 +393,8 @@ class GrpcTransport:
         if code is _Code.RESOURCE_EXHAUSTED:
             wait_s = _retry_after(error)
             return FullError(what) if wait_s is None else TransientStoreError(what, "", wait_s)
+        if code is _Code.UNIMPLEMENTED:
+            return UnknownCallError(what)
         if code is _Code.UNAVAILABLE and self._address.tls and not self._address.connection.proxy:
             untrusted = certificate_error(self._address, self._address.grpc)
             if untrusted is not None:

@@ -20,7 +20,15 @@ from runner.errors import (
     TransientStoreError,
 )
 from runner.model import FloatArray, VectorKind
-from runner.stores.qdrant_address import Address, RefusedError, ShardKey, Want
+from runner.stores.qdrant_address import (
+    UNKNOWN_VERSION,
+    Address,
+    RefusedError,
+    ShardKey,
+    Version,
+    Want,
+    version_of,
+)
 from runner.stores.qdrant_points import Chosen, Columns, bad_values, plain_columns
 from runner.stores.qdrant_wire import Rows
 
@@ -45,6 +53,7 @@ class RestTransport:
         self._address = address
         scheme = "https" if address.tls else "http"
         host = f"[{address.host}]" if ":" in address.host else address.host
+        self._version: Version | None = None
         self._client = httpx.Client(
             base_url=f"{scheme}://{host}:{address.port}{address.prefix}",
             headers={"content-type": "application/json", **address.headers},
@@ -54,6 +63,20 @@ class RestTransport:
             # The environment's proxies and netrc are nothing that the plan names.
             trust_env=False,
         )
+
+    def version(self) -> Version:
+        """The server's; newer than all where it does not say."""
+        if self._version is None:
+            try:
+                reply = self._client.get("/")
+            except httpx.TransportError as error:
+                raise self._unreachable(error) from error
+            try:
+                self._version = version_of(str(orjson.loads(reply.content)["version"]))
+            except (ValueError, KeyError, TypeError):
+                # a proxy that knows paths below /collections only, say
+                self._version = UNKNOWN_VERSION
+        return self._version
 
     # Collections
 

@@ -29,7 +29,7 @@ from runner.model import (
     Severity,
 )
 from runner.stores.base import Access, Location
-from runner.stores.qdrant import QdrantStore, joined, name_problem
+from runner.stores.qdrant import QdrantStore, joined
 from runner.stores.qdrant_address import (
     Address,
     FullError,
@@ -39,6 +39,7 @@ from runner.stores.qdrant_address import (
     Want,
 )
 from runner.stores.qdrant_grpc import GrpcTransport
+from runner.stores.qdrant_payloads import field_of
 from runner.stores.qdrant_points import (
     SPARSE_SPEC,
     Chosen,
@@ -49,6 +50,7 @@ from runner.stores.qdrant_points import (
     prepared,
 )
 from runner.stores.qdrant_rest import RestTransport
+from runner.stores.qdrant_settings import index_settings, name_problem, placed_indexes
 from runner.stores.qdrant_wire import Rows
 from runner.stores.whereabouts import Whereabouts, host_of
 
@@ -231,13 +233,12 @@ class QdrantServer(QdrantStore):
 
     def _index_fields(self, spec: CollectionSpec) -> None:
         """Make those payload indexes of *spec* that are not there."""
-        wanted = spec.extra.get("payload_indexes") or {}
-        there = self._info().get("payload_schema") or {} if wanted else {}
-        for name, schema in wanted.items():
-            # documents may lie elsewhere here than in the source
-            field = self._document_field if name == spec.extra.get("document_field") else name
-            if field not in there:
-                self._wire.index_field(self._at, field, schema)
+        wanted = placed_indexes(spec, self._layout)
+        schema = self._info().get("payload_schema") or {} if wanted else {}
+        there = {field_of(path) for path in schema}
+        for path, each in wanted.items():
+            if field_of(path) not in there:
+                self._wire.index_field(self._at, path, each)
 
     def can_swap(self) -> bool:
         """Whether the plan's collection is an alias; collections have no other new name."""
@@ -509,8 +510,7 @@ class QdrantServer(QdrantStore):
             for field, each in (found.get("payload_schema") or {}).items()
         }
         extra = {
-            "payload_indexes": {field: _without_nulls(each) for field, each in indexes.items()},
-            "document_field": self._document_field if self._document_field in indexes else None,
+            **index_settings(indexes, self._layout),
             "settings": {k: params[k] for k in _CARRIED_PARAMS if params.get(k) is not None},
             "optimizers": {k: optimizers[k] for k in _CARRIED_OPTIMIZERS if optimizers.get(k)},
             "shard_keys": list((self._shards or {}).values()),
@@ -581,9 +581,7 @@ class QdrantServer(QdrantStore):
         return self._batch(rows.ids, rows.payloads, rows.columns, select, namespace)
 
     def _want(self, select: Select) -> Want:
-        payload: bool | tuple[str, ...] = Select.METADATA in select
-        if not payload and Select.DOCUMENTS in select:
-            payload = (self._document_field,)
+        payload = self._payload_selector(select)
         if Select.VECTORS not in select:
             return Want((), False, payload)
         return Want(self._vectors, self._knows_all, payload)
@@ -656,7 +654,3 @@ def _alias_of(mark: str) -> str:
 
 def _mark_of(alias: str) -> str:
     return bytes.fromhex(alias.removeprefix(_MARK_ALIAS)).decode()
-
-
-def _without_nulls(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if value is not None}

@@ -195,6 +195,10 @@ class Wire:
         """Declare one more property of a class."""
         self._call("POST", f"/schema/{_quoted(name)}/properties", settings)
 
+    def modules(self) -> set[str]:
+        """The modules that the server has: vectorizers, generative ones, rerankers."""
+        return set(self._call("GET", "/meta").get("modules") or ())
+
     def shards(self, name: str) -> list[dict[str, Any]]:
         """The shards of a class on all nodes: objects, vectors that wait to be indexed."""
         found = self._call("GET", f"/nodes/{_quoted(name)}?output=verbose")

@@ -11,13 +11,16 @@ import uuid
 from dataclasses import replace
 
 import numpy as np
+import orjson
 import pytest
+import qdrant_edge as edge
 
 from runner.errors import PartialWriteError, StoreError
 from runner.model import (
     DEFAULT_VECTOR,
     Batch,
     CollectionSpec,
+    FilterKind,
     Metadata,
     Metric,
     Select,
@@ -25,8 +28,9 @@ from runner.model import (
     VectorKind,
     VectorSpec,
 )
-from runner.stores.base import Connection
+from runner.stores.base import Access, Connection
 from runner.stores.qdrant_edge import QdrantEdge
+from runner.stores.qdrant_rest import RestTransport
 from runner.stores.qdrant_server import QdrantServer
 from runner.testing import Place, StoreConformance, make_batch, read_all
 from tests.servers.qdrant_double import QdrantDouble
@@ -110,8 +114,134 @@ def assert_same_vectors(sent: Batch, found: Batch) -> None:
                 np.testing.assert_allclose(other, one, rtol=0, atol=tolerance)
 
 
+FIELDS = {
+    "title": FilterKind.KEYWORD,
+    "year": FilterKind.INTEGER,
+    "score": FilterKind.FLOAT,
+    "open": FilterKind.BOOL,
+    "since": FilterKind.DATETIME,
+    "place": FilterKind.GEO,
+    "remark": FilterKind.TEXT,
+    "a.b c": FilterKind.KEYWORD,
+}
+
+
 class QdrantConformance(StoreConformance):
     """What holds for Qdrant however it is reached, beside the suite."""
+
+    def ids_by_index(self, target, field, value):
+        """The ids of the records that have *value* there, found by the field's index alone.
+
+        Raises:
+            Exception: There is no index.
+        """
+        raise NotImplementedError
+
+    def test_wanted_filter_indexes_are_made_before_the_load_and_used(self, place):
+        n = 12
+        metadata = Metadata.of(
+            [
+                {"title": f"No {row % 3}", "year": 2000 + row % 4, "score": row / 2,
+                 "open": row % 2 == 0, "since": f"2026-01-{row + 1:02d}T00:00:00Z",
+                 "place": {"lon": 13.4, "lat": float(row)}, "remark": f"some words {row}",
+                 "a.b c": "odd" if row % 2 else "even", "plain": "not indexed"}
+                for row in range(n)
+            ]
+        )  # fmt: skip
+        batch = make_batch(n, self.dim, ids=list(range(1, n + 1))).with_(metadata=metadata)
+        with place.open() as target:
+            proposal = target.propose(replace(self.spec(Metric.DOT), filterable=FIELDS), n, 1)
+            assert not proposal.findings
+            assert proposal.spec.filterable == FIELDS
+            assert "filter indexes: " in proposal.summary
+            assert "year integer" in proposal.summary
+            target.create(proposal.spec)
+            assert target.describe().filterable == FIELDS
+            target.write(batch)
+            target.finish(proposal.spec)
+            assert target.describe().filterable == FIELDS
+            assert self.ids_by_index(target, "title", "No 1") == batch.ids[1::3]
+            assert self.ids_by_index(target, "year", 2003) == batch.ids[3::4]
+            assert self.ids_by_index(target, '"a.b c"', "odd") == batch.ids[1::2]
+            with pytest.raises(Exception, match=r"(?i)index"):
+                self.ids_by_index(target, "plain", "not indexed")
+        with place.open(Access.READ) as source:
+            assert source.describe().filterable == FIELDS
+
+    def test_filter_indexes_that_are_missing_are_made_at_the_end(self, place):
+        batch = self.batch(5)
+        with self.filled(place, batch) as target:
+            assert target.describe().filterable == {}
+            wanted = {"title": FilterKind.TEXT, "year": FilterKind.INTEGER}
+            target.finish(replace(target.describe(), filterable=wanted))
+            assert target.describe().filterable == wanted
+
+    def test_what_another_qdrant_had_wins_over_what_is_wanted(self, place):
+        carried = {
+            "year": {"type": "integer", "lookup": False, "range": True},
+            "person.name": {"type": "keyword"},
+        }
+        text = {"type": "text", "tokenizer": "whitespace", "lowercase": True}
+        wanted = {"year": FilterKind.FLOAT, "title": FilterKind.KEYWORD}
+        extra = {"payload_indexes": carried, "document_index": text}
+        with place.open(document_field="body of it") as target:
+            spec = replace(self.spec(Metric.DOT), filterable=wanted, extra=extra)
+            target.create(target.propose(spec, 1, 1).spec)
+            found = target.describe()
+            assert found.filterable == {
+                "person.name": FilterKind.KEYWORD,
+                "title": FilterKind.KEYWORD,
+                "year": FilterKind.INTEGER,
+            }
+            assert found.extra["payload_indexes"] == {**carried, "title": {"type": "keyword"}}
+            assert found.extra["document_index"].items() >= text.items()
+        with place.open(document_field="other") as target:
+            paths = target.describe().extra["payload_indexes"]
+            assert paths.keys() == {*carried, "title", '"body of it"'}
+        with place.open(metadata_key="person") as target:
+            assert "name" in target.describe().filterable
+        with place.open(document_field="body of it") as target:
+            alone = replace(self.spec(Metric.DOT), extra=extra)
+            assert target.propose(alone, 1, 1).spec.filterable == {
+                "person.name": FilterKind.KEYWORD,
+                "year": FilterKind.INTEGER,
+            }
+
+    def test_filter_indexes_of_metadata_below_a_key_lie_there(self, place):
+        wanted = {"year": FilterKind.INTEGER, "a.b": FilterKind.BOOL}
+        layout = {"document_field": "page_content", "metadata_key": "meta data"}
+        extra = {"document_index": {"type": "text"}}
+        with place.open(**layout) as target:
+            spec = replace(self.spec(Metric.DOT), filterable=wanted, extra=extra)
+            target.create(target.propose(spec, 1, 1).spec)
+            assert target.describe().filterable == wanted
+        with place.open() as target:
+            assert target.describe().extra["payload_indexes"] == {
+                '"meta data".year': {"type": "integer"},
+                '"meta data"."a.b"': {"type": "bool"},
+                "page_content": {"type": "text"},
+            }
+
+    def test_a_field_that_no_path_can_name_is_said_to_stay_without(self, place):
+        wanted = {'a"b': FilterKind.KEYWORD, "year": FilterKind.INTEGER}
+        with place.open() as target:
+            found = target.propose(replace(self.spec(Metric.DOT), filterable=wanted), 1, 1)
+            assert found.spec.filterable == {"year": FilterKind.INTEGER}
+            (finding,) = found.findings
+            assert finding.key == "target.filter_indexes"
+            assert 'a"b' in finding.what
+
+    def test_documents_may_lie_in_a_field_of_any_name(self, place):
+        for number, name in enumerate(["body of it", "a.b", "ünï", 'quo"ted']):
+            batch = self.batch(4).with_(documents=[None, "", "Text", "Other"])
+            ids = batch.ids
+            with place.open(document_field=name) as target:
+                if not number:
+                    target.create(target.propose(self.spec(Metric.DOT), 4, 1).spec)
+                target.write(batch)
+                found = target.fetch(ids, Select.DOCUMENTS)
+                assert found.documents == batch.documents
+                assert read_all(target, 3, Select.DOCUMENTS).metadata[0] == {}
 
     def test_documents_live_in_a_payload_field(self, place):
         batch = mixed_batch(12)
@@ -308,6 +438,15 @@ class TestEdge(QdrantConformance):
     store = QdrantEdge
     examples = 15
 
+    def ids_by_index(self, target, field, value):
+        # facets are counted by an index, and by nothing else
+        hits = target._shard.facet(edge.FacetRequest(key=field, exact=True)).hits
+        condition = edge.FieldCondition(key=field, match=edge.MatchValue(value))
+        request = edge.ScrollRequest(limit=1000, filter=edge.Filter(must=[condition]))
+        records, _ = target._shard.scroll(request)
+        assert {hit.value: hit.count for hit in hits}[value] == len(records)
+        return sorted(record.id for record in records)
+
     @pytest.fixture
     def place(self, tmp_path):
         folder = tmp_path / "engine"
@@ -323,7 +462,7 @@ def double():
 
 @pytest.fixture(scope="module")
 def old_double():
-    with QdrantDouble("127.0.0.62", keeps_metadata=False) as running:
+    with QdrantDouble("127.0.0.62", version="1.15.0") as running:
         yield running
 
 
@@ -336,24 +475,39 @@ def place_on(running, tmp_path, **options):
     )
 
 
-class TestDoubleOverGrpc(QdrantConformance):
+class ServerConformance(QdrantConformance):
     store = QdrantServer
 
+    def ids_by_index(self, target, field, value):
+        """With strict mode, which servers have from 1.13, a filter without an index is refused."""
+        wire = RestTransport(target._address)
+        path, limits = f"/collections/{target._at}", {"unindexed_filtering_retrieve": False}
+        try:
+            if wire.version() < (1, 13):
+                pytest.skip("this server does not say whether a filter used an index")
+            strict = {"strict_mode_config": {"enabled": True, **limits}}
+            wire._send("PATCH", path, orjson.dumps(strict))
+            within = {"must": [{"key": field, "match": {"value": value}}]}
+            body = orjson.dumps({"limit": 1000, "filter": within})
+            points = wire._send("POST", f"{path}/points/scroll", body)["points"]
+        finally:
+            wire.close()
+        return [each["id"] for each in points]
+
+
+class TestDoubleOverGrpc(ServerConformance):
     @pytest.fixture
     def place(self, double, tmp_path):
         return place_on(double, tmp_path)
 
 
-class TestDoubleOverRest(QdrantConformance):
-    store = QdrantServer
-
+class TestDoubleOverRest(ServerConformance):
     @pytest.fixture
     def place(self, double, tmp_path):
         return place_on(double, tmp_path, transport="rest")
 
 
-class TestDoubleWithNamedVector(QdrantConformance):
-    store = QdrantServer
+class TestDoubleWithNamedVector(ServerConformance):
     examples = 5
 
     @pytest.fixture
@@ -364,10 +518,9 @@ class TestDoubleWithNamedVector(QdrantConformance):
         pytest.skip("the location chooses one vector")
 
 
-class TestDoubleOfAnOldServer(QdrantConformance):
+class TestDoubleOfAnOldServer(ServerConformance):
     """A server before 1.16, which keeps no collection metadata."""
 
-    store = QdrantServer
     examples = 5
 
     @pytest.fixture
@@ -375,9 +528,7 @@ class TestDoubleOfAnOldServer(QdrantConformance):
         return place_on(old_double, tmp_path)
 
 
-class RealServer(QdrantConformance):
-    store = QdrantServer
-
+class RealServer(ServerConformance):
     @pytest.fixture(params=["grpc", "rest"])
     def place(self, tmp_path, request):
         options = {"url": REAL_URL, "collection": f"runner-test-{uuid.uuid4().hex}"}

@@ -16,7 +16,7 @@ from runner.model import CollectionSpec, VectorSpec
 from runner.results import Verdict
 from runner.stores.base import Access
 from tests.crash.killer import Killer
-from tests.e2e.places import DIM, PAIRS, Places, records
+from tests.e2e.places import DIM, NEEDS_UUIDS, PAIRS, Places, records
 
 COUNT = 120
 _names = itertools.count()
@@ -24,7 +24,7 @@ _names = itertools.count()
 
 def make_plan(places: Places, source: str, target: str, name: str) -> tuple[Path, dict]:
     name = f"{name}_{next(_names)}_{os.getpid()}"
-    kind = "uuid" if source.startswith("qdrant") else "text"
+    kind = "uuid" if source.startswith(NEEDS_UUIDS) else "text"
     from_, to = places.options(source, f"from_{name}"), places.options(target, f"to_{name}")
     places.fill(from_, records(COUNT, kind=kind), id_kind="uuid" if kind == "uuid" else "string")
     path = places.plan(

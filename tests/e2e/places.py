@@ -22,6 +22,8 @@ from tests.servers import chroma, outside, postgres, weaviate
 
 DIM = 16
 EMBEDDED = ["chroma", "faiss", "qdrant-edge", "files", "jsonl"]
+NEEDS_UUIDS = ("qdrant", "weaviate")
+"""How the names of those begin whose ids are UUIDs."""
 STORES = [
     "chroma",
     "pgvector",
@@ -32,6 +34,8 @@ STORES = [
     "weaviate",
     "files",
 ]
+NEEDS_UUIDS = ("qdrant", "weaviate")
+"""How the names of stores begin that hold no ids of text."""
 PAIRS = [
     *((source, target) for source in STORES for target in STORES),
     # a second way to reach a store of the matrix needs no row and column of its own

@@ -9,10 +9,9 @@ from runner import load_plan
 from runner.checks.compare import ulp_distance
 from runner.copy.ids import uuid_for
 from runner.results import Verdict
-from tests.e2e.places import PAIRS, Places, records
+from tests.e2e.places import NEEDS_UUIDS, PAIRS, Places, records
 
 COUNT = 240
-NEEDS_UUIDS = ("qdrant", "weaviate")
 
 
 def names(source: str, target: str) -> tuple[str, str]:

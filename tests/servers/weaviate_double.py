@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import operator
 import re
 import sys
 import threading
@@ -109,7 +110,24 @@ def checked_property(given: Mapping[str, Any], *, nested: bool = False) -> dict[
         raise WrongError(f"{name!r} is not a valid property name")
     if not nested and (name in ("id", "_id", "_additional") or name.endswith(TAKEN_ENDS)):
         raise WrongError(f"{name!r} is a reserved property name")
-    made = {**given, "name": name}
+    text = kinds[0] in ("text", "text[]")
+    made = {
+        "indexFilterable": True,
+        "indexSearchable": text,
+        "indexRangeFilters": False,
+        **({"tokenization": "word"} if text else {}),
+        **given,
+        "name": name,
+    }
+    if made["indexSearchable"] and not text:
+        raise WrongError("`indexSearchable` is allowed only for text/text[] data types")
+    if made["indexRangeFilters"] and kinds[0] not in ("int", "number", "date"):
+        raise WrongError("`indexRangeFilters` is allowed only for number/int/date data types")
+    if ("tokenization" in made) != text or made.get("tokenization", "word") not in (
+        "word",
+        "field",
+    ):
+        raise WrongError(f"tokenization is not allowed for {kinds[0]}, or not to be had here")
     if kinds[0] in NESTED:
         inside = given.get("nestedProperties") or []
         if not inside:
@@ -420,8 +438,9 @@ class Calls(weaviate_pb2_grpc.WeaviateServicer):
 
     @call
     def BatchDelete(self, request: Any) -> Any:
-        objects = self.state.get(request.collection).of(request.tenant)
-        gone = list(matching(request.filters, objects))
+        there = self.state.get(request.collection)
+        objects = there.of(request.tenant)
+        gone = list(matching(request.filters, there, objects))
         if len(gone) > MOST_RESULTS:
             raise WrongError("too many objects match")
         for each in gone:
@@ -440,7 +459,7 @@ class Calls(weaviate_pb2_grpc.WeaviateServicer):
         objects = there.of(request.tenant)
         if request.limit > MOST_RESULTS:
             raise WrongError(f"query maximum results exceeded: {request.limit}")
-        wanted = sorted(matching(request.filters, objects))
+        wanted = sorted(matching(request.filters, there, objects))
         if request.HasField("near_vector"):
             found = nearest(there, request, {each: objects[each] for each in wanted})
             return search_get_pb2.SearchReply(
@@ -453,32 +472,64 @@ class Calls(weaviate_pb2_grpc.WeaviateServicer):
         )
 
 
-def matching(filters: Any, objects: Mapping[str, Object]) -> Iterator[str]:
-    """The ids that a filter on ids lets through."""
+def matching(filters: Any, there: Class, objects: Mapping[str, Object]) -> Iterator[str]:
+    """The ids of what a filter lets through."""
     kind = base_pb2.Filters
     if filters.operator == kind.OPERATOR_UNSPECIFIED:
         yield from objects
         return
     if filters.operator == kind.OPERATOR_AND:
-        sets = [set(matching(each, objects)) for each in filters.filters]
+        sets = [set(matching(each, there, objects)) for each in filters.filters]
         yield from set.intersection(*sets)
         return
-    if filters.target.property != "_id":
-        raise WrongError("filters are on ids here")
-    if filters.operator == kind.OPERATOR_CONTAINS_ANY:
+    if filters.target.property == "_id" and filters.operator == kind.OPERATOR_CONTAINS_ANY:
         yield from dict.fromkeys(
             each for each in filters.value_text_array.values if each in objects
         )
         return
-    bound = filters.value_text
-    tests: dict[Any, Callable[[str], bool]] = {
-        kind.OPERATOR_NOT_EQUAL: lambda each: each != bound,
-        kind.OPERATOR_GREATER_THAN_EQUAL: lambda each: each >= bound,
-        kind.OPERATOR_LESS_THAN: lambda each: each < bound,
+    tests: dict[Any, Callable[[Any, Any], bool]] = {
+        kind.OPERATOR_EQUAL: operator.eq,
+        kind.OPERATOR_NOT_EQUAL: operator.ne,
+        kind.OPERATOR_GREATER_THAN: operator.gt,
+        kind.OPERATOR_GREATER_THAN_EQUAL: operator.ge,
+        kind.OPERATOR_LESS_THAN: operator.lt,
     }
     if filters.operator not in tests:
         raise WrongError(f"operator {filters.operator} is not to be had here")
-    yield from filter(tests[filters.operator], objects)
+    test, bound = tests[filters.operator], getattr(filters, filters.WhichOneof("test_value"))
+    if filters.target.property == "_id":
+        yield from (each for each in objects if test(each, bound))
+        return
+    yield from matching_values(filters.target.property, test, bound, there, objects)
+
+
+def matching_values(
+    name: str,
+    test: Callable[[Any, Any], bool],
+    bound: Any,
+    there: Class,
+    objects: Mapping[str, Object],
+) -> Iterator[str]:
+    """The same by a property, which must have an index for it."""
+    prop = next((each for each in there.settings["properties"] if each["name"] == name), None)
+    if prop is None:
+        raise WrongError(f"no such prop with name {name!r}")
+    if not prop["indexFilterable"] and not prop["indexRangeFilters"]:
+        raise WrongError(f"filtering by property {name!r} requires inverted index")
+    for record_id, each in objects.items():
+        value = each.properties.get(name)
+        for one in value if isinstance(value, list) else [value]:
+            if one is None:
+                continue
+            if prop["dataType"][0].startswith("date"):
+                met = test(datetime.fromisoformat(one), datetime.fromisoformat(bound))
+            elif prop.get("tokenization") == "word":
+                met = set(bound.lower().split()) <= set(one.lower().split())
+            else:
+                met = test(one, bound)
+            if met:
+                yield record_id
+                break
 
 
 def nearest(there: Class, request: Any, objects: Mapping[str, Object]) -> list[tuple[str, float]]:

@@ -35,6 +35,7 @@ def test_the_same_plan_has_the_same_fingerprint(tmp_path: Path) -> None:
     ("old", "new"),
     [
         ("", "batch_size: 7\n"),
+        ("", "keep_norm: false\n"),
         ("", "workers: 5\n"),
         ("", "validation: quick\n"),
         ("", "description: other words\n"),
@@ -66,6 +67,7 @@ def test_another_address_or_credential_does_not_change_it(tmp_path: Path) -> Non
         ("", "ids: {from: x}\n"),
         ("", "fields: {a: {type: int}}\n"),
         ("", "unsupported: json\n"),
+        ("", "keep_norm: true\n"),
         ("x = 1", "x = 2"),
         ("metric: l2", "metric: dot"),
         ("m: 16", "m: 17"),

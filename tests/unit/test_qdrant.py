@@ -54,7 +54,8 @@ from runner.stores.qdrant_wire import Encoder, decode_rows, replies
 from runner.testing import folder_digest, make_batch, read_all
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.http_proxy import HttpProxy
-from tests.servers.qdrant_double import DEFAULT_THRESHOLD, BadRequestError, QdrantDouble, plain
+from tests.servers.qdrant_double import QdrantDouble, plain
+from tests.servers.qdrant_state import DEFAULT_THRESHOLD, NEWEST, BadRequestError
 from tests.servers.tls import Authority
 
 BOTH = pytest.mark.parametrize("transport", ["grpc", "rest"])
@@ -559,7 +560,7 @@ def test_finish_gives_up_when_indexing_makes_no_progress(double, tmp_path, trans
 
 def test_a_crash_while_loading_is_made_up_for_by_finish_also_on_old_servers(tmp_path):
     for keeps in (True, False):
-        with QdrantDouble("127.0.0.66", keeps_metadata=keeps) as running:
+        with QdrantDouble("127.0.0.66", version=NEWEST if keeps else "1.15.0") as running:
             with opened(running, tmp_path) as target:
                 target.create(SPEC)
                 held = running.state.collections["docs"]
@@ -587,7 +588,7 @@ def test_a_threshold_that_somebody_set_to_nothing_is_left_alone(double, tmp_path
 
 def test_marks_on_old_servers_are_aliases(tmp_path):
     with (
-        QdrantDouble("127.0.0.67", keeps_metadata=False) as running,
+        QdrantDouble("127.0.0.67", version="1.15.0") as running,
         opened(running, tmp_path) as target,
     ):
         target.create(SPEC)
@@ -826,7 +827,7 @@ def test_shard_keys_are_namespaces(double, tmp_path, transport):
             source.write(records(1))
     with opened(double, tmp_path, transport=transport) as target:
         target.create(target.propose(found, 1, 1).spec)
-        assert state.collections["docs"].keys == ["berlin", 7]
+        assert list(state.collections["docs"].keys) == ["berlin", 7]
         target.write(seven)
         target.write(records(2).with_(namespace="paris"))
         assert target.namespaces() == ["berlin", "7", "paris"]

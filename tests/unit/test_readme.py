@@ -52,9 +52,8 @@ def test_the_extras_are_those_that_can_be_installed() -> None:
 
 
 def test_the_plans_that_ship_are_counted_right() -> None:
-    words = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
     plans = list((ROOT / "plans").glob("*.yaml"))
-    assert f"{words[len(plans)]} commented plans" in README
+    assert f"{len(plans)} commented plans" in README
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))

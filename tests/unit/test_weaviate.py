@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import grpc
 import httpx
 import numpy as np
 import pytest
-from weaviate.proto.v1 import batch_pb2
+from weaviate.proto.v1 import base_pb2, batch_pb2
 
 from runner.errors import (
     AuthError,
@@ -27,6 +28,7 @@ from runner.model import (
     Batch,
     BatchSize,
     CollectionSpec,
+    FilterKind,
     IndexSpec,
     Metadata,
     Metric,
@@ -358,6 +360,174 @@ def test_another_vector_name_than_there_is_is_refused(options: Any, tmp_path: Pa
         pytest.raises(StoreError, match="it has: title"),
     ):
         store.describe()
+
+
+# Filters and types
+
+FILTERABLE = {
+    "year": FilterKind.INTEGER, "score": FilterKind.FLOAT, "on": FilterKind.DATETIME,
+    "days": FilterKind.DATETIME, "title": FilterKind.KEYWORD, "tags": FilterKind.KEYWORD,
+    "body": FilterKind.TEXT, "open": FilterKind.BOOL, "at": FilterKind.GEO,
+}  # fmt: skip
+
+
+def filtered() -> Batch:
+    """Four records, with values that no property says as filters need them, as well."""
+    rows = [
+        {"year": 1990 + row, "score": row if row % 2 else row + 0.5, "on": f"2024-01-0{row + 1}",
+         "days": [f"2024-01-0{row + 1}T00:00:00+00:00"], "title": f"New York {row}",
+         "tags": ["a", f"t{row}"], "body": f"word{row} other", "open": row % 2 == 0,
+         "at": {"lat": 48 + row, "lon": 11.5}, "other": f"x{row}"}
+        for row in range(4)
+    ]  # fmt: skip
+    return batch(4, metadata=Metadata.of(rows))
+
+
+def found_by(store: WeaviateStore, name: str, operator: str, **value: Any) -> list[int]:
+    """Rows of `batch` that a filter lets through."""
+    request = store._view.request(Select(0), "")
+    request.limit = 10
+    request.filters.operator = getattr(base_pb2.Filters, f"OPERATOR_{operator}")
+    request.filters.target.property = name
+    for key, each in value.items():
+        setattr(request.filters, key, each)
+    return sorted(UUIDS.index(each.metadata.id) for each in store._wire.search(request))
+
+
+def test_filter_indexes_are_made_for_the_fields_that_are_named_and_no_others(
+    options: Any, tmp_path: Path
+) -> None:
+    """By whatever run declares them: here another one than that which made the collection."""
+    with opened(options, tmp_path) as store:
+        proposal = store.propose(spec(filterable=FILTERABLE), 4, 100)
+        assert proposal.findings == ()
+        assert "filter indexes: year, score, on" in proposal.summary
+        assert proposal.spec.filterable == FILTERABLE
+        store.create(proposal.spec)
+    with opened(options, tmp_path) as store:
+        sent = filtered()
+        store.write(sent)
+        assert store.fetch(sent.ids).metadata == sent.metadata
+        there = store.describe()
+        assert there is not None
+        assert there.filterable == FILTERABLE
+        properties = {each["name"]: each for each in there.extra["properties"]}
+        assert [name for name, each in properties.items() if each["indexRangeFilters"]] == [
+            "year", "score", "on",
+        ]  # fmt: skip
+        assert found_by(store, "title", "EQUAL", value_text="New York 2") == [2]
+        assert found_by(store, "title", "EQUAL", value_text="York") == []
+        assert found_by(store, "body", "EQUAL", value_text="word1") == [1]
+        assert found_by(store, "tags", "EQUAL", value_text="t3") == [3]
+        assert found_by(store, "open", "EQUAL", value_boolean=True) == [0, 2]
+        assert found_by(store, "year", "GREATER_THAN", value_int=1991) == [2, 3]
+        assert found_by(store, "score", "LESS_THAN", value_number=1.5) == [0, 1]
+        third = {"value_text": "2024-01-03T00:00:00Z"}
+        assert found_by(store, "on", "GREATER_THAN_EQUAL", **third) == [2, 3]
+        assert found_by(store, "days", "EQUAL", **third) == [2]
+        with pytest.raises(StoreError, match="other"):
+            found_by(store, "other", "EQUAL", value_text="x1")
+
+
+@real
+def test_places_are_found_by_distance(tmp_path: Path) -> None:
+    options = {**weaviate.shared().options, "collection": f"RunnerTest{uuid.uuid4().hex}"}
+    with opened(options, tmp_path) as store:
+        store.create(store.propose(spec(filterable={"at": FilterKind.GEO}), 4, 100).spec)
+        store.write(filtered())
+        request = store._view.request(Select(0), "")
+        request.limit = 10
+        request.filters.operator = base_pb2.Filters.OPERATOR_WITHIN_GEO_RANGE
+        request.filters.target.property = "at"
+        near = base_pb2.GeoCoordinatesFilter(latitude=49.0, longitude=11.5, distance=1000.0)
+        request.filters.value_geo.CopyFrom(near)
+        assert [each.metadata.id for each in store._wire.search(request)] == [UUIDS[1]]
+        store.drop()
+
+
+def test_every_field_has_a_filter_index_where_nothing_is_said(options: Any, tmp_path: Path) -> None:
+    with made(options, tmp_path) as store:
+        store.write(filtered())
+        there = store.describe()
+        assert there is not None
+        assert there.filterable == {
+            "year": FilterKind.INTEGER, "score": FilterKind.FLOAT, "on": FilterKind.TEXT,
+            "days": FilterKind.TEXT, "title": FilterKind.TEXT, "tags": FilterKind.TEXT,
+            "body": FilterKind.TEXT, "open": FilterKind.BOOL, "other": FilterKind.TEXT,
+        }  # fmt: skip
+        assert found_by(store, "year", "GREATER_THAN", value_int=1991) == [2, 3]
+        assert found_by(store, "other", "EQUAL", value_text="x1") == [1]
+
+
+def test_properties_are_made_again_with_their_indexes(options: Any, tmp_path: Path) -> None:
+    """As they were, where the plan says nothing; else as it says."""
+    properties = [
+        {"name": "k", "dataType": ["text"], "tokenization": "field", "indexSearchable": False},
+        {"name": "n", "dataType": ["number"], "indexRangeFilters": True},
+        {"name": "no", "dataType": ["text"], "indexFilterable": False, "indexSearchable": False},
+        {"name": "content", "dataType": ["text"], "tokenization": "field", "description": "Text"},
+    ]
+    with opened(options, tmp_path, document_field="content") as store:
+        store._wire.create({"class": options["collection"], "properties": properties})
+        there = store.describe()
+        assert there is not None
+        assert there.filterable == {"k": FilterKind.KEYWORD, "n": FilterKind.FLOAT}
+        before = store._view.now().settings["properties"]
+        store.drop()
+        store.create(store.propose(there, 1, 1).spec)
+        after = store._wire.collection(options["collection"])
+        assert after is not None
+        by_name = {each["name"]: each for each in after["properties"]}
+        assert by_name == {each["name"]: each for each in before}
+        store.drop()
+        asked = {"k": FilterKind.TEXT, "no": FilterKind.KEYWORD}
+        store.create(store.propose(replace(there, filterable=asked), 1, 1).spec)
+        again = store.describe()
+        assert again is not None
+        assert again.filterable == asked
+        assert again.fields == there.fields
+
+
+def test_fields_get_the_types_that_the_plan_names(options: Any, tmp_path: Path) -> None:
+    """What such a property can say, filters find; what it cannot is kept beside it."""
+    types = {"on": "date", "score": "number", "who": "uuid", "n": "int", "note": "string"}
+    rows = [
+        {"on": "2024-01-01", "score": 1, "who": UUIDS[0].upper(), "n": 3.0, "note": "x"},
+        {"on": "2024-01-02T10:00:00.5+02:00", "score": 1.5, "who": UUIDS[1], "n": 4, "note": 1},
+        {"on": "some day", "score": "high", "who": "me", "n": 4.5, "note": ["a"]},
+        {"on": "2024-02-31T00:00:00Z"},
+    ]
+    with opened(options, tmp_path) as store:
+        proposal = store.propose(spec(fields=types), 3, 100)
+        assert proposal.findings == ()
+        store.create(proposal.spec)
+        sent = batch(4, metadata=Metadata.of(rows))
+        store.write(sent)
+        assert store.fetch(sent.ids).metadata == sent.metadata
+        there = store.describe()
+        assert there is not None
+        assert there.fields == {**types, "note": "text"}
+        day = {"value_text": "2024-01-02T00:00:00Z"}
+        assert found_by(store, "on", "LESS_THAN", **day) == [0]
+        assert found_by(store, "on", "GREATER_THAN", **day) == [1]
+        assert found_by(store, "score", "LESS_THAN", value_number=1.25) == [0]
+        assert found_by(store, "who", "EQUAL", value_text=UUIDS[0]) == [0]
+        assert found_by(store, "n", "EQUAL", value_int=3) == [0]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "why"),
+    [("when", "timestamptz", "no property is made"), ("inside", "object", "no property is made"),
+     ("Upper", "text", "has such a name"), ("runner_metadata", "text", "uses a property")],
+)  # fmt: skip
+def test_a_type_that_no_property_has_is_found_before_anything_is_made(
+    options: Any, tmp_path: Path, name: str, kind: str, why: str
+) -> None:
+    with opened(options, tmp_path) as store:
+        (found,) = store.propose(spec(fields={name: kind, "ok": "int"}), 1, 1).findings
+        assert (found.severity, found.key) == (Severity.PROBLEM, f"fields.{name}.type")
+        assert why in found.what
+        assert "geoCoordinates" in found.hint
 
 
 # Writing

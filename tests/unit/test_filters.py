@@ -1,0 +1,147 @@
+"""Which metadata fields get a filter index."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from runner.model import (
+    Capabilities,
+    CollectionSpec,
+    Fidelity,
+    FilterKind,
+    Filters,
+    IdRule,
+    Metadata,
+    Metric,
+    Severity,
+    VectorSpec,
+)
+from runner.plan.load import load_document
+from runner.plan.model import PlanDocument
+from runner.steps.filters import ChosenFilters, choose_filters
+from runner.steps.inventory import Inventory, take_inventory
+from runner.testing import make_batch
+from runner.transform import FieldEffect
+
+CAN = Capabilities(ids=IdRule(), metrics={Metric.COSINE: Fidelity.EXACT})
+ALWAYS, DECLARED, NONE = (
+    replace(CAN, filters=each) for each in (Filters.ALWAYS, Filters.DECLARED, Filters.NONE)
+)
+SPEC = CollectionSpec("docs", {"": VectorSpec(4)})
+ROWS = [
+    {"lang": "de", "year": 2020, "score": 1, "tags": ["a"], "ok": True, "at": "2020-01-01"},
+    {"lang": None, "year": 2021, "score": 0.5, "tags": [], "ok": False, "mix": 1},
+    {"lang": "en", "mix": "one", "deep": {"a": 1}},
+]
+SCALARS = {
+    "lang": FilterKind.KEYWORD, "year": FilterKind.INTEGER, "score": FilterKind.FLOAT,
+    "tags": FilterKind.KEYWORD, "ok": FilterKind.BOOL, "at": FilterKind.KEYWORD,
+}  # fmt: skip
+
+
+def inventory(rows: list[dict[str, Any]]) -> Inventory:
+    return take_inventory([make_batch(len(rows), 4).with_(metadata=Metadata.of(rows))])
+
+
+@pytest.fixture
+def document(tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text(
+        "source: {store: chroma, path: a, collection: docs}\n"
+        "target: {store: qdrant, path: b, collection: docs}\n"
+    )
+    return load_document(path)
+
+
+def chosen(
+    document: PlanDocument,
+    asked: Any = None,
+    source: Capabilities = ALWAYS,
+    target: Capabilities = DECLARED,
+    spec: CollectionSpec = SPEC,
+    after: list[dict[str, Any]] = ROWS,
+    effects: tuple[FieldEffect, ...] = (),
+) -> ChosenFilters:
+    options = dict(document.target.options)
+    if asked is not None:
+        options["filter_indexes"] = asked
+    document = replace(document, target=replace(document.target, options=options))
+    return choose_filters(
+        document, (spec, source), target, (inventory(ROWS), inventory(after)), effects
+    )
+
+
+def test_auto_makes_those_of_a_source_that_filters_by_every_field(document):
+    found = chosen(document, "auto")
+    assert (found.made, found.findings) == (SCALARS, ())
+
+
+def test_auto_makes_those_that_the_source_has_declared_under_their_new_names(document):
+    spec = replace(
+        SPEC,
+        filterable={"at": FilterKind.DATETIME, "lang": FilterKind.TEXT, "rare": FilterKind.GEO},
+    )
+    after = [{("language" if k == "lang" else k): v for k, v in row.items()} for row in ROWS]
+    effects = (FieldEffect("lang", "language", "renamed"),)
+    found = chosen(document, "auto", DECLARED, spec=spec, after=after, effects=effects)
+    assert found.made == {
+        "at": FilterKind.DATETIME, "language": FilterKind.TEXT, "rare": FilterKind.GEO,
+    }  # fmt: skip
+
+
+def test_a_field_that_is_dropped_gets_none(document):
+    after = [{k: v for k, v in row.items() if k != "lang"} for row in ROWS]
+    assert "lang" not in (chosen(document, "auto", after=after).made or {})
+
+
+def test_a_list_makes_those_and_tells_of_the_others(document):
+    found = chosen(document, ["year"])
+    assert found.made == {"year": FilterKind.INTEGER}
+    (left,) = found.findings
+    assert left.severity is Severity.NOTE
+    assert '"at", "lang", "ok"' in left.what
+
+
+def test_a_mapping_says_what_values_do_not_show(document):
+    found = chosen(document, {"at": "datetime", "never": "geo"})
+    assert found.made == {"at": FilterKind.DATETIME, "never": FilterKind.GEO}
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("nowhere", "no record that was looked at has nowhere on the target; the fields there"),
+        ("mix", "mix holds int, text; an index needs values of one kind"),
+        ("deep", "deep holds object; an index needs values of one kind"),
+    ],
+)
+def test_a_field_that_no_index_fits_is_a_problem(document, name, what):
+    found = chosen(document, [name]).findings[0]
+    assert found.severity is Severity.PROBLEM
+    assert found.what.startswith(what)
+    assert found.key == "target.filter_indexes"
+    assert f"{{{name}: keyword}}" in found.hint
+
+
+def test_declared_indexes_that_nobody_asked_for_are_a_loss(document):
+    spec = replace(SPEC, filterable={"lang": FilterKind.KEYWORD})
+    for target, hint in ((DECLARED, "filter_indexes: auto"), (NONE, "")):
+        found = chosen(document, None, DECLARED, target, spec)
+        assert found.made is None
+        (left,) = found.findings
+        assert left.severity is Severity.WARNING
+        assert '"lang"' in left.what
+        assert hint in left.hint
+
+
+def test_the_same_kind_of_store_keeps_its_own(document):
+    alike = replace(document, source=replace(document.source, store="qdrant"))
+    spec = replace(SPEC, filterable={"lang": FilterKind.KEYWORD})
+    assert chosen(alike, None, DECLARED, spec=spec) == ChosenFilters()
+
+
+def test_a_target_that_indexes_every_field_is_left_to_it(document):
+    assert chosen(document, None, DECLARED, ALWAYS) == ChosenFilters()
