@@ -630,7 +630,8 @@ def _field_rows(found: Preflight, effects: Sequence[FieldEffect]) -> list[FieldR
     named = {each.field: each for each in effects if each.field}
     rows = []
     arrived = set()
-    for name, summary in before.fields.items():
+    # by name: the order in which stores give fields may change from one look to the next
+    for name, summary in sorted(before.fields.items()):
         effect = named.get(name)
         becomes, note = _fate(name, summary, found, effect)
         typed = found.source_spec.extra.get(TYPED, {}).get(name)
@@ -638,7 +639,7 @@ def _field_rows(found: Preflight, effects: Sequence[FieldEffect]) -> list[FieldR
             note = typed
         arrived.add(becomes if becomes in after.fields else name)
         rows.append(_row(name, summary, before, becomes, note))
-    for name, summary in after.fields.items():
+    for name, summary in sorted(after.fields.items()):
         if name not in arrived and name not in before.fields:
             note = named[name].note if name in named else "added"
             rows.append(_row("", summary, after, name, note))
@@ -701,7 +702,7 @@ def field_rows(inventory: Inventory, filterable: Mapping[str, FilterKind]) -> li
     notes = {name: f"{kind} index" for name, kind in filterable.items()}
     return [
         _row(name, each, inventory, "", notes.get(name, ""))
-        for name, each in inventory.fields.items()
+        for name, each in sorted(inventory.fields.items())
     ]
 
 
