@@ -243,3 +243,51 @@ def test_one_of_the_vectors_of_qdrant_goes_where_only_one_can_be(served: Places)
     assert result.verdict is Verdict.PASSED
     with served.opened(there) as store:
         assert np.allclose(store.fetch(batch.ids).vector, batch.vectors["text"], atol=1e-6)
+
+
+def typed(places: Places, how: str, name: str, datatype: str, metric: Metric) -> dict[str, Any]:
+    """An empty collection of Qdrant whose vectors are kept as *datatype*."""
+    there = qdrant(places, how, name)
+    extra = {"vectors": {"": {"datatype": datatype}}}
+    with places.opened(there, Access.WRITE) as target:
+        wanted = CollectionSpec("typed", {"": VectorSpec(16, metric)}, id_kind="uuid", extra=extra)
+        target.create(target.propose(wanted, 1, 1).spec)
+    return {**there, "if_exists": "append"}
+
+
+@pytest.mark.parametrize("how", QDRANTS)
+def test_what_a_data_type_rounds_is_told_and_checked_within_that(served: Places, how: str) -> None:
+    name = how.replace("-", "_")
+    sent = served.options("files", f"wide_{name}")
+    served.fill(sent, of_kinds(KINDS["dense"]), metric=Metric.DOT, id_kind="uuid")
+    half = typed(served, how, f"half_{name}", "float16", Metric.DOT)
+    plan = load_plan(served.plan(sent, half, f"half_{name}", batch_size=25))
+    losses = {each.field: each.what for each in plan.dry_run().losses}
+    assert losses["vector"] == "qdrant rounds components (float16)"
+    assert plan.run().verdict is Verdict.PASSED
+    with served.opened(half) as store:
+        ids = records(COUNT, kind="uuid").ids
+        assert np.array_equal(
+            store.fetch(ids).vector, records(COUNT).vector.astype(np.float16).astype(np.float32)
+        )
+
+
+@pytest.mark.parametrize("how", QDRANTS)
+def test_vectors_that_whole_numbers_cannot_hold_are_set_aside(served: Places, how: str) -> None:
+    name = how.replace("-", "_")
+    sent = served.options("files", f"fractions_{name}")
+    served.fill(sent, of_kinds(KINDS["dense"]), metric=Metric.DOT, id_kind="uuid")
+    there = typed(served, how, f"bytes_{name}", "uint8", Metric.DOT)
+    plan = load_plan(served.plan(sent, there, f"bytes_{name}", batch_size=25))
+    assert any("(uint8)" in each.what for each in plan.dry_run().warnings)
+    result = plan.run()
+    assert (result.verdict, result.dead_letters) == (Verdict.FAILED, COUNT)
+    with served.opened(there) as store:
+        assert store.count() == 0
+    plan.rollback(confirmed=True)
+    whole = of_kinds(KINDS["dense"])
+    whole = whole.with_(vectors={"": np.abs(np.round(whole.vector * 100))})
+    sent = served.options("files", f"whole_{name}")
+    served.fill(sent, whole, metric=Metric.DOT, id_kind="uuid")
+    assert load_plan(served.plan(sent, there, f"whole_{name}")).run().verdict is Verdict.PASSED
+    assert served.digest(there) == served.digest(sent)
