@@ -708,11 +708,8 @@ def _within(batch: Batch, most_bytes: int | None) -> Iterator[range]:
     if most_bytes is None:
         yield range(len(batch))
         return
-    each = np.array([len(document or "") for document in batch.documents], dtype=np.int64)
-    each += [len(text) for text in batch.metadata.texts()]
-    each += sum(array.shape[1] * 4 for array in batch.vectors.values())
     start, size = 0, 0
-    for row, record_bytes in enumerate(each.tolist()):
+    for row, record_bytes in enumerate(batch.record_bytes().tolist()):
         if row > start and size + record_bytes > most_bytes:
             yield range(start, row)
             start, size = row, 0
