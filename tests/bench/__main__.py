@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +33,7 @@ from tests.bench import memory, pipes
 from tests.servers import outside, postgres
 
 DIM = 384
-STORES = ["chroma", "pgvector", "faiss", "qdrant", "files"]
+STORES = ["chroma", "pgvector", "faiss", "qdrant", "weaviate", "files"]
 INDEX = {"pgvector": "none", "faiss": "flat"}
 """Building a graph would be most of the time, and is the library's own."""
 FEW = {"chroma": 20_000}
@@ -117,13 +118,23 @@ def make_parquet(path: Path, records: int) -> None:
             writer.write_table(table)
 
 
+@dataclass(frozen=True)
+class Servers:
+    """Where they are: a DSN, and the doubles."""
+
+    dsn: str
+    qdrant: outside.QdrantAddress
+    weaviate: dict[str, Any]
+
+
 class Bench:
     """Sources that are filled once, and targets that are fresh each time."""
 
-    def __init__(self, folder: Path, dsn: str, qdrant: outside.QdrantAddress, records: int) -> None:
+    def __init__(self, folder: Path, servers: Servers, records: int) -> None:
         self.folder = folder
-        self.dsn = dsn
-        self.qdrant = qdrant
+        self.dsn = servers.dsn
+        self.qdrant = servers.qdrant
+        self.weaviate = servers.weaviate
         self.records = records
         self._fresh = 0
 
@@ -144,6 +155,8 @@ class Bench:
             case "qdrant":
                 options = {"url": self.qdrant.url, "collection": name}
                 return Location(store, options, Connection(grpc_host=self.qdrant.grpc_host), side)
+            case "weaviate":
+                options = {**self.weaviate, "collection": name.capitalize()}
             case _:
                 options = {"path": str(self.folder / f"{name}.parquet")}
         if side == "target" and store in INDEX:
@@ -244,7 +257,7 @@ class Bench:
 
         piped = [self._onto(target, place, threads(1)), self._onto(target, place, threads(2))]
         # a process forked beside the threads of gRPC or Chroma would hang
-        if not {"chroma", "qdrant"} & {place.store, target}:
+        if not {"chroma", "qdrant", "weaviate"} & {place.store, target}:
             piped.append(
                 self._onto(
                     target,
@@ -286,9 +299,13 @@ class Bench:
 
 
 @contextmanager
-def _servers() -> Iterator[tuple[str, outside.QdrantAddress]]:
-    with postgres.shared().database() as dsn, outside.qdrant() as double:
-        yield dsn, double
+def _servers() -> Iterator[Servers]:
+    with (
+        postgres.shared().database() as dsn,
+        outside.qdrant() as qdrant,
+        outside.weaviate() as weaviate,
+    ):
+        yield Servers(dsn, qdrant, weaviate)
 
 
 def _print(row: Row) -> None:
@@ -343,8 +360,8 @@ def main() -> int:
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="vmr-bench-"))
     try:
-        with _servers() as (dsn, qdrant):
-            bench = Bench(folder, dsn, qdrant, options.records)
+        with _servers() as servers:
+            bench = Bench(folder, servers, options.records)
             for source in options.sources:
                 for target in options.targets:
                     for read_back in (False, True):
@@ -353,7 +370,7 @@ def main() -> int:
                         )
                         rows.append(row)
                         _print(row)
-            os.environ["BENCH_DSN"] = dsn
+            os.environ["BENCH_DSN"] = servers.dsn
             for records in options.memory:
                 table = bench.source("pgvector", records)
                 peaks[records] = memory.peak_bytes(table, folder, records)
