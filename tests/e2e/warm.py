@@ -24,8 +24,8 @@ WARM = (
     "runner.api", "runner.plan.lint", "runner.report.terminal", "runner.transform_loader",
     "runner.stores.files", "pyarrow.compute", "numpy.random", "runner.stores.pgvector",
     "runner.stores.faiss", "runner.stores.qdrant_grpc", "runner.stores.qdrant_rest",
-    "runner.stores.weaviate", "runner.stores.qdrant_edge", "runner.stores.chroma_engine", "runner.stores.chroma_http",
-    "chromadb.api.rust",
+    "runner.stores.qdrant_edge", "runner.stores.chroma_engine", "runner.stores.chroma_http",
+    "chromadb.api.rust", "runner.stores.weaviate",
 )  # fmt: skip
 """What a migration imports sooner or later."""
 
