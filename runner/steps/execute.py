@@ -18,6 +18,7 @@ from typing import assert_never
 from runner.checks import evidence
 from runner.checks.digest import Kept
 from runner.checks.evidence import Ends, kept_of
+from runner.checks.queries import queries_checks
 from runner.copy.journal import Journal
 from runner.copy.pipeline import Copier, CopySettings, Progress, records_in_flight
 from runner.copy.prepare import Preparation
@@ -624,6 +625,7 @@ def run_checks(
         check("metadata", lambda: evidence.metadata_check(ends, validation.metadata_sample))
     queries = validation.queries
     if queries is not None:
-        check("queries", lambda: evidence.queries_check(ends, queries))
+        before_each("queries")
+        results += retrying.call("the check of queries", lambda: queries_checks(ends, queries))
     check("dead letters", lambda: evidence.dead_letters_check(ends, validation.max_dead_letters))
     return results
