@@ -749,9 +749,10 @@ def _vector_loss(store: str, fidelity: Fidelity, dtype: str, side: str) -> str:
         if fidelity is Fidelity.QUANTISED:
             return f"{store} holds approximations only ({dtype}); they are what is copied"
         return ""
+    rounds = f" and rounds components ({dtype})" if dtype != "float32" else ""
     return {
         Fidelity.ROUNDED: f"{store} rounds components ({dtype})",
-        Fidelity.NORMALISED: f"{store} scales vectors to length 1",
+        Fidelity.NORMALISED: f"{store} scales vectors to length 1{rounds}",
         Fidelity.QUANTISED: f"{store} keeps an approximation ({dtype})",
     }[fidelity]
 
