@@ -496,7 +496,8 @@ def _namespace_to(keys: str | Mapping[str, Any] | None) -> NamespacePolicy:
     if keys is None:
         return NamespacePolicy()
     if isinstance(keys, str):
-        return NamespacePolicy("namespace")  # stores that call them tenants have the same
+        # stores that call them tenants have the same
+        return NamespacePolicy("namespace" if keys == "tenant" else keys)
     return NamespacePolicy("field", keys["field"])
 
 

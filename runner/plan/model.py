@@ -102,7 +102,7 @@ class NamespacePolicy:
 
     Attributes:
         kind: ``auto`` (the target's own, of the same names, where it has such), ``namespace``
-            (that and nothing else) or ``field``.
+            (that and nothing else), ``collection`` (one collection for each) or ``field``.
         field: The metadata field that takes them when *kind* is ``field``.
     """
 

@@ -7,6 +7,7 @@ from functools import partial
 from runner.model import BatchSize, VectorKind, VectorSpec
 from runner.results import InspectedSide, InspectResult, Remark
 from runner.steps.compile import field_rows
+from runner.steps.divided import DividedTarget
 from runner.steps.inventory import take_inventory
 from runner.steps.loaded import LoadedPlan, no_source, patience, scratch_folder
 from runner.steps.outcome import side_of
@@ -20,9 +21,14 @@ def inspect(plan: LoadedPlan) -> InspectResult:
     retrying = patience()
     sides = []
     problem = 0
+    namespaces: list[str] = []
     with scratch_folder() as scratch:
         for side in ("source", "target"):
             with plan.open(side, Access.READ, scratch, retrying) as store:
+                if side == "source":
+                    namespaces = retrying.call("looking at the source", store.namespaces)
+                elif isinstance(store, DividedTarget):
+                    store.cover(namespaces)
                 found = retrying.call(
                     f"looking at the {side}", partial(_inspected, plan, side, store)
                 )

@@ -37,6 +37,7 @@ from runner.model import (
     Workload,
 )
 from runner.plan.model import IdPolicy, IfExists, OnError, PlanDocument, TransformStep
+from runner.steps.divided import DividedTarget
 from runner.steps.filters import choose_filters
 from runner.steps.inventory import Inventory, take_inventory
 from runner.stores.base import CanSwap, Source, Store, Target
@@ -62,6 +63,7 @@ class Preflight:
         vector_names: Source vector → target vector.
         namespaces: Where namespaces will go; *unknown_namespaces*: those that the plan chooses
             and the source does not have.
+        collections: Namespace → collection, of a target that is divided into such.
         wanted: The collection that the plan asks for, in common terms.
         proposal: What the target would make of it.
         before, after: Inventories of the sample as it is and as it would be written.
@@ -97,6 +99,7 @@ class Preflight:
     collisions: int = 0
     findings: list[tuple[str, Finding]] = field(default_factory=list)
     query_problem: str = ""
+    collections: dict[str, str] = field(default_factory=dict)
 
     @property
     def collection(self) -> CollectionSpec:
@@ -118,11 +121,11 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
             f"{document.place('source')}: there is no {type(source).endpoint(source.location)}",
             "`runner inspect` shows what is there",
         )
+    if isinstance(target, DividedTarget):
+        target.cover(source.namespaces())
     target_spec = target.describe()
     if target_spec is not None and None is not source.known_as() == target.known_as():
         raise _one_place(document, "is the same collection")
-    appends = target_spec is not None and document.if_exists is IfExists.APPEND
-    kept_spec = target_spec if appends else None
     count = source.count()
     first, read_per_s = _first_pages(source)
     as_it_is = take_census(source.scan_ids)
@@ -137,6 +140,13 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         return source.scan_ids()
 
     census = take_census(pages) if ids_back or namespaces_back else as_it_is
+    if isinstance(target, DividedTarget):
+        target.cover(census.namespaces)
+        if way := target.lies_in_the_way_of(source):
+            raise _one_place(document, way)
+        target_spec = target.describe()
+    appends = target_spec is not None and document.if_exists is IfExists.APPEND
+    kept_spec = target_spec if appends else None
     distinct = (
         kind == "auto"
         and _leaves_namespaces(namespaces, census)
@@ -184,6 +194,7 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         before=Inventory(),
         after=Inventory(),
         read_per_s=read_per_s,
+        collections=target.collections if isinstance(target, DividedTarget) else {},
     )
     preparation = preparation_for(
         document, target, found.collection, id_map, names, namespaces, collect_failures=True
@@ -220,15 +231,15 @@ def _workload(
 ) -> Workload:
     validation = document.validation
     records = count if document.limit is None else min(count, document.limit)
+    batches = -(-records // document.batch_size.records)
+    every_tenth = min(records, -(-batches // 10) * document.batch_size.records)
     queries = validation.queries
     return Workload(
         records=records,
         size_bytes=records * average_bytes,
         dims=sum(each.dim for each in spec.dense.values()),
-        batches=-(-records // document.batch_size.records),
-        read_back={"every_batch": records, "sample": -(-records // 10), "none": 0}[
-            validation.checksum
-        ],
+        batches=batches,
+        read_back={"every_batch": records, "sample": every_tenth, "none": 0}[validation.checksum],
         lists_ids=validation.ids,
         sampled=min(records, validation.metadata_sample),
         queries=0 if queries is None else queries.sample or 0,

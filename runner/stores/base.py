@@ -96,6 +96,7 @@ class Location:
 # Each is refused on a store that was opened for reading; see Store.__init_subclass__.
 _MUTATORS = (
     "create",
+    "complete",
     "write",
     "delete",
     "bulk_load",
@@ -235,6 +236,16 @@ class Store(ABC):
         del id_kind  # most stores hold the same ids in every collection
         return self.capabilities.ids
 
+    def snapshot(self, note: Callable[[str, str], None]) -> AbstractContextManager[None]:
+        """While open, every `scan` reads the collection as of one moment, if it can be.
+
+        Args:
+            note: Told, from any thread, of each moment (UTC) that is read as of and why it is
+                another one than before; of no moment (``""``) and why, where there is none.
+        """
+        del note
+        return nullcontext()
+
     def known_as(self) -> str | None:
         """What the server calls the collection that exists, the same however a plan reaches
         it; None where it does not say.
@@ -318,6 +329,9 @@ class Target(Store):
         Raises:
             CollectionMismatchError: It exists already.
         """
+
+    def complete(self, spec: CollectionSpec) -> None:
+        """Make what a `create` that broke off left out; nothing where that is one act."""
 
     @abstractmethod
     def write(self, batch: Batch, *, fresh: bool = False) -> None:

@@ -8,6 +8,7 @@ either integers or texts; over 2,000 dimensions an index is on halves.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
 from hashlib import sha256
@@ -83,6 +84,7 @@ from runner.stores.pgvector_findings import (
     table_findings,
 )
 from runner.stores.pgvector_keys import MAX_ID_BYTES
+from runner.stores.pgvector_password import password_findings
 from runner.stores.pgvector_session import (
     Sessions,
     all_rows,
@@ -97,6 +99,7 @@ from runner.stores.pgvector_session import (
     row_or_none,
     run,
 )
+from runner.stores.pgvector_snapshot import SharedSnapshot, begin_alone
 from runner.stores.pgvector_table import (
     BUILD_PARAMS,
     DEFAULT_NAMES,
@@ -191,6 +194,7 @@ class PgvectorStore(Target):
         self._options = location.options
         self._sessions = Sessions(location, access)
         self._known: Table | None = None
+        self._shared: SharedSnapshot | None = None
 
     @classmethod
     def endpoint(cls, location: Location) -> Endpoint:
@@ -321,6 +325,16 @@ class PgvectorStore(Target):
         except psycopg2.Error as error:
             raise mapped_error(error, self.location) from error
 
+    @contextmanager
+    def snapshot(self, note: Callable[[str, str], None]) -> Iterator[None]:
+        """One exported snapshot for all scans, held by a connection of its own."""
+        self._shared = SharedSnapshot(self._sessions.connect, note)
+        try:
+            yield
+        finally:
+            self._shared.close()
+            self._shared = None
+
     def scan_ids(self, page_size: int = 10_000) -> Iterator[tuple[str, list[Id]]]:
         """Every id once, in the key's order."""
         pages = self.scan(Partition(0), None, BatchSize(page_size), _ONLY_IDS)
@@ -346,7 +360,8 @@ class PgvectorStore(Target):
         self, partition: Partition, after: Cursor | None, batch_size: BatchSize, select: Select
     ) -> Iterator[Batch]:
         """The range in order, some hundred records at a time; none reaches beyond a full page."""
-        with self._sessions.transaction(snapshot=True) as session:
+        begin = self._shared.enter if self._shared is not None else begin_alone
+        with self._sessions.transaction(begin=begin) as session:
             table = self._table(session)
             columns = self._chunk_columns(session, table)
             # The planner would sort a small range, or one it knows little about, for every chunk.
@@ -377,7 +392,7 @@ class PgvectorStore(Target):
     @_mapped
     def findings(self) -> list[Finding]:
         """Encryption, poolers, timeouts, replicas, missing keys, and a sort on every page."""
-        found = list(insecure_findings(self.location))
+        found = [*insecure_findings(self.location), *password_findings(self.location)]
         with self._sessions.transaction(patient=True) as session:
             found += server_findings(session, self.location)
             table = self._find(session)

@@ -94,7 +94,7 @@ class WeaviateStore(Target):
 
     name = "weaviate"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        filters=Filters.DECLARED,
+        filters=Filters.ADJUSTABLE,
         typed_fields=True,
         ids=IdRule(strings="uuid"),
         metrics=dict.fromkeys((Metric.COSINE, Metric.DOT, Metric.L2), Fidelity.EXACT),

@@ -224,7 +224,7 @@ def test_only_what_the_plan_drops_is_said_to_be_dropped(places: Places, cli: Cli
     places.fill(places.options("files", "source"), records(2).with_(metadata=Metadata.of(own)))
     path = places.plan(
         places.options("files", "source"), places.options("chroma", "target"),
-        transforms=[{"drop": ["gone"]}],
+        transforms=[{"drop": ["gone"]}], unsupported="refuse",
     )  # fmt: skip
     tried = load_plan(path).dry_run()
     assert tried.exit_code == 3
@@ -236,6 +236,21 @@ def test_only_what_the_plan_drops_is_said_to_be_dropped(places: Places, cli: Cli
     lines = [line for line in found.stdout.splitlines() if unfit in line]
     assert len(lines) == 2
     assert all("50 %" in line for line in lines)
+
+
+def test_a_field_whose_name_does_not_fit_is_said_to_be_kept_beside(places: Places) -> None:
+    own = [{"a": 1, "": 3, "#b": None}]
+    places.fill(places.options("files", "source"), records(1).with_(metadata=Metadata.of(own)))
+    path = places.plan(places.options("files", "source"), places.options("chroma", "target"))
+    tried = load_plan(path).dry_run()
+    assert tried.exit_code == 0
+    beside = "kept in runner_fields"
+    assert {each.name: each.note for each in tried.fields if each.note != "added"} == {
+        "a": "kept", "": beside, "#b": beside,
+    }  # fmt: skip
+    assert [(each.field, each.reversible) for each in tried.losses if each.policy == "json"] == [
+        ("", True), ("#b", True),
+    ]  # fmt: skip
 
 
 def test_a_changed_metric_names_what_the_existing_collection_compares_by(served: Places) -> None:

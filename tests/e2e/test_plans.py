@@ -256,6 +256,15 @@ def show_replace_in_place(served: Places, plan: Plan, _result: RunResult) -> Non
     assert sql(served, tables) == [("docstrings",)]
 
 
+def show_one_collection_each(served: Places, plan: Plan, result: RunResult) -> None:
+    assert result.records == 24
+    there = {"store": "chroma", "path": ".demo/tickets_apart"}
+    for priority in "1234":
+        assert len(served.read({**there, "collection": f"tickets_p{priority}"})) == 6
+    undone = plan.rollback(confirmed=True)
+    assert (undone.action, undone.removed) == ("drop", 24)
+
+
 def in_weaviate(served: Places) -> None:
     """As an application may have it: named by UUIDs, each with its own name in a property."""
     with served.opened(served.options("weaviate", "Docstrings"), Access.WRITE) as collection:
@@ -379,6 +388,7 @@ SHIPPED = {
     "chroma_to_pgvector": Shipped(in_a_chroma_server, show_chroma_to_pgvector),
     "faiss_to_qdrant": Shipped(in_an_index_that_langchain_saved, show_faiss_to_qdrant),
     "any_to_chroma": Shipped(lambda _: None, show_any_to_chroma),
+    "one_collection_each": Shipped(lambda _: None, show_one_collection_each),
     "weaviate_to_faiss": Shipped(in_weaviate, show_weaviate_to_faiss),
 }
 

@@ -5,8 +5,9 @@ rules and begin with small letters; every value must be of its property's type; 
 become doubles, coordinates single precision, instants are printed the one way the server
 prints them; one bad object fails alone; an upsert replaces the whole object; a listing
 goes by id; NaN is taken; the first vector decides a dimension; inactive tenants answer
-nothing.  There is no auto-schema, there are no modules and no phone numbers, and calls
-that the product does not make are unimplemented.
+nothing.  There is no auto-schema and there are no phone numbers, the modules of `MODULES`
+are names, for an object that one would have to make a vector for fails, and calls that the
+product does not make are unimplemented.
 
 ``python -m tests.servers.weaviate_double`` runs one in a process of its own, prints a
 line of JSON with its address and stops when its standard input ends.
@@ -44,6 +45,7 @@ from weaviate.proto.v1 import (
     weaviate_pb2_grpc,
 )
 
+MODULES = ("text2vec-openai", "generative-openai")
 MOST_RESULTS = 10_000  # QUERY_MAXIMUM_RESULTS
 DISTANCES = ("cosine", "dot", "l2-squared", "manhattan", "hamming")
 SCALARS = ("text", "int", "number", "boolean", "date", "uuid", "geoCoordinates", "blob")
@@ -153,11 +155,23 @@ def checked_vector(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"vectorIndexType": kind, "vectorIndexConfig": config}
 
 
+def vectorizers(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Vector → the module that makes it, or ``none``."""
+    if "vectorConfig" not in settings:
+        return {"": settings["vectorizer"]}
+    return {name: next(iter(each["vectorizer"])) for name, each in settings["vectorConfig"].items()}
+
+
 class State:
-    """What the server holds."""
+    """What the server holds.
+
+    Attributes:
+        headers: Those of all requests, by either protocol.
+    """
 
     def __init__(self, api_key: str | None) -> None:
         self.api_key = api_key
+        self.headers: list[Mapping[str, Any]] = []
         self.classes: dict[str, Class] = {}
         self.lock = threading.RLock()
 
@@ -183,15 +197,16 @@ class State:
         }
         settings["class"] = name
         if "vectorConfig" in given:
-            for vector, each in given["vectorConfig"].items():
-                if list(each.get("vectorizer") or {}) != ["none"]:
-                    raise WrongError(f"vector {vector!r}: there are no modules")
             settings["vectorConfig"] = {
-                vector: {"vectorizer": {"none": {}}, **checked_vector(each)}
+                vector: {"vectorizer": each["vectorizer"], **checked_vector(each)}
                 for vector, each in given["vectorConfig"].items()
             }
         else:
             settings |= {"vectorizer": "none", **checked_vector(given)}
+            settings["vectorizer"] = given.get("vectorizer") or "none"
+        for module in [*vectorizers(settings).values(), *given.get("moduleConfig", {})]:
+            if module not in ("none", *MODULES):
+                raise WrongError(f"no module with name {module!r} present")
         self.classes[name] = Class(settings)
         try:
             for each in given.get("properties") or ():
@@ -226,6 +241,9 @@ class State:
             unknown = found.vectors.keys() - there.settings["vectorConfig"].keys()
         if unknown:
             raise WrongError(f"class {collection} does not have the vectors {sorted(unknown)}")
+        for name, module in vectorizers(there.settings).items():
+            if module != "none" and name not in found.vectors:
+                raise WrongError(f"vectorize {name!r}: {module} cannot be reached")
         for name, vector in found.vectors.items():
             dim = there.dims.setdefault(name, vector.shape[-1])
             if vector.shape[-1] != dim:
@@ -405,6 +423,7 @@ def call(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
     def serve(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
         headers = dict(context.invocation_metadata())
         state: State = self.state
+        state.headers.append(headers)
         if state.api_key and headers.get("authorization") != f"Bearer {state.api_key}":
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "unauthorized: invalid api key")
         try:
@@ -604,6 +623,7 @@ class Rest(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         raw = self.rfile.read(int(self.headers.get("content-length") or 0))
         key = self.state.api_key
+        self.state.headers.append({name.lower(): each for name, each in self.headers.items()})
         parts = urlsplit(self.path)
         path = [unquote(each) for each in parts.path.strip("/").split("/")]
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
@@ -621,6 +641,8 @@ class Rest(BaseHTTPRequestHandler):
     def _result(self, path: list[str], query: Mapping[str, str], body: Any) -> Any:
         state = self.state
         match (self.command, *path):
+            case ("GET", "v1", "meta"):
+                return {"version": "1.39.0", "modules": {name: {} for name in MODULES}}
             case ("POST", "v1", "schema"):
                 return state.create(body)
             case ("GET", "v1", "schema", name):
