@@ -583,6 +583,7 @@ class Room:
         ids: Which ids; None for those that the store can hold.
         documents, metadata: ``kept``; ``altered``: there is no place for them, and the plan
             says so, so that they are left out; ``refused``: there is no place for them.
+        fields: Metadata fields that have a place of their own, whatever *metadata* says.
         max_document_chars: Longest document in characters; None for no limit.
         needs_document, needs_vector: Whether every record must have one.
     """
@@ -590,6 +591,7 @@ class Room:
     ids: IdRule | None = None
     documents: Outcome = Outcome.KEPT
     metadata: Outcome = Outcome.KEPT
+    fields: tuple[str, ...] = ()
     max_document_chars: int | None = None
     needs_document: bool = False
     needs_vector: bool = False

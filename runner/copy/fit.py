@@ -34,6 +34,7 @@ from runner.model import (
     VectorSpec,
 )
 from runner.plan.model import FieldPolicy, Unsupported
+from runner.words import shown_list
 
 JSON_FIELDS = "runner_json"
 """Where a record remembers, as a JSON list of names, which of its fields are JSON text."""
@@ -161,11 +162,25 @@ class Fitting:
                 batch = batch.with_(documents=[None] * len(batch))
                 losses[Loss("document", "documents are left out", "drop", False)] += held
         if self.room.metadata is Outcome.ALTERED:
-            held = sum(map(bool, batch.metadata.objects()))
-            if held:
-                batch = batch.with_(metadata=Metadata.of([None] * len(batch)))
-                losses[Loss("metadata", "metadata is left out", "drop", False)] += held
+            batch = self._leave_out_metadata(batch, losses)
         return batch
+
+    def _leave_out_metadata(self, batch: Batch, losses: Counter[Loss]) -> Batch:
+        kept = set(self.room.fields)
+        left = Counter(name for each in batch.metadata.objects() for name in each.keys() - kept)
+        if not left:
+            return batch
+        if kept:
+            for name, held in left.items():
+                losses[Loss(name, "the target has no place for it", "drop", False)] += held
+        else:
+            held = sum(map(bool, batch.metadata.objects()))
+            losses[Loss("metadata", "metadata is left out", "drop", False)] += held
+        rest = [
+            {name: value for name, value in each.items() if name in kept}
+            for each in batch.metadata.objects()
+        ]
+        return batch.with_(metadata=Metadata.of(rest))
 
     def _judge_ids(self, batch: Batch, misfits: dict[int, str]) -> None:
         rule = self.id_rule
@@ -274,9 +289,11 @@ class Fitting:
 
     def _judge_place_of_metadata(self, batch: Batch, misfits: dict[int, str]) -> None:
         if self.room.metadata is Outcome.REFUSED:
+            kept = set(self.room.fields)
             for row, found in enumerate(batch.metadata.objects()):
-                if found:
-                    misfits[row] = "the target has no place for metadata" + _NAME_OR_LEAVE_OUT
+                if rest := found.keys() - kept:
+                    what = f"the fields {shown_list(sorted(rest))}" if kept else "metadata"
+                    misfits[row] = f"the target has no place for {what}" + _NAME_OR_LEAVE_OUT
 
     def _telltales(self) -> list[bytes] | None:
         can, keys = self.capabilities, self.capabilities.keys
