@@ -51,6 +51,7 @@ __all__ = [
     "SparseVector",
     "VectorKind",
     "VectorSpec",
+    "Workload",
 ]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float32]
@@ -112,6 +113,7 @@ class Filters(StrEnum):
 
     DECLARED = "declared"  # those that are asked for
     ALWAYS = "always"  # every field that it can filter by
+    ADJUSTABLE = "adjustable"  # all of them, but where some are asked for only those
     NONE = "none"
 
 
@@ -515,6 +517,33 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Workload:
+    """What a run will ask of one of its stores, as far as the plan tells.
+
+    Attributes:
+        records: How many are copied; *size_bytes*: what they hold, by `Batch.size_bytes`.
+        dims: Components of a record's dense vectors, all together.
+        batches: In how many writes.
+        read_back: How many of them are read from the target again, batch by batch.
+        lists_ids: Whether the checks list the ids at both ends.
+        sampled: How many records a check fetches from both ends.
+        queries: How many searches a check asks at both ends; it reads the source's vectors once
+            more, to know the exact answers.  Questions of a file are not counted.
+        k: How many neighbours each of them asks for.
+    """
+
+    records: int
+    size_bytes: int
+    dims: int
+    batches: int
+    read_back: int
+    lists_ids: bool
+    sampled: int
+    queries: int
+    k: int
+
+
+@dataclass(frozen=True)
 class Proposal:
     """What a target would create for a wanted collection.
 
@@ -636,6 +665,11 @@ class Capabilities:
         max_metadata_bytes: Largest metadata object as JSON, in bytes; None for no limit.  A
             document that is a metadata key counts.
         max_dim: Most components of a dense vector.
+        max_sparse_dim: A sparse vector's indices are below it, and below the dimension that its
+            collection declares; None for any index, whatever is declared.
+        max_sparse_components: Most components of a sparse vector that are there; None for no
+            limit.
+        sparse_zeros: Whether one of those may be 0.
         metrics: Metric → how a vector comes back under it; a missing metric is not offered.
         tolerance: Largest absolute error of a component, for vectors of length 1, where the
             fidelity is not exact.
@@ -644,6 +678,7 @@ class Capabilities:
         lengths: Metric → shortest and longest vector, but for the zero vector, that comes back;
             a metric that is missing here has no limits.
         missing_vector: Whether a record may lack its vector.
+        missing_beside: Whether it may lack one of them if it has another.
         documents: Whether a document has a place of its own; else it is a metadata key.
         namespaces: Whether collections are divided into namespaces or tenants.
         named_vectors: Whether a collection has any number of vectors, each with a name; else
@@ -669,11 +704,15 @@ class Capabilities:
     nul_text: bool = True
     max_metadata_bytes: int | None = None
     max_dim: int = 65_535
+    max_sparse_dim: int | None = None
+    max_sparse_components: int | None = None
+    sparse_zeros: bool = True
     tolerance: float = 0.0
     zero_vector: bool = True
     zero_vector_ever: bool = True
     lengths: Mapping[Metric, tuple[float, float]] = field(default_factory=dict)
     missing_vector: bool = False
+    missing_beside: bool = False
     documents: bool = True
     namespaces: bool = False
     named_vectors: bool = False

@@ -2,9 +2,11 @@
 
 A value that the target cannot hold becomes, by default, its JSON text, and the
 record remembers which fields did in the metadata field ``runner_json``, so that the
-way back restores them.  Integers that a target gives back as doubles stay numbers, and
-``runner_integers`` remembers them.  Whatever no policy can make fit is set aside with
-the reason.
+way back restores them.  A field whose name the target cannot hold goes, by default,
+into the JSON text of ``runner_fields``.  Integers that a target gives back as doubles
+stay numbers, and ``runner_integers`` remembers them.  With ``keep_norm``,
+``runner_norm`` remembers how long vectors were.  Whatever no policy can make fit is set
+aside with the reason.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ import numpy as np
 
 from runner import jsonvalues
 from runner.copy.ids import can_hold
+from runner.copy.norms import NORM, Norms, with_norms
 from runner.jsonvalues import ValueKind, kind_of
 from runner.model import (
     Batch,
+    BoolArray,
     Capabilities,
     FloatArray,
     Id,
@@ -31,6 +35,7 @@ from runner.model import (
     Metric,
     Outcome,
     Room,
+    SparseVector,
     VectorSpec,
 )
 from runner.plan.model import FieldPolicy, Unsupported
@@ -42,7 +47,17 @@ JSON_FIELDS = "runner_json"
 INTEGER_FIELDS = "runner_integers"
 """The same for fields whose numbers are integers, where the target knows doubles only."""
 
+FIELDS = "runner_fields"
+"""Where fields are kept, as one JSON object, whose names the target cannot hold."""
+
+COMPANIONS = frozenset({JSON_FIELDS, INTEGER_FIELDS, FIELDS, NORM})
+"""The metadata fields by which the way back finds what was made to fit."""
+
+BESIDE = f"its name does not fit → {FIELDS}"
+"""What becomes of a field of which only the name is in the way."""
+
 _SURE = frozenset({str, bool})
+_TAKEN = "metadata.{} exists already, and {} there; `rename` or `drop` it"
 _NAME_OR_LEAVE_OUT = " (`target.columns` names one; null there leaves it out)"
 
 
@@ -99,6 +114,7 @@ class Fitting:
         default: The plan's ``unsupported``; None means ``json``.
         id_rule: Which ids the very collection can hold; None for what the store can.
         room: What else the very collection has room for.
+        keep_norm: The plan's ``keep_norm``.
     """
 
     def __init__(
@@ -110,6 +126,7 @@ class Fitting:
         default: Unsupported | None = None,
         id_rule: IdRule | None = None,
         room: Room | None = None,
+        keep_norm: bool = False,
     ) -> None:
         self.capabilities = capabilities
         self.room = room or Room()
@@ -128,12 +145,15 @@ class Fitting:
             and ValueKind.HUGE_INT not in capabilities.values
         )
         self._known_keys: dict[str, str] = {}
+        self._norms = Norms(vectors) if keep_norm else None
 
     def fit(self, batch: Batch) -> Fitted:
         """*batch* as the target can hold it; the batch itself where it fits already."""
         misfits: dict[int, str] = {}
         losses: Counter[Loss] = Counter()
         batch = self._leave_out(batch, losses)
+        if self._norms is not None:
+            batch = self._keep_norms(self._norms, batch, misfits, losses)
         self._judge_ids(batch, misfits)
         self._judge_vectors(batch, misfits)
         self._judge_documents(batch, misfits)
@@ -182,13 +202,49 @@ class Fitting:
         ]
         return batch.with_(metadata=Metadata.of(rest))
 
+    def _keep_norms(
+        self, norms: Norms, batch: Batch, misfits: dict[int, str], losses: Counter[Loss]
+    ) -> Batch:
+        """*batch* with vectors of length 1, and how long they were beside them."""
+        kept = norms.keep(batch)
+        for counts, what, policy in (
+            (kept.counts, f"length → {NORM}", "keep_norm"),
+            (kept.uneven, "scaled to length 1, which cannot be undone", "store"),
+        ):
+            for name, count in counts.items():
+                label = f"vector {name}" if name else "vector"
+                losses[Loss(label, what, policy, policy == "keep_norm")] += count
+        if not kept.texts:
+            return batch
+        objects = list(batch.metadata.objects())
+        for row, text in kept.texts.items():
+            if NORM in objects[row]:
+                misfits[row] = _TAKEN.format(NORM, "the length of the vector goes")
+            objects[row] = {**objects[row], NORM: text}
+        return kept.batch.with_(metadata=Metadata(objects=objects))
+
     def _judge_ids(self, batch: Batch, misfits: dict[int, str]) -> None:
         rule = self.id_rule
         for row, each in enumerate(batch.ids):
             if not can_hold(each, rule):
                 misfits[row] = "the target cannot hold this id"
 
+    def _may_lack(self, batch: Batch) -> BoolArray:
+        """Which rows may be without one of their vectors, shape ``(n,)``."""
+        n = len(batch)
+        if self.capabilities.missing_vector or not self.capabilities.missing_beside:
+            return np.full(n, self.capabilities.missing_vector)
+        held = np.zeros(n, dtype=np.int64)
+        for name in batch.vectors:
+            held += batch.present.get(name, np.ones(n, dtype=np.bool_))
+        for terms in batch.sparse.values():
+            held += [each is not None for each in terms]
+        for rows in batch.multi.values():
+            held += [each is not None for each in rows]
+        return held > 0
+
     def _judge_vectors(self, batch: Batch, misfits: dict[int, str]) -> None:
+        may_lack = self._may_lack(batch)
         for name, array in batch.vectors.items():
             label = f"vector {name}" if name else "vector"
             spec = self.vectors.get(name)
@@ -203,31 +259,57 @@ class Fitting:
                     misfits[row] = f"{label} holds NaN or infinity"
             if spec is not None and spec.metric in self.capabilities.lengths:
                 self._judge_lengths(array, squared, spec.metric, label, misfits)
-            absent = batch.present.get(name)
-            needed = self.room.needs_vector or not self.capabilities.missing_vector
-            if absent is not None and needed:
-                for row in np.flatnonzero(~absent).tolist():
+            here = batch.present.get(name)
+            if here is not None:
+                lacking = ~here if self.room.needs_vector else ~here & ~may_lack
+                for row in np.flatnonzero(lacking).tolist():
                     misfits[row] = f"{label} is missing, which the target refuses"
+                # rows without one are zero
+                squared = np.where(here, squared, 1.0)
             if spec is not None:
                 self._judge_zeros(array, squared, spec.metric, label, misfits)
+                _judge_type(array, spec.dtype, label, misfits)
         for name, sparse in batch.sparse.items():
             for row, each in enumerate(sparse):
                 values = None if each is None else each.values
-                self._judge_kind(row, f"sparse vector {name}", values, misfits)
+                self._judge_kind(row, f"sparse vector {name}", values, misfits, may_lack)
+                if each is not None and (wrong := self._against_sparse(name, each)):
+                    misfits[row] = f"sparse vector {name} {wrong}"
         for name, multi in batch.multi.items():
             label = f"multi-vector {name}"
             dim = self.vectors[name].dim if name in self.vectors else 0
             for row, rows in enumerate(multi):
-                self._judge_kind(row, label, rows, misfits)
+                self._judge_kind(row, label, rows, misfits, may_lack)
                 if rows is not None and dim and rows.shape[1] != dim:
                     misfits[row] = f"{label} has {rows.shape[1]} components, expected {dim}"
 
+    def _against_sparse(self, name: str, vector: SparseVector) -> str:
+        """Why the target cannot hold *vector*; empty if it can."""
+        can = self.capabilities
+        if can.max_sparse_dim is not None and len(vector.indices):
+            declared = self.vectors[name].dim if name in self.vectors else 0
+            dim = min(declared or can.max_sparse_dim, can.max_sparse_dim)
+            highest = int(vector.indices[-1])
+            if highest >= dim:
+                return f"has index {highest:,}, the target takes those below {dim:,}"
+        most = can.max_sparse_components
+        if most is not None and len(vector.indices) > most:
+            return f"has {len(vector.indices):,} components, the target takes {most:,}"
+        if not can.sparse_zeros and not vector.values.all():
+            return "holds a component that is 0, which the target refuses"
+        return ""
+
     def _judge_kind(
-        self, row: int, label: str, values: FloatArray | None, misfits: dict[int, str]
+        self,
+        row: int,
+        label: str,
+        values: FloatArray | None,
+        misfits: dict[int, str],
+        may_lack: BoolArray,
     ) -> None:
         """What is asked of sparse and multi-vectors alike."""
         if values is None:
-            if not self.capabilities.missing_vector:
+            if not may_lack[row]:
                 misfits[row] = f"{label} is missing, which the target refuses"
         elif not np.isfinite(values).all():
             misfits[row] = f"{label} holds NaN or infinity"
@@ -338,12 +420,15 @@ class Fitting:
     def _fit_object(self, found: dict[str, Any], losses: Counter[Loss]) -> dict[str, Any]:
         made: dict[str, Any] | None = None
         as_json: list[str] = []
+        beside: dict[str, Any] = {}
         for key, value in found.items():
             wrong = self._known_keys.get(key)
             if wrong is None:
                 wrong = self._known_keys[key] = self._against_key(key)
             if wrong:
-                raise _MisfitError(f"metadata key {key!r} {wrong}")
+                made = dict(found) if made is None else made
+                self._apply_key_policy(made, key, wrong, beside, losses)
+                continue
             kind_type = type(value)
             if kind_type in _SURE and not (kind_type is str and self._bad_text(value)):
                 continue
@@ -356,15 +441,18 @@ class Fitting:
             outcome = self.capabilities.values.get(kind, Outcome.KEPT)
             if kind in (ValueKind.NON_FINITE, ValueKind.UNKNOWN):
                 outcome = Outcome.REFUSED
-            if outcome is Outcome.KEPT:
-                if not self.capabilities.nul_text and self._nul_inside(value):
-                    raise _MisfitError(f"metadata.{key} holds U+0000, which the target refuses")
+            if outcome is Outcome.KEPT and not self._bad_inside(value):
                 continue
             if made is None:
                 made = dict(found)
             self._apply_policy(made, key, value, kind, as_json, losses)
         if as_json:
             made = self._noted(found, made, JSON_FIELDS, as_json, "become JSON text")
+        if beside:
+            assert made is not None
+            if FIELDS in found:
+                raise _MisfitError(_TAKEN.format(FIELDS, "fields go"))
+            made[FIELDS] = jsonvalues.dumps(beside, sort_keys=True).decode()
         if self.capabilities.integers_as_doubles:
             integers = [key for key, value in (made or found).items() if type(value) is int]
             if integers:
@@ -383,18 +471,24 @@ class Fitting:
     ) -> dict[str, Any]:
         """*made*, or a copy of *found*, with the names of *fields* in the field *companion*."""
         if companion in found:
-            raise _MisfitError(
-                f"metadata.{companion} exists already, and the names of fields that {what} go "
-                "there; `rename` or `drop` it"
-            )
+            raise _MisfitError(_TAKEN.format(companion, f"the names of fields that {what} go"))
         made = dict(found) if made is None else made
         made[companion] = jsonvalues.dumps(sorted(fields)).decode()
         return made
 
     def _bad_text(self, text: str) -> bool:
-        if "\0" in text and not self.capabilities.nul_text:
-            return True
-        return not text.isascii() and any("\ud800" <= each <= "\udfff" for each in text)
+        return ("\0" in text and not self.capabilities.nul_text) or _has_surrogate(text)
+
+    def _bad_inside(self, value: Any) -> bool:
+        """Whether *value* has a text, or a key, that the target cannot hold."""
+        match value:
+            case str():
+                return self._bad_text(value)
+            case dict():
+                return any(self._bad_text(k) or self._bad_inside(v) for k, v in value.items())
+            case list():
+                return any(self._bad_inside(each) for each in value)
+        return False
 
     def _nul_inside(self, value: Any) -> bool:
         if isinstance(value, str):
@@ -405,6 +499,8 @@ class Fitting:
 
     def _against_key(self, key: str) -> str:
         rule = self.capabilities.keys
+        if _has_surrogate(key):
+            return _SURROGATE
         if key in self.reserved:
             return "is the name of a column of the target's own; `rename` it"
         if key in rule.refused or (rule.refused_prefixes and key.startswith(rule.refused_prefixes)):
@@ -431,6 +527,27 @@ class Fitting:
         named = self.policies.get(key)
         return (named.unsupported if named else None) or self.default
 
+    def _apply_key_policy(
+        self,
+        made: dict[str, Any],
+        key: str,
+        wrong: str,
+        beside: dict[str, Any],
+        losses: Counter[Loss],
+    ) -> None:
+        """What becomes of a field whose name the target cannot hold."""
+        policy = self._policy(key)
+        if policy is Unsupported.DROP:
+            del made[key]
+            losses[Loss(key, "its name does not fit; left out", policy.value, False)] += 1
+            return
+        if policy in (Unsupported.REFUSE, Unsupported.STRINGIFY) or wrong == _SURROGATE:
+            raise _MisfitError(f"metadata key {key!r} {wrong}")
+        if unspeakable := _unspeakable(made[key]):
+            raise _MisfitError(f"metadata.{key}: {unspeakable}, which the target refuses")
+        beside[key] = made.pop(key)
+        losses[Loss(key, BESIDE, Unsupported.JSON.value, True)] += 1
+
     def _apply_policy(
         self,
         made: dict[str, Any],
@@ -441,30 +558,32 @@ class Fitting:
         losses: Counter[Loss],
     ) -> None:
         policy = self._policy(key)
-        if kind is ValueKind.STRING:
-            # text can only be here because of NUL or a lone surrogate, which no spelling saves
-            if policy is not Unsupported.DROP:
-                raise _MisfitError(f"metadata.{key} holds text that the target refuses")
-        elif kind in (ValueKind.NON_FINITE, ValueKind.UNKNOWN) and policy in (
-            Unsupported.JSON,
-            Unsupported.FLATTEN,
-        ):
-            policy = Unsupported.REFUSE
+        what: str = kind.value
+        if kind not in self.capabilities.values and not self.capabilities.nul_text and (
+            self._nul_inside(value)
+        ):  # fmt: skip
+            what = f"{what} with U+0000"
+        if unspeakable := _unspeakable(value):
+            what = unspeakable
+            if policy is not Unsupported.DROP and (
+                policy is not Unsupported.STRINGIFY or kind is not ValueKind.NON_FINITE
+            ):
+                policy = Unsupported.REFUSE
         match policy:
             case Unsupported.REFUSE:
-                raise _MisfitError(f"metadata.{key}: {kind.value}, which the target refuses")
+                raise _MisfitError(f"metadata.{key}: {what}, which the target refuses")
             case Unsupported.DROP:
                 del made[key]
-                losses[Loss(key, f"{kind.value} is left out", policy.value, False)] += 1
+                losses[Loss(key, f"{what} is left out", policy.value, False)] += 1
             case Unsupported.STRINGIFY:
-                made[key] = value if isinstance(value, str) else _as_text(value)
-                losses[Loss(key, f"{kind.value} → text", policy.value, False)] += 1
+                made[key] = _as_text(value)
+                losses[Loss(key, f"{what} → text", policy.value, False)] += 1
             case Unsupported.FLATTEN if kind is ValueKind.OBJECT:
                 self._flatten(made, key, value, as_json, losses)
             case Unsupported.JSON | Unsupported.FLATTEN:
                 made[key] = jsonvalues.dumps(value).decode()
                 as_json.append(key)
-                losses[Loss(key, f"{kind.value} → JSON text", "json", True)] += 1
+                losses[Loss(key, f"{what} → JSON text", "json", True)] += 1
 
     def _flatten(
         self,
@@ -487,7 +606,9 @@ class Fitting:
             kind = kind_of(each)
             if kind is ValueKind.OBJECT:
                 self._flatten(made, name, each, as_json, losses)
-            elif self.capabilities.values.get(kind, Outcome.KEPT) is not Outcome.KEPT:
+            elif self.capabilities.values.get(kind, Outcome.KEPT) is not Outcome.KEPT or (
+                self._bad_inside(each)
+            ):
                 made[name] = jsonvalues.dumps(each).decode()
                 as_json.append(name)
 
@@ -507,24 +628,85 @@ class Fitting:
                 misfits[row] = f"{what} {size:,} bytes, the target holds {limit:,}"
 
 
+_FLOAT16_END = 65_520  # from here on a component becomes infinite
+
+
+def _judge_type(array: FloatArray, dtype: str, label: str, misfits: dict[int, str]) -> None:
+    """What components of another type than float32 cannot be at all."""
+    if dtype == "bit":
+        wrong = (array != 0) & (array != 1)
+        why = "holds components other than 0 and 1, the target keeps bits"
+    elif dtype == "float16":
+        wrong = np.abs(array) >= _FLOAT16_END
+        why = "holds components that are infinite as float16, which the target keeps"
+    else:
+        return
+    for row in np.flatnonzero(wrong.any(axis=1)).tolist():
+        misfits.setdefault(row, f"{label} {why}")
+
+
 class _MisfitError(Exception):
     """This record cannot be made to fit; says why."""
 
 
+_SURROGATE = "holds a lone surrogate, which no target takes; `rename` it"
+
+
+def _has_surrogate(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= each <= "\udfff" for each in text)
+
+
+def _unspeakable(value: Any) -> str:
+    """What in *value* JSON cannot say; empty if it can say all of it."""
+    kind = kind_of(value)
+    if kind in (ValueKind.NON_FINITE, ValueKind.UNKNOWN):
+        return kind.value
+    try:
+        jsonvalues.dumps(value)
+    except TypeError:
+        return "a lone surrogate"
+    return ""
+
+
 def _as_text(value: Any) -> str:
-    if isinstance(value, float):
+    """*value* as a text that any target takes."""
+    if kind_of(value) is ValueKind.NON_FINITE or isinstance(value, float):
         return repr(value)
     return jsonvalues.dumps(value).decode()
 
 
 def unfitted(batch: Batch) -> Batch:
-    """*batch* with every field that `Fitting` turned into JSON text or a double turned back."""
+    """*batch* with everything that `Fitting` turned into something else turned back."""
     restored: list[dict[str, Any]] | None = None
     for companion, restore in ((JSON_FIELDS, _as_spelled), (INTEGER_FIELDS, _as_integer)):
         if batch.metadata.may_have_key(companion):
             objects = batch.metadata.objects() if restored is None else restored
             restored = [_unfit(each, companion, restore) for each in objects]
-    return batch if restored is None else batch.with_(metadata=Metadata(objects=restored))
+    if batch.metadata.may_have_key(FIELDS):
+        objects = batch.metadata.objects() if restored is None else restored
+        restored = [_with_fields(each) for each in objects]
+    if restored is not None:
+        batch = batch.with_(metadata=Metadata(objects=restored))
+    return with_norms(batch)
+
+
+def _with_fields(found: dict[str, Any]) -> dict[str, Any]:
+    """One object with the fields that `FIELDS` holds; as it is where that is not ours."""
+    text = found.get(FIELDS)
+    if not isinstance(text, str):
+        return found
+    try:
+        fields = jsonvalues.loads(text)
+    except ValueError:
+        return found
+    if (
+        not isinstance(fields, dict)
+        or not fields
+        or fields.keys() & found.keys()
+        or jsonvalues.dumps(fields, sort_keys=True).decode() != text
+    ):
+        return found
+    return {**{key: value for key, value in found.items() if key != FIELDS}, **fields}
 
 
 def _unfit(found: dict[str, Any], companion: str, restore: Callable[[Any], Any]) -> dict[str, Any]:
@@ -581,6 +763,6 @@ def _as_spelled(text: Any) -> Any:
     if not isinstance(text, str):
         raise ValueError("no text")
     value = jsonvalues.loads(text)
-    if isinstance(value, str) or jsonvalues.dumps(value).decode() != text:
+    if (isinstance(value, str) and "\0" not in value) or jsonvalues.dumps(value).decode() != text:
         raise ValueError("not as fitting spells it")
     return value

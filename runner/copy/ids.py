@@ -374,7 +374,13 @@ def _companions_of(now: Id, metadata: Mapping[str, Any], home: str) -> tuple[str
 
 
 def choose(
-    policy: IdPolicy, census: IdCensus, rule: IdRule, store: str, *, distinct: bool = False
+    policy: IdPolicy,
+    census: IdCensus,
+    rule: IdRule,
+    store: str,
+    *,
+    distinct: bool = False,
+    meet_as_text: bool = False,
 ) -> tuple[IdMap, list[str]]:
     """The id map of a plan and what stands against it.
 
@@ -384,6 +390,7 @@ def choose(
         rule: What the target can hold.
         store: The target's name, for messages.
         distinct: See `IdMap`; the census is of ids that have been made so.
+        meet_as_text: Whether two ids of the census, as 42 and "42", are the same text.
     """
     if policy.kind == "field":
         return IdMap("field", policy.field, restore=False), []
@@ -392,6 +399,8 @@ def choose(
         return chosen, _against(chosen, census, rule, store)
     for kind in ("keep", "string", "uuid5"):
         chosen = IdMap(kind, distinct=distinct)
+        if kind == "string" and meet_as_text:
+            continue
         if not _against(chosen, census, rule, store):
             return chosen, []
     return IdMap(), _against(IdMap(), census, rule, store)

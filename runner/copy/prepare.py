@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from runner import jsonvalues
 from runner.copy.dead_letters import DeadLetterRow
 from runner.copy.effects import changed_contents, settled
-from runner.copy.fit import INTEGER_FIELDS, JSON_FIELDS, Fitting, Loss, unfitted
+from runner.copy.fit import FIELDS, INTEGER_FIELDS, JSON_FIELDS, Fitting, Loss, unfitted
 from runner.copy.ids import (
     ORIGINAL_ID,
     RUNNER_NAMESPACE,
@@ -21,6 +21,7 @@ from runner.copy.ids import (
     NamespaceMap,
     restored,
 )
+from runner.copy.norms import NORM
 from runner.model import Batch, BatchSize, Id, Metadata, Select
 from runner.stores.base import Source
 from runner.transform_loader import Chain
@@ -325,9 +326,14 @@ def _restorations(page: Batch, batch: Batch) -> Counter[Loss]:
         for companion, what in (
             (JSON_FIELDS, "JSON text → as it was"),
             (INTEGER_FIELDS, "double → int"),
+            (FIELDS, f"{FIELDS} → field again"),
         ):
             if companion in old and companion not in new:
                 for name in jsonvalues.loads(old[companion]):
                     if name != ORIGINAL_ID:
                         found[Loss(name, what, RESTORED, reversible=True)] += 1
+        if NORM in old and NORM not in new:
+            for name in jsonvalues.loads(old[NORM]):
+                label = f"vector {name}" if name else "vector"
+                found[Loss(label, "as long again as it was", RESTORED, reversible=True)] += 1
     return found

@@ -1,8 +1,9 @@
 """Where LangChain and LlamaIndex look for texts and metadata (plan key ``layout``).
 
 A layout is no more than options of a store under another name: those that the plan itself
-gives win.  They are the defaults of langchain-qdrant 1.1, langchain-postgres 0.0.16
-(`PGVectorStore`), langchain-pinecone 0.2, langchain-weaviate 0.0.6 and of llama-index 0.14.
+gives win.  They are the defaults of langchain-qdrant 1.1.0, langchain-postgres 0.0.19 (its
+`PGVectorStore`), langchain-pinecone 0.2.13, langchain-weaviate 0.0.8 and llama-index-core
+0.14.25.
 Chroma has a place of its own for both, where either library looks.
 """
 

@@ -308,6 +308,7 @@ class _Plan:
             namespace_to=_namespace_to(plan.get("namespace_to")),
             fields={name: _field(policy) for name, policy in plan.get("fields", {}).items()},
             unsupported=_unsupported(plan),
+            keep_norm=plan.get("keep_norm", False),
             allow=frozenset(Hazard(word) for word in plan.get("allow", ())),
             limit=min(limits, default=None),
             state_dir=Path(state_dir) if state_dir else None,
@@ -495,7 +496,8 @@ def _namespace_to(keys: str | Mapping[str, Any] | None) -> NamespacePolicy:
     if keys is None:
         return NamespacePolicy()
     if isinstance(keys, str):
-        return NamespacePolicy("namespace")  # stores that call them tenants have the same
+        # stores that call them tenants have the same
+        return NamespacePolicy("namespace" if keys == "tenant" else keys)
     return NamespacePolicy("field", keys["field"])
 
 

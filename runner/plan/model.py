@@ -102,7 +102,7 @@ class NamespacePolicy:
 
     Attributes:
         kind: ``auto`` (the target's own, of the same names, where it has such), ``namespace``
-            (that and nothing else) or ``field``.
+            (that and nothing else), ``collection`` (one collection for each) or ``field``.
         field: The metadata field that takes them when *kind* is ``field``.
     """
 
@@ -175,6 +175,7 @@ class PlanDocument:
         namespace_to: Where namespaces go.
         fields: Field name → policy.
         unsupported: The policy of fields that are not named in *fields*; None for the default.
+        keep_norm: Whether the length of vectors that the target scales is kept.
         allow: Hazards the plan allows.
         limit: Copy at most this many records; None for all.
         state_dir: Where runs are kept, if the plan says so; None for the default.
@@ -201,6 +202,7 @@ class PlanDocument:
     namespace_to: NamespacePolicy = NamespacePolicy()
     fields: Mapping[str, FieldPolicy] = field(default_factory=dict)
     unsupported: Unsupported | None = None
+    keep_norm: bool = False
     allow: frozenset[Hazard] = frozenset()
     limit: int | None = None
     state_dir: Path | None = None

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from runner.copy.dead_letters import DeadLetterRow
-from runner.copy.fit import INTEGER_FIELDS, JSON_FIELDS, Loss
+from runner.copy.fit import BESIDE, COMPANIONS, FIELDS, Loss
 from runner.copy.ids import ORIGINAL_ID, RUNNER_ID, RUNNER_NAMESPACE, IdMap, NamespaceMap
+from runner.copy.norms import scaled
 from runner.copy.prepare import RESTORED, namespace_restored
 from runner.errors import CapabilityError, HazardError, PlanError, RunnerError, TransformError
 from runner.jsonvalues import ValueKind
@@ -23,6 +24,7 @@ from runner.model import (
     CollectionSpec,
     Endpoint,
     Fidelity,
+    FilterKind,
     Severity,
     VectorKind,
 )
@@ -199,7 +201,7 @@ def compile_plan(
         steps=steps,
         faults=tuple(faults),
         warnings=tuple(_warnings(document, found)),
-        notes=tuple(_remarks(document, found, Severity.NOTE)),
+        notes=tuple(_notes(document, found, target[0].store)),
         hazards=hazards,
         fields=tuple(_field_rows(found, effects)),
         losses=tuple(
@@ -476,6 +478,14 @@ def _remarks(document: PlanDocument, found: Preflight, severity: Severity) -> li
     ]
 
 
+def _notes(document: PlanDocument, found: Preflight, target: str) -> list[Remark]:
+    notes = _remarks(document, found, Severity.NOTE)
+    if document.keep_norm and not scaled(found.collection.vectors):
+        what = f"{target} gives these vectors back as long as they were: there is no length to keep"
+        notes.append(Remark(document.place("keep_norm"), what))
+    return notes
+
+
 def _warnings(document: PlanDocument, found: Preflight) -> list[Remark]:
     warnings = _remarks(document, found, Severity.WARNING)
     makes = found.target_spec is None or document.if_exists is IfExists.REPLACE
@@ -620,7 +630,8 @@ def _field_rows(found: Preflight, effects: Sequence[FieldEffect]) -> list[FieldR
     named = {each.field: each for each in effects if each.field}
     rows = []
     arrived = set()
-    for name, summary in before.fields.items():
+    # by name: the order in which stores give fields may change from one look to the next
+    for name, summary in sorted(before.fields.items()):
         effect = named.get(name)
         becomes, note = _fate(name, summary, found, effect)
         typed = found.source_spec.extra.get(TYPED, {}).get(name)
@@ -628,7 +639,7 @@ def _field_rows(found: Preflight, effects: Sequence[FieldEffect]) -> list[FieldR
             note = typed
         arrived.add(becomes if becomes in after.fields else name)
         rows.append(_row(name, summary, before, becomes, note))
-    for name, summary in after.fields.items():
+    for name, summary in sorted(after.fields.items()):
         if name not in arrived and name not in before.fields:
             note = named[name].note if name in named else "added"
             rows.append(_row("", summary, after, name, note))
@@ -656,14 +667,14 @@ def _fate(
 
 def _why_gone(name: str, summary: FieldSummary, found: Preflight) -> str:
     restored = {each.field for each in found.losses if each.policy == RESTORED}
-    if (name in (ORIGINAL_ID, RUNNER_ID) and "id" in restored) or (
-        name in (JSON_FIELDS, INTEGER_FIELDS) and restored
-    ):
+    if (name in (ORIGINAL_ID, RUNNER_ID) and "id" in restored) or (name in COMPANIONS and restored):
         return RESTORED
     if namespace_restored(name) in found.losses or (
         name == RUNNER_NAMESPACE and "namespace" in restored
     ):
         return RESTORED
+    if any(each.field == name and each.what == BESIDE for each in found.losses):
+        return f"kept in {FIELDS}"
     if ValueKind.OBJECT in summary.kinds and any(
         each.startswith(f"{name}.") for each in found.after.fields
     ):
@@ -686,9 +697,13 @@ def _row(
     )
 
 
-def field_rows(inventory: Inventory) -> list[FieldRow]:
-    """The fields of one side, as they are."""
-    return [_row(name, each, inventory, "", "") for name, each in inventory.fields.items()]
+def field_rows(inventory: Inventory, filterable: Mapping[str, FilterKind]) -> list[FieldRow]:
+    """The fields of one side, as they are, and which of them have a filter index."""
+    notes = {name: f"{kind} index" for name, kind in filterable.items()}
+    return [
+        _row(name, each, inventory, "", notes.get(name, ""))
+        for name, each in sorted(inventory.fields.items())
+    ]
 
 
 def loss_rows(
@@ -707,6 +722,7 @@ def loss_rows(
         specs: ``source`` and ``target``, as far as they are known.
     """
     rows = []
+    scaled_before = {each.field for each in losses if each.policy == "keep_norm"}
     given, made = specs.get("source"), specs.get("target")
     for name, what in (given.extra.get(TYPED, {}) if given else {}).items():
         if source == target and given and made and given.fields[name] == made.fields.get(name):
@@ -714,10 +730,12 @@ def loss_rows(
         rows.append(LossRow(name, what, None, looked_at, "store", reversible=False))
     for side, store in (("source", source), ("target", target)):
         spec = specs.get(side)
-        for name, vector in (spec.vectors if spec else {}).items():
+        for name, vector in spec.vectors.items() if spec else ():
             what = _vector_loss(store, vector.fidelity, vector.dtype, side)
             if what:
                 label = f"vector {name}" if name else "vector"
+                if side == "target" and label in scaled_before:
+                    continue
                 rows.append(LossRow(label, what, None, looked_at, "store", reversible=False))
     rows += [
         LossRow(each.field, each.what, count, looked_at, each.policy, each.reversible)

@@ -18,6 +18,7 @@ from typing import assert_never
 from runner.checks import evidence
 from runner.checks.digest import Kept
 from runner.checks.evidence import Ends, kept_of
+from runner.checks.queries import queries_checks
 from runner.copy.journal import Journal
 from runner.copy.pipeline import Copier, CopySettings, Progress, records_in_flight
 from runner.copy.prepare import Preparation
@@ -34,7 +35,15 @@ from runner.model import BatchSize, CollectionSpec, Endpoint, VectorSpec
 from runner.plan.model import PlanDocument, Validation
 from runner.report.progress import ProgressEvent
 from runner.results import CheckResult, Side, Verdict, verdict_of
-from runner.steps.marks import BEING_REPLACED, is_mark_of, mark_text, refuse_foreign_run
+from runner.steps.divided import DividedTarget
+from runner.steps.marks import (
+    BEING_REPLACED,
+    DONE,
+    RUNNING,
+    is_mark_of,
+    mark_text,
+    refuse_foreign_run,
+)
 from runner.steps.model import (
     Append,
     Check,
@@ -215,7 +224,8 @@ class Execution:
                 lambda: self._is_of_this_run(empty_too=not step.drop_first),
             )
         ):
-            self._mark("running")
+            self.retrying.call("creating the target", lambda: self.target.complete(step.spec))
+            self._mark(RUNNING)
             return
         if there is not None and step.drop_first:
             self.retrying.call("dropping the target", self.target.drop)
@@ -226,7 +236,7 @@ class Execution:
             )
         self._note_folders()
         self._make(step.spec)
-        self._mark("running")
+        self._mark(RUNNING)
 
     def _note_folders(self) -> None:
         """Keep which folders the target's creation will make, for a rollback to remove."""
@@ -246,6 +256,7 @@ class Execution:
                 and self.target.describe() is not None
                 and self._is_of_this_run(empty_too=True)
             ):
+                self.target.complete(spec)
                 return
             tried = True
             self.target.create(spec)
@@ -283,12 +294,24 @@ class Execution:
     def _note_present(self, step: Append) -> None:
         del step
         self._refuse_foreign(self.retrying.call("looking at the target", self.target.read_mark))
-        self._mark("running")
+        self._mark(RUNNING)
+        if isinstance(self.target, DividedTarget):
+            self.retrying.call("creating what is missing", self._add_collections)
         present = self.retrying.call(
             "listing what the target holds",
             lambda: self.journal.keep_present_before(self.target.scan_ids()),
         )
         self.journal.keep(held_before=present)
+
+    def _add_collections(self) -> None:
+        """Those of namespaces that the target does not know yet; like those that it has."""
+        target = self.target
+        assert isinstance(target, DividedTarget)
+        if self.journal.fact("made_collections") is None:
+            self.journal.keep(made_collections=target.missing())
+        if target.missing():
+            target.complete(target.propose(self._described(), 0, 0).spec)
+            self._mark(RUNNING)
 
     # copy
 
@@ -487,7 +510,7 @@ class Execution:
 
     def mark_done(self) -> None:
         """Leave word on the target that this run is over."""
-        self._mark("done")
+        self._mark(DONE)
 
     def _note_retry(self, what: str, wait_s: float) -> None:
         self.journal.audit("retry", what=what, wait_s=round(wait_s, 1))
@@ -602,6 +625,7 @@ def run_checks(
         check("metadata", lambda: evidence.metadata_check(ends, validation.metadata_sample))
     queries = validation.queries
     if queries is not None:
-        check("queries", lambda: evidence.queries_check(ends, queries))
+        before_each("queries")
+        results += retrying.call("the check of queries", lambda: queries_checks(ends, queries))
     check("dead letters", lambda: evidence.dead_letters_check(ends, validation.max_dead_letters))
     return results

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from runner.model import BatchSize
+from runner.model import BatchSize, VectorKind, VectorSpec
 from runner.results import InspectedSide, InspectResult, Remark
 from runner.steps.compile import field_rows
+from runner.steps.divided import DividedTarget
 from runner.steps.inventory import take_inventory
 from runner.steps.loaded import LoadedPlan, no_source, patience, scratch_folder
 from runner.steps.outcome import side_of
@@ -20,9 +21,14 @@ def inspect(plan: LoadedPlan) -> InspectResult:
     retrying = patience()
     sides = []
     problem = 0
+    namespaces: list[str] = []
     with scratch_folder() as scratch:
         for side in ("source", "target"):
             with plan.open(side, Access.READ, scratch, retrying) as store:
+                if side == "source":
+                    namespaces = retrying.call("looking at the source", store.namespaces)
+                elif isinstance(store, DividedTarget):
+                    store.cover(namespaces)
                 found = retrying.call(
                     f"looking at the {side}", partial(_inspected, plan, side, store)
                 )
@@ -51,7 +57,7 @@ def _inspected(plan: LoadedPlan, side: str, store: Store) -> InspectedSide:
     inventory = take_inventory(batches)
     vectors = {
         name or "(unnamed)": " · ".join(
-            [plural(each.dim, "dim"), each.metric.value, each.dtype, each.fidelity.value]
+            [_size(each), each.metric.value, each.dtype, each.fidelity.value]
         )
         for name, each in spec.vectors.items()
     }
@@ -60,7 +66,7 @@ def _inspected(plan: LoadedPlan, side: str, store: Store) -> InspectedSide:
         side=side,
         about=side_of(endpoint, spec, count, "exists", store),
         vectors=vectors,
-        fields=tuple(field_rows(inventory)),
+        fields=tuple(field_rows(inventory, spec.filterable or {})),
         looked_at=inventory.records,
         id_kinds=dict(inventory.ids),
         longest_id_bytes=inventory.longest_id_bytes,
@@ -69,3 +75,13 @@ def _inspected(plan: LoadedPlan, side: str, store: Store) -> InspectedSide:
         average_record_bytes=inventory.average_record_bytes,
         remarks=remarks,
     )
+
+
+def _size(spec: VectorSpec) -> str:
+    match spec.kind:
+        case VectorKind.SPARSE:
+            return "sparse"
+        case VectorKind.MULTI:
+            return f"multi, each of {plural(spec.dim, 'dim')}"
+        case _:
+            return plural(spec.dim, "dim")

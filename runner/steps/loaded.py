@@ -20,6 +20,7 @@ from runner.plan.fingerprint import fingerprint, moved_along
 from runner.plan.model import PlanDocument
 from runner.plan.redact import Redactor
 from runner.steps.compile import pace_of
+from runner.steps.divided import DividedTarget, divided
 from runner.steps.marks import place_of, refuse_other_target
 from runner.steps.model import Step, spec_from_json, steps_from_json
 from runner.steps.preflight import chain_of, preparation_for
@@ -113,11 +114,24 @@ class LoadedPlan:
         location = self._location(side)
         folder = scratch / side
         folder.mkdir(parents=True, exist_ok=True)
-        store = retrying.call(f"opening the {side}", lambda: open_store(location, access, folder))
+        divides = side == "target" and self.document.namespace_to.kind == "collection"
+        opener = divided if divides else open_store
+        store = retrying.call(f"opening the {side}", lambda: opener(location, access, folder))
         try:
             yield store
         finally:
             store.close()
+
+    @contextmanager
+    def open_target(
+        self, access: Access, scratch: Path, retrying: Retrying, journal: Journal | None = None
+    ) -> Iterator[Target]:
+        """The target, opened; *journal* knows the collections that its run divides it into."""
+        with self.open("target", access, scratch, retrying) as target:
+            assert isinstance(target, Target)
+            if isinstance(target, DividedTarget) and journal is not None:
+                target.reopen(journal.fact("collections"))
+            yield target
 
     # its runs
 

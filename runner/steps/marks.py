@@ -18,6 +18,8 @@ from runner.stores.base import Target
 
 BEING_REPLACED = "being replaced"
 """The state in the mark of a collection that stays as it is until its replacement is checked."""
+RUNNING = "running"
+DONE = "done"
 
 
 def mark_text(run_id: str, plan: str, state: str) -> str:
@@ -44,6 +46,11 @@ def is_being_replaced(mark: str | None) -> bool:
     return mark is not None and _state_of(mark) == BEING_REPLACED
 
 
+def is_over(mark: str) -> bool:
+    """Whether *mark* does not name a run that is under way."""
+    return _state_of(mark) not in (RUNNING, BEING_REPLACED)
+
+
 def _state_of(mark: str) -> str:
     return str(json.loads(mark).get("state", "")) if run_of(mark) else ""
 
@@ -61,7 +68,7 @@ def refuse_foreign_run(mark: str | None, run_id: str, left_behind: Collection[st
     """
     if mark is None or run_of(mark) in ("", run_id, *left_behind):
         return
-    if _state_of(mark) in ("running", BEING_REPLACED):
+    if not is_over(mark):
         other = run_of(mark)
         raise JournalError(
             f"the run {other} of the plan {json.loads(mark).get('plan', '')} is writing to this "

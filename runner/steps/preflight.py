@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow.parquet as parquet
@@ -34,8 +34,10 @@ from runner.model import (
     Select,
     VectorKind,
     VectorSpec,
+    Workload,
 )
 from runner.plan.model import IdPolicy, IfExists, OnError, PlanDocument, TransformStep
+from runner.steps.divided import DividedTarget
 from runner.steps.filters import choose_filters
 from runner.steps.inventory import Inventory, take_inventory
 from runner.stores.base import CanSwap, Source, Store, Target
@@ -44,6 +46,7 @@ from runner.transform_loader import Chain, load_chain
 from runner.words import named_list, plural
 
 SAMPLE = 1000
+_SHOWN_PROBLEMS = 5
 _INDEX_PARAMS = ("m", "ef_construction", "ef_search", "lists", "probes")
 
 
@@ -60,6 +63,7 @@ class Preflight:
         vector_names: Source vector → target vector.
         namespaces: Where namespaces will go; *unknown_namespaces*: those that the plan chooses
             and the source does not have.
+        collections: Namespace → collection, of a target that is divided into such.
         wanted: The collection that the plan asks for, in common terms.
         proposal: What the target would make of it.
         before, after: Inventories of the sample as it is and as it would be written.
@@ -95,6 +99,7 @@ class Preflight:
     collisions: int = 0
     findings: list[tuple[str, Finding]] = field(default_factory=list)
     query_problem: str = ""
+    collections: dict[str, str] = field(default_factory=dict)
 
     @property
     def collection(self) -> CollectionSpec:
@@ -116,11 +121,11 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
             f"{document.place('source')}: there is no {type(source).endpoint(source.location)}",
             "`runner inspect` shows what is there",
         )
+    if isinstance(target, DividedTarget):
+        target.cover(source.namespaces())
     target_spec = target.describe()
     if target_spec is not None and None is not source.known_as() == target.known_as():
         raise _one_place(document, "is the same collection")
-    appends = target_spec is not None and document.if_exists is IfExists.APPEND
-    kept_spec = target_spec if appends else None
     count = source.count()
     first, read_per_s = _first_pages(source)
     as_it_is = take_census(source.scan_ids)
@@ -135,18 +140,32 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         return source.scan_ids()
 
     census = take_census(pages) if ids_back or namespaces_back else as_it_is
+    if isinstance(target, DividedTarget):
+        target.cover(census.namespaces)
+        if way := target.lies_in_the_way_of(source):
+            raise _one_place(document, way)
+        target_spec = target.describe()
+    appends = target_spec is not None and document.if_exists is IfExists.APPEND
+    kept_spec = target_spec if appends else None
     distinct = (
         kind == "auto"
         and _leaves_namespaces(namespaces, census)
         and bool(take_census(lambda: (("", ids) for _, ids in pages())).duplicates)
     )
-    made = take_census(lambda: (_distinct(*page) for page in pages())) if distinct else census
+
+    def made_pages() -> Iterator[tuple[str, list[Id]]]:
+        return (_distinct(*page) for page in pages()) if distinct else pages()
+
+    made = take_census(made_pages) if distinct else census
+    meet = kind == "auto" and made.kind == "mixed" and _meet_as_text(made_pages)
     rule = _id_rule(target, kept_spec, made.kind if kind in ("auto", "keep") else _kind_after(kind))
-    id_map, id_problems = choose(document.ids, made, rule, target.name, distinct=distinct)
+    id_map, id_problems = choose(
+        document.ids, made, rule, target.name, distinct=distinct, meet_as_text=meet
+    )
     # what was found over all records is what the copy does, whatever comes to the source later
     id_map = replace(id_map, restore=ids_back)
     names = vector_names(source_spec, kept_spec, named=target.capabilities.named_vectors)
-    homes = map(namespaces.on_target, census.namespaces)
+    homes = [*dict.fromkeys(map(namespaces.on_target, census.namespaces))]
     wanted = _wanted(document, source, source_spec, target, id_map, made, names, homes)
     average = take_inventory(sample).average_record_bytes
     proposal = (
@@ -154,6 +173,7 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         if kept_spec is not None
         else target.propose(wanted, count, count * average)
     )
+    workload = _workload(document, source_spec, count, average)
     found = Preflight(
         source_spec=source_spec,
         source_count=count,
@@ -174,6 +194,7 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         before=Inventory(),
         after=Inventory(),
         read_per_s=read_per_s,
+        collections=target.collections if isinstance(target, DividedTarget) else {},
     )
     preparation = preparation_for(
         document, target, found.collection, id_map, names, namespaces, collect_failures=True
@@ -194,12 +215,48 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         *(("target", each) for each in target.findings()),
         *(("target", each) for each in found.proposal.findings),
         *(("target", each) for each in filters.findings if kept_spec is None),
+        *(("target", each) for each in _namespace_findings(target, homes)),
+        *(("source", each) for each in source.workload_findings(workload)),
+        *(("target", each) for each in target.workload_findings(workload)),
     ]
     _judge_mapped_ids(found, source, preparation, target)
     if appends and found.target_count:
         found.collisions = _collisions(source, preparation, target)
     found.query_problem = _query_problem(document, source_spec, census)
     return found
+
+
+def _workload(
+    document: PlanDocument, spec: CollectionSpec, count: int, average_bytes: int
+) -> Workload:
+    validation = document.validation
+    records = count if document.limit is None else min(count, document.limit)
+    batches = -(-records // document.batch_size.records)
+    every_tenth = min(records, -(-batches // 10) * document.batch_size.records)
+    queries = validation.queries
+    return Workload(
+        records=records,
+        size_bytes=records * average_bytes,
+        dims=sum(each.dim for each in spec.dense.values()),
+        batches=batches,
+        read_back={"every_batch": records, "sample": every_tenth, "none": 0}[validation.checksum],
+        lists_ids=validation.ids,
+        sampled=min(records, validation.metadata_sample),
+        queries=0 if queries is None else queries.sample or 0,
+        k=0 if queries is None else queries.k,
+    )
+
+
+def _namespace_findings(target: Target, homes: Iterable[str]) -> Iterator[Finding]:
+    """What keeps records from lying where they are to go."""
+    problems = [problem for each in homes if (problem := target.namespace_problem(each))]
+    for problem in problems[:_SHOWN_PROBLEMS]:
+        yield Finding(
+            f"{target.name}: {problem}",
+            "choose in the source, or keep each record's namespace in a metadata field: "
+            "`namespace_to: {field: namespace}`",
+            key="namespace_to",
+        )
 
 
 def refuse_one_place(document: PlanDocument, source: type[Store], target: type[Store]) -> None:
@@ -250,6 +307,7 @@ def preparation_for(
         document.unsupported,
         target.id_rule(collection.id_kind),
         collection.room,
+        document.keep_norm,
     )
     return Preparation(chain, id_map, fitting, vector_names, namespaces)
 
@@ -338,6 +396,12 @@ def _distinct(namespace: str, ids: Sequence[Id]) -> tuple[str, list[Id]]:
     """Ids as they are where namespaces come together and ids of them would meet."""
     mapped = IdMap(distinct=True)
     return "", [mapped.map(each, left=namespace) for each in ids]
+
+
+def _meet_as_text(pages: Callable[[], Iterable[tuple[str, Sequence[Id]]]]) -> bool:
+    """Whether an integer and a text are the same once both are text."""
+    texts = take_census(lambda: ((namespace, list(map(str, ids))) for namespace, ids in pages()))
+    return bool(texts.duplicates)
 
 
 def _differ(ids: Sequence[Id], others: Sequence[Id]) -> bool:

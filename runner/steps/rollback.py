@@ -19,6 +19,7 @@ from runner.copy.journal import Journal
 from runner.copy.prepare import Preparation
 from runner.errors import JournalError
 from runner.model import Batch, BatchSize, Id
+from runner.steps.divided import DividedTarget
 from runner.steps.marks import is_being_replaced, is_mark_of, refuse_foreign_run, run_of
 from runner.steps.model import Append, Create, Index, Step, Swap
 from runner.stores.base import CanSwap, Source, Target
@@ -141,6 +142,8 @@ class Rollback:
                 self.journal.audit("collection dropped", collection=undo.collection)
             elif undo.action in ("delete", "swap back"):
                 self._delete_own(written)
+                if isinstance(written, DividedTarget):
+                    written.drop_empty(self.journal.fact("made_collections") or ())
                 written.write_mark(None)
                 self.journal.audit("records deleted", collection=undo.collection)
             elif self._written_to()[1] and written.describe() is None:

@@ -30,7 +30,7 @@ from runner.steps.model import spec_to_json, steps_to_json
 from runner.steps.outcome import outcome, versions_of, warnings_of
 from runner.steps.sight import Sight, allowed_by, sight
 from runner.steps.state import RunFolder
-from runner.stores.base import Access, Store, Target
+from runner.stores.base import Access, Store
 
 
 @dataclass(frozen=True)
@@ -207,8 +207,8 @@ def _execute(
     listener: Listener,
     part: Part,
 ) -> RunResult:
-    with plan.open("target", Access.WRITE, folder.scratch, Retrying(part.stop)) as target:
-        assert isinstance(target, Target)
+    retrying = Retrying(part.stop)
+    with plan.open_target(Access.WRITE, folder.scratch, retrying, journal) as target:
         execution = Execution(
             plan.document,
             journal,
@@ -273,7 +273,7 @@ def _refuse_gone(plan: LoadedPlan, folder: RunFolder, journal: Journal) -> None:
     retrying = patience()
     with (
         scratch_folder() as scratch,
-        plan.open("target", Access.READ, scratch, retrying) as target,
+        plan.open_target(Access.READ, scratch, retrying, journal) as target,
     ):
         if retrying.call("looking at the target", target.describe) is None:
             raise JournalError(
@@ -324,6 +324,7 @@ def _keep_facts(
         steps=steps_to_json(compiled.steps),
         id_map=asdict(compiled.id_map),
         namespaces=asdict(compiled.namespaces),
+        collections=found.collections,
         vector_names=dict(compiled.vector_names),
         collection=spec_to_json(compiled.collection),
         source_spec=spec_to_json(found.source_spec),

@@ -50,9 +50,8 @@ def sight(
     began = time.monotonic()
     with (
         plan.open("source", Access.READ, scratch, retrying) as source,
-        plan.open("target", Access.READ, scratch, retrying) as target,
+        plan.open_target(Access.READ, scratch, retrying) as target,
     ):
-        assert isinstance(target, Target)
         found = retrying.call("looking at both ends", lambda: look(plan.document, source, target))
         compiled = compile_plan(
             plan.document,

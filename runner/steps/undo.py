@@ -30,8 +30,7 @@ def rollback(plan: LoadedPlan, *, confirmed: bool) -> RollbackResult:
                     "`runner finalise --yes` completes it",
                 )
             access = Access.WRITE if confirmed else Access.READ
-            with plan.open("target", access, scratch, retrying) as target:
-                assert isinstance(target, Target)
+            with plan.open_target(access, scratch, retrying, journal) as target:
                 plan.refuse_other_target(journal, target, retrying)
                 steps = plan.steps_of(journal, target)
                 taken_back = Rollback(
@@ -64,8 +63,7 @@ def finalise(plan: LoadedPlan, *, confirmed: bool) -> RollbackResult:
         try:
             retrying = patience()
             access = Access.WRITE if confirmed else Access.READ
-            with plan.open("target", access, scratch, retrying) as target:
-                assert isinstance(target, Target)
+            with plan.open_target(access, scratch, retrying, journal) as target:
                 plan.refuse_other_target(journal, target, retrying)
                 steps = plan.steps_of(journal, target)
                 kept = next((each.kept for each in steps if isinstance(each, Swap)), "")

@@ -29,8 +29,7 @@ def verify(plan: LoadedPlan, listener: Listener, *, show_values: bool) -> RunRes
         journal.audit("verify begins", **actor("verify"))
         with scratch_folder() as scratch, ExitStack() as stack:
             source = stack.enter_context(plan.open("source", Access.READ, scratch, retrying))
-            target = stack.enter_context(plan.open("target", Access.READ, scratch, retrying))
-            assert isinstance(target, Target)
+            target = stack.enter_context(plan.open_target(Access.READ, scratch, retrying, journal))
             plan.refuse_other_target(journal, target, retrying)
             steps = plan.steps_of(journal, target)
             target = stack.enter_context(_written_to(journal, steps, target))

@@ -38,6 +38,7 @@ from runner.model import (
     Partition,
     Proposal,
     Select,
+    Workload,
 )
 from runner.stores.whereabouts import Whereabouts
 
@@ -95,6 +96,7 @@ class Location:
 # Each is refused on a store that was opened for reading; see Store.__init_subclass__.
 _MUTATORS = (
     "create",
+    "complete",
     "write",
     "delete",
     "bulk_load",
@@ -254,6 +256,11 @@ class Store(ABC):
         """What preflight should know of this endpoint, found without writing."""
         return []
 
+    def workload_findings(self, workload: Workload) -> list[Finding]:
+        """What so much work costs here, or goes beyond; found without writing."""
+        del workload  # most stores bill nothing
+        return []
+
     def storage_bytes(self) -> int | None:
         """What the collection takes up in its store, in bytes; None if it does not say."""
         return None
@@ -304,6 +311,11 @@ class Target(Store):
         """
         return []
 
+    def namespace_problem(self, namespace: str) -> str:
+        """Why records cannot lie in *namespace* here; empty if they can.  Connects to nothing."""
+        del namespace  # what a collection has room for, its `CollectionSpec.namespaces` says
+        return ""
+
     def can_swap(self) -> bool:
         """Whether a replacement of the collection as it is there can be put in its place
         (see `CanSwap`).
@@ -317,6 +329,9 @@ class Target(Store):
         Raises:
             CollectionMismatchError: It exists already.
         """
+
+    def complete(self, spec: CollectionSpec) -> None:
+        """Make what a `create` that broke off left out; nothing where that is one act."""
 
     @abstractmethod
     def write(self, batch: Batch, *, fresh: bool = False) -> None:

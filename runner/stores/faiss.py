@@ -2,12 +2,13 @@
 
 The sidecar ``<index>.<first 8 of its SHA-256>.parquet`` has a row a position (columns ``id``,
 ``document``, ``metadata``; see the files store) and the index's whole SHA-256, so that a flipped
-bit, which FAISS loads in silence, is an error.  Indexes of others are read without one: their
-ids are those of an `IndexIDMap`, else positions, and there is no metadata.
+bit, which FAISS loads in silence, is an error.  An index of others has ids of its own (an
+`IndexIDMap`) or positions; documents and metadata come from the file that the plan names.
 
 Cosine is the inner product of vectors of length 1.  A vector of another length is normalised in
 the index, and as it was in the sidecar's column ``vector``: every vector comes back bit for bit.
-PQ and scalar quantisers of others give approximations, and `describe` says so.
+PQ and scalar quantisers of others give approximations, as do transforms before an index (OPQ,
+PCA), and `describe` says so; an index that keeps no vectors is read with the array it was made of.
 
 An index can neither upsert nor be half written.  So each batch is a durable part in
 ``<index>.staging/``; `finish` builds index and sidecar from all of them, in memory, and puts
@@ -16,9 +17,7 @@ them in place by one rename.  A mark stands in ``<index>.runner.json``.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -29,7 +28,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from runner.errors import CapabilityError, CollectionMismatchError, Id, StoreError
+from runner.errors import CapabilityError, CollectionMismatchError, StoreError
 from runner.jsonvalues import ValueKind
 from runner.model import (
     DEFAULT_VECTOR,
@@ -43,14 +42,14 @@ from runner.model import (
     Hits,
     IdRule,
     IndexSpec,
-    Metadata,
     Metric,
     Outcome,
     Proposal,
-    Select,
     VectorSpec,
 )
 from runner.stores.base import Access, Location
+from runner.stores.faiss_index import FaissSegment
+from runner.stores.faiss_sidecar import SHA_KEY, Beside, pickle_findings, sha256_of, sidecars
 from runner.stores.parts import (
     LayeredStore,
     Layers,
@@ -69,29 +68,11 @@ from runner.stores.parts import (
     sync_folder,
     temporary_of,
 )
-from runner.stores.segments import (
-    ID_ONLY,
-    Chunk,
-    Columns,
-    ParquetSegment,
-    Positions,
-    Segment,
-    TableWriter,
-    identity_of,
-    joined_kind,
-    open_segment,
-    specs_in,
-)
+from runner.stores.segments import TableWriter, joined_kind, specs_in
 from runner.stores.whereabouts import Whereabouts
 
-_SIDECAR = re.compile(r"\.[0-9a-f]{8}\.parquet")
-_SHA_KEY = "index_sha256"
-_METRICS = {faiss.METRIC_INNER_PRODUCT: Metric.DOT, faiss.METRIC_L2: Metric.L2}
-_EXACT_INDEXES = (faiss.IndexFlat, faiss.IndexHNSWFlat, faiss.IndexIVFFlat)
-_HASHTABLE: Any = vars(faiss)["DirectMap"].Hashtable  # the type stubs lack it
 _TYPES = ("flat", "hnsw", "ivfflat")
 _TRAINING_PER_LIST = 64  # FAISS warns below 39
-_SEARCH_ROWS = 65_536
 # a squared length this near to 1 changes a cosine by less than float32 can show in a ranking
 _UNIT = 1e-6
 
@@ -99,7 +80,8 @@ _UNIT = 1e-6
 class FaissStore(LayeredStore):
     """One FAISS index file and its sidecar.
 
-    Options: ``path`` (the index), ``sidecar`` (another file with a row a position, Parquet),
+    Options: ``path`` (the index), ``sidecar`` (another file with a row a position, Parquet or
+    JSON lines) or ``pickle``, ``columns`` (their names in it), ``vectors`` (a ``.npy`` file),
     ``metric`` (``cosine`` cannot be seen in an index of others), ``index``
     (``{type: flat | hnsw | ivfflat, m, ef_construction, ef_search, lists, probes}``).
     """
@@ -126,14 +108,13 @@ class FaissStore(LayeredStore):
     def endpoint(cls, location: Location) -> Endpoint:
         """The folder and the index file's name."""
         path = path_of(location)
-        return Endpoint("faiss", str(path.parent), path.name, {"path": str(path)})
+        given = {name: str(file) for name, file in Beside.of(location, Path()).files.items()}
+        return Endpoint("faiss", str(path.parent), path.name, {"path": str(path), **given})
 
     @classmethod
     def whereabouts(cls, location: Location) -> Whereabouts:
-        """The index, and the sidecar that the plan names."""
-        sidecar = location.options.get("sidecar")
-        paths = [path_of(location), *([Path(sidecar)] if sidecar else [])]
-        return Whereabouts.of_files(*paths)
+        """The index, and the files beside it that the plan names."""
+        return Whereabouts.of_files(path_of(location), *Beside.of(location, Path()).files.values())
 
     def describe(self) -> CollectionSpec | None:
         """The index as it is; before `finish` as it was wanted.
@@ -166,8 +147,15 @@ class FaissStore(LayeredStore):
         """Index, sidecar and parts."""
         if not self._exists:
             return None
-        sidecars = sum(each.stat().st_size for each in _sidecars(self._path))
-        return sidecars + sum(each.size_bytes for each in self._layers().segments)
+        beside = sum(each.stat().st_size for each in sidecars(self._path))
+        return beside + sum(each.size_bytes for each in self._layers().segments)
+
+    def findings(self) -> list[Finding]:
+        """What reading a pickle altered, or that one lies there and is not read."""
+        index = self._built
+        if index is None or self.location.side != "source":
+            return []
+        return pickle_findings(self._path, self._beside, index.notes)
 
     def read_mark(self) -> str | None:
         """See `Target.write_mark`."""
@@ -269,7 +257,7 @@ class FaissStore(LayeredStore):
         with self._lock:
             self.close()
             remove(self._path)
-            for each in _sidecars(self._path):
+            for each in sidecars(self._path):
                 remove(each)
             remove_folder(self._staged)
             Note.remove(self._note_path)
@@ -327,9 +315,12 @@ class FaissStore(LayeredStore):
             if not self._path.is_file():
                 return None
             if self._index is None or self._index.changed():
-                sidecar = self.location.options.get("sidecar")
-                self._index = FaissSegment(self._path, Path(sidecar) if sidecar else None)
+                self._index = FaissSegment(self._path, self._beside)
             return self._index
+
+    @property
+    def _beside(self) -> Beside:
+        return Beside.of(self.location, self.scratch)
 
     def _layers(self) -> Layers:
         with self._lock:
@@ -372,232 +363,6 @@ class FaissStore(LayeredStore):
             note.with_(spec={}, finished=True).write(self._note_path)
 
 
-class FaissSegment:
-    """An index file with its sidecar; positions are those of the index.
-
-    Raises:
-        StoreError: FAISS cannot read it, or it is not the one its sidecar was written for.
-    """
-
-    def __init__(self, path: Path, sidecar: Path | None) -> None:
-        self.path = path
-        self.name = path.name
-        self._stat, self.size_bytes = identity_of(path)
-        self.identity = _sha256(path)
-        self._sidecar = self._open_sidecar(sidecar)
-        self._whole = _load(path)
-        self._inner, self._labels = _unwrapped(self._whole, path)
-        if self._sidecar is not None and self._sidecar.count() != self.count():
-            raise StoreError(
-                f"{path}: holds {self.count()} vectors, its sidecar {self._sidecar.path.name} "
-                f"{self._sidecar.count()} rows"
-            )
-
-    def changed(self) -> bool:
-        """Whether the file is no longer the one that was opened."""
-        return not self.path.exists() or identity_of(self.path)[0] != self._stat
-
-    @property
-    def dim(self) -> int:
-        """Components of its vectors."""
-        return int(self._whole.d)
-
-    @property
-    def vectors(self) -> Mapping[str, VectorSpec]:
-        """The only one."""
-        return {DEFAULT_VECTOR: VectorSpec(self.dim)}
-
-    @property
-    def id_kind(self) -> str:
-        """That of the sidecar's ids; without one ``integer``."""
-        return self._sidecar.id_kind if self._sidecar is not None else "integer"
-
-    @property
-    def metric(self) -> Metric:
-        """What the sidecar says, else what the index compares by."""
-        said = (
-            self._sidecar.about.get("metric") if isinstance(self._sidecar, ParquetSegment) else ""
-        )
-        if said:
-            return Metric(said)
-        found = _METRICS.get(self._whole.metric_type)
-        if found is None:
-            raise StoreError(
-                f"{self.path}: compares by FAISS metric {self._whole.metric_type}, "
-                "which is neither inner product nor L2",
-                "say what to take it for: `metric: l2`",
-            )
-        return found
-
-    @property
-    def exact(self) -> bool:
-        """Whether vectors come back bit for bit."""
-        return isinstance(self._inner, _EXACT_INDEXES)
-
-    @property
-    def type(self) -> str:
-        """``flat``, ``hnsw``, ``ivfflat``, or the name of FAISS's class."""
-        for kind, name in (
-            (faiss.IndexFlat, "flat"),
-            (faiss.IndexHNSWFlat, "hnsw"),
-            (faiss.IndexIVFFlat, "ivfflat"),
-        ):
-            if isinstance(self._inner, kind):
-                return name
-        return type(self._inner).__name__
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """The index's settings under common names."""
-        if isinstance(self._inner, faiss.IndexHNSW):
-            graph: Any = self._inner.hnsw
-            return {
-                "m": graph.nb_neighbors(1),
-                "ef_construction": graph.efConstruction,
-                "ef_search": graph.efSearch,
-            }
-        if isinstance(self._inner, faiss.IndexIVF):
-            return {"lists": self._inner.nlist, "probes": self._inner.nprobe}
-        return {}
-
-    @property
-    def has_namespaces(self) -> bool:
-        """False: an index knows of none."""
-        return False
-
-    def count(self) -> int:
-        """How many vectors it holds."""
-        return int(self._whole.ntotal)
-
-    def cuts(self) -> list[tuple[float, int]]:
-        """Every position would do; the sidecar's row groups where there is one, else 64."""
-        if self._sidecar is not None:
-            return self._sidecar.cuts()
-        n = self.count()
-        return [(at / n, at) for at in sorted({n * part // 64 for part in range(64)})] if n else []
-
-    def read(self, start: int, stop: int | None, records: int, select: Select) -> Iterator[Chunk]:
-        """The records from position *start* up to *stop*, at most *records* at once."""
-        last = self.count() if stop is None else stop
-        if self._sidecar is None:
-            for first in range(start, last, records):
-                positions = np.arange(first, min(first + records, last), dtype=np.int64)
-                yield Chunk(self._bare(positions, select), positions, int(positions[-1]) + 1)
-            return
-        for chunk in self._sidecar.read(start, last, records, select):
-            batch = self._filled(chunk.batch, chunk.positions, select)
-            yield Chunk(batch, chunk.positions, chunk.end)
-
-    def take(self, positions: Positions, select: Select) -> Chunk:
-        """The records at these ascending positions."""
-        end = int(positions[-1]) + 1 if len(positions) else 0
-        if self._sidecar is None:
-            return Chunk(self._bare(positions, select), positions, end)
-        batch = self._sidecar.take(positions, select).batch
-        return Chunk(self._filled(batch, positions, select), positions, end)
-
-    def search(self, queries: FloatArray, k: int, *, exact: bool) -> Hits:
-        """The *k* nearest to each of *queries*; its scores are those of FAISS."""
-        wanted = min(k, self.count())
-        higher = bool(self._inner.metric_type == faiss.METRIC_INNER_PRODUCT)
-        if not wanted:
-            return Hits([[] for _ in queries], [[] for _ in queries], higher)
-        if exact and not isinstance(self._inner, faiss.IndexFlat):
-            scores, positions = self._exactly(queries, wanted)
-        else:
-            scores, positions = self._inner.search(queries, wanted)
-            if self._labelled_lists:
-                known = positions >= 0
-                positions[known] = np.searchsorted(self._labels, positions[known])
-        ids = self._ids_at(positions)
-        pairs = [
-            [(one, score) for one, score in zip(row, row_scores, strict=True) if one is not None]
-            for row, row_scores in zip(ids, scores.tolist(), strict=True)
-        ]
-        return Hits(
-            [[one for one, _ in row] for row in pairs],
-            [[score for _, score in row] for row in pairs],
-            higher,
-        )
-
-    @property
-    def _labelled_lists(self) -> bool:
-        """Whether the inverted lists hold ids of their own instead of positions."""
-        return self._labels is not None and self._inner is self._whole
-
-    def _exactly(self, queries: FloatArray, k: int) -> tuple[Any, Any]:
-        """Brute force over the vectors in the index, some at a time."""
-        results = faiss.ResultHeap(
-            len(queries), k, keep_max=self._inner.metric_type == faiss.METRIC_INNER_PRODUCT
-        )
-        for first in range(0, self.count(), _SEARCH_ROWS):
-            positions = np.arange(first, min(first + _SEARCH_ROWS, self.count()), dtype=np.int64)
-            scores, rows = faiss.knn(
-                queries, self._vectors(positions), min(k, len(positions)),
-                metric=self._inner.metric_type,
-            )  # fmt: skip
-            results.add_result(scores, rows + first)
-        results.finalize()
-        return results.D, results.I
-
-    def _ids_at(self, positions: Any) -> list[list[Id | None]]:
-        """The id at each position; None for FAISS's −1."""
-        known = np.unique(positions[positions >= 0])
-        batch = self.take(known, ID_ONLY).batch
-        names: dict[int, Id] = dict(zip(known.tolist(), batch.ids, strict=True))
-        return [[names.get(each) for each in row] for row in positions.tolist()]
-
-    def _bare(self, positions: Positions, select: Select) -> Batch:
-        ids = positions if self._labels is None else self._labels[positions]
-        vectors = {DEFAULT_VECTOR: self._vectors(positions)} if Select.VECTORS in select else {}
-        n = len(positions)
-        return Batch(ids.tolist(), vectors, [None] * n, Metadata.of([None] * n))
-
-    def _filled(self, batch: Batch, positions: Positions, select: Select) -> Batch:
-        """The sidecar's rows with the index's vectors, where it does not hold them itself."""
-        if Select.VECTORS not in select:
-            return batch
-        vectors = self._vectors(positions)
-        if DEFAULT_VECTOR in batch.vectors:
-            kept = batch.present.get(DEFAULT_VECTOR, np.ones(len(batch), np.bool_))
-            vectors[kept] = batch.vectors[DEFAULT_VECTOR][kept]
-        return batch.with_(vectors={DEFAULT_VECTOR: vectors}, present={})
-
-    def _vectors(self, positions: Positions) -> FloatArray:
-        keys = positions
-        if self._labelled_lists:
-            keys = self._labels[positions]
-        try:
-            if len(keys) and keys[-1] - keys[0] + 1 == len(keys) and keys is positions:
-                found = self._inner.reconstruct_n(int(keys[0]), len(keys))
-            else:
-                found = self._inner.reconstruct_batch(np.ascontiguousarray(keys))
-        except RuntimeError as error:
-            raise StoreError(
-                f"{self.path}: vectors cannot be read out of a {type(self._inner).__name__}"
-            ) from error
-        vectors: FloatArray = found
-        return vectors
-
-    def _open_sidecar(self, given: Path | None) -> ParquetSegment | Segment | None:
-        if given is not None:
-            return open_segment(given, given.name, Columns(namespace=None))
-        beside = _sidecars(self.path)
-        mine = self.path.with_name(f"{self.path.name}.{self.identity[:8]}.parquet")
-        if mine in beside:
-            sidecar = ParquetSegment(mine, mine.name, Columns())
-            said = sidecar.footer_metadata().get(_SHA_KEY.encode(), b"").decode()
-            if said == self.identity:
-                return sidecar
-        if beside:
-            raise StoreError(
-                f"{self.path}: is not the index that {beside[0].name} was written for: "
-                f"its SHA-256 begins with {self.identity[:8]}",
-                "the index is damaged or was replaced: restore it, or remove its sidecar",
-            )
-        return None
-
-
 class _Build:
     """Index and sidecar out of everything that holds, put in place together."""
 
@@ -619,8 +384,8 @@ class _Build:
                 index.add(vectors)
                 writer.add(originals)
             _save(index, new_index, self._path)
-            sha = _sha256(new_index)
-            writer.close({_SHA_KEY: sha})
+            sha = sha256_of(new_index)
+            writer.close({SHA_KEY: sha})
             sidecar = self._path.with_name(f"{self._path.name}.{sha[:8]}.parquet")
             for new, final in ((new_sidecar, sidecar), (new_index, self._path)):
                 with new.open("rb+") as written:
@@ -634,7 +399,7 @@ class _Build:
         finally:
             for each in (new_index, new_sidecar):
                 each.unlink(missing_ok=True)
-        for each in _sidecars(self._path):
+        for each in sidecars(self._path):
             if each != sidecar:
                 remove(each)
 
@@ -701,17 +466,6 @@ def _wanted_index(location: Location, wanted: IndexSpec | None, records: int) ->
     return IndexSpec(kind, {key: each for key, each in said.items() if key in names})
 
 
-def _load(path: Path) -> Any:
-    # vectors stay in the file where FAISS can map it
-    flag = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP)
-    try:
-        return faiss.read_index(str(path), flag)
-    except RuntimeError as error:
-        raise StoreError(
-            f"{path}: FAISS cannot read this index", "the file is damaged or no FAISS index"
-        ) from error
-
-
 def _save(index: Any, file: Path, path: Path) -> None:
     """Write *index*, which is to be *path*, to *file*."""
     try:
@@ -724,31 +478,6 @@ def _save(index: Any, file: Path, path: Path) -> None:
         ) from error
 
 
-def _unwrapped(index: Any, path: Path) -> tuple[Any, Any]:
-    """The index that holds the vectors, and the label of each position (None: the position)."""
-    labels = None
-    inner = index
-    if isinstance(index, faiss.IndexIDMap | faiss.IndexIDMap2):
-        labels = faiss.vector_to_array(index.id_map)
-        inner = faiss.downcast_index(index.index)
-    if isinstance(inner, faiss.IndexIVF):
-        lists: Any = inner.invlists
-        sizes = [lists.list_size(each) for each in range(inner.nlist)]
-        found = np.sort(np.concatenate([
-            faiss.rev_swig_ptr(lists.get_ids(each), size).copy() if size else np.empty(0, np.int64)
-            for each, size in enumerate(sizes)
-        ]))  # fmt: skip
-        try:
-            if np.array_equal(found, np.arange(len(found))):
-                inner.make_direct_map()
-            else:
-                inner.set_direct_map_type(_HASHTABLE)
-                labels = found
-        except RuntimeError as error:
-            raise StoreError(f"{path}: its inverted lists cannot be read by position") from error
-    return inner, labels
-
-
 def _unit(vectors: FloatArray) -> FloatArray:
     """Each row scaled to length 1; zero rows stay."""
     wide = vectors.astype(np.float64)
@@ -757,24 +486,5 @@ def _unit(vectors: FloatArray) -> FloatArray:
     return np.asarray(unit, dtype=np.float32)
 
 
-def _sidecars(path: Path) -> list[Path]:
-    """Every file beside *path* that is named as a sidecar of it."""
-    if not path.parent.is_dir():
-        return []
-    return sorted(
-        each
-        for each in path.parent.iterdir()
-        if each.name.startswith(path.name) and _SIDECAR.fullmatch(each.name[len(path.name) :])
-    )
-
-
 def _companions(path: Path) -> list[str]:
-    return [".runner.json", *(each.name[len(path.name) :] for each in _sidecars(path))]
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+    return [".runner.json", *(each.name[len(path.name) :] for each in sidecars(path))]

@@ -61,6 +61,7 @@ from runner.model import (
 )
 from runner.stores.base import Access, Location, Target
 from runner.stores.pgvector_copy import (
+    MAX_SPARSE_COMPONENTS,
     MAX_SPARSE_DIM,
     ChunkColumns,
     decode_chunk,
@@ -184,6 +185,9 @@ class PgvectorStore(Target):
         negative_zero=False,
         nul_text=False,
         max_dim=MAX_DIM,
+        max_sparse_dim=MAX_SPARSE_DIM,
+        max_sparse_components=MAX_SPARSE_COMPONENTS,
+        sparse_zeros=False,
         missing_vector=True,
         named_vectors=True,
         sparse_vectors=True,
@@ -486,6 +490,12 @@ class PgvectorStore(Target):
                 )
             )
         return Proposal(spec, self._summary(spec), tuple(findings))
+
+    def id_rule(self, id_kind: str) -> IdRule:
+        """A key column holds one kind: integers alone are kept, beside text they become text."""
+        if id_kind == "integer":
+            return replace(self.capabilities.ids, strings="none")
+        return replace(self.capabilities.ids, integers=None)
 
     @_mapped
     def append_findings(self) -> list[Finding]:

@@ -5,10 +5,6 @@ of documents (another schema than that) is refused by name.  What is to be read 
 its ids: they are listed, kept sorted in the scratch folder and fetched in groups, so that a
 cursor is an id.  An index that cannot list (of pods) is read by a file of ids.
 
-Writes go in requests of up to 2 MB.  Each one lands at a position of its namespace's log,
-and what landed earlier is visible no later: `write` returns when the last record of each
-request is seen by a fetch (where records may have been there before: when all are).
-
 Documents have no place of their own: they are the metadata key ``document``, or what
 ``document_field`` names.  The mark of a run is a set of tags of the index: a record would
 be one of somebody's namespaces, and would be found by searches.
@@ -16,24 +12,18 @@ be one of somebody's namespaces, and would be found by searches.
 
 from __future__ import annotations
 
-import re
 import threading
-import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
-from pinecone import IndexModel, Vector
+from pinecone import IndexModel
 
 from runner.errors import (
     CollectionMismatchError,
     CollectionNotFoundError,
     Id,
-    PartialWriteError,
     StoreError,
     TransientStoreError,
 )
@@ -62,14 +52,16 @@ from runner.model import (
     Severity,
     VectorKind,
     VectorSpec,
+    Workload,
 )
 from runner.stores.base import Access, Location, Target
 from runner.stores.pinecone_client import (
     CONTROL_HOST,
     DEFAULT_NAMESPACE,
     Client,
-    RefusedError,
     bare_host,
+    connection_findings,
+    name_problem,
 )
 from runner.stores.pinecone_ids import IdLists
 from runner.stores.pinecone_index import (
@@ -79,49 +71,27 @@ from runner.stores.pinecone_index import (
     mark_in,
     model_finding,
     obstacles,
-    pods_finding,
     proposed,
+    runs_on_pods,
     settings_of,
     tags_of,
+    target_finding,
 )
 from runner.stores.pinecone_packing import (
     MAX_ID_CHARS,
     MAX_METADATA_BYTES,
     Layout,
-    Sealed,
-    by_url,
     id_problem,
-    is_same,
-    packed,
-    sealed,
     unsealed,
 )
+from runner.stores.pinecone_records import Patience, Records
 from runner.stores.pinecone_units import reading, unit_findings, writing
 from runner.stores.whereabouts import Whereabouts, server_of
+from runner.words import shown, shown_list
 
 __all__ = ["PineconeStore"]
 
-_MOST_HITS = 10_000
-_DELETED_AT_ONCE = 1000
-_LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?(/.*)?")
-
-T = TypeVar("T")
-U = TypeVar("U")
-
-
-@dataclass
-class _Work:
-    """A batch under way; kept between tries, so that only what failed is sent again.
-
-    Attributes:
-        requests: What is still to be sent.
-        sent: What the service took.
-        refused: Id → why it is not written.
-    """
-
-    requests: list[Sequence[Sealed]]
-    sent: list[Sequence[Sealed]] = field(default_factory=list)
-    refused: dict[Id, str] = field(default_factory=dict)
+MOST_HITS = 10_000
 
 
 class PineconeStore(Target):
@@ -161,6 +131,7 @@ class PineconeStore(Target):
         max_dim=MAX_DIM,
         zero_vector=False,
         zero_vector_ever=False,
+        missing_beside=True,
         documents=False,
         namespaces=True,
         sparse_vectors=True,
@@ -168,30 +139,24 @@ class PineconeStore(Target):
         max_writers=4,
     )
 
-    visible_within_s: ClassVar[float] = 120.0
-    """How long written records may stay unseen before a try counts as failed."""
-    ready_within_s: ClassVar[float] = 300.0
-    """How long an index may take to come or go."""
-    poll_s: ClassVar[tuple[float, float]] = (0.05, 1.0)
-    """First and longest pause between two looks."""
+    patience: ClassVar[Patience] = Patience()
 
     def __init__(self, location: Location, access: Access, scratch: Path) -> None:
         super().__init__(location, access, scratch)
         self._client = Client(location)
-        self._pool = ThreadPoolExecutor(8, thread_name_prefix="pinecone")
+        self._records = Records(self._client, self._where, self.patience)
         file = location.options.get("ids_from")
         self._ids = IdLists(
             scratch,
-            lambda namespace, token: self._client.ids(self._wire(namespace), token),
-            self._found,
+            self._page_of_ids,
+            lambda ids, namespace: self._records.found(ids, self._wire(namespace)),
             Path(str(file)) if file else None,
         )
         self._lock = threading.Lock()
         self._spec: CollectionSpec | None = None
-        self._work: weakref.WeakKeyDictionary[Batch, _Work] = weakref.WeakKeyDictionary()
-        self._landed: dict[str, int] = {}  # namespace → highest log position of our writes
         self._written: set[str] = set()  # namespaces that the statistics may not know yet
         self._changed = False
+        self._on_pods = False
 
     @classmethod
     def endpoint(cls, location: Location) -> Endpoint:
@@ -227,6 +192,7 @@ class PineconeStore(Target):
             return None
         if not model.status.ready:
             raise TransientStoreError(f"{self._where} is not ready: {model.status.state}")
+        self._on_pods = runs_on_pods(model)
         sparse = bool(self.location.options.get("sparse"))
         self._spec = description(model, self._client, self._where, sparse=sparse)
         return self._spec
@@ -288,32 +254,25 @@ class PineconeStore(Target):
             for ids in self._ids.of(namespace).pages(page_size):
                 yield namespace, [*ids]
 
+    def _page_of_ids(self, namespace: str, token: str | None) -> tuple[list[str], str | None]:
+        if self._on_pods:
+            raise StoreError(
+                f"{self._where} runs on pods, which cannot list their ids",
+                "give a file with one id a line: `source.ids_from: ids.txt`",
+            )
+        return self._client.ids(self._wire(namespace), token)
+
     def fetch(
         self, ids: Sequence[Id], select: Select = Select.ALL, *, namespace: str = ""
     ) -> Batch:
         """The records with these ids, in the order of *ids*."""
         wanted = [
-            each for each in dict.fromkeys(ids) if isinstance(each, str) and not id_problem(each)
+            each
+            for each in dict.fromkeys(ids)
+            if isinstance(each, str) and not id_problem(each) and self._covers(namespace)
         ]
-        return unsealed(self._found(wanted, namespace), wanted, self._layout, select, namespace)
-
-    def _found(self, ids: Sequence[str], namespace: str) -> dict[str, Vector]:
-        """Those of *ids* that are there, as the SDK gives them."""
-        wire = self._wire(namespace)
-        found: dict[str, Vector] = {}
-        for part in self._each(lambda group: self._client.fetch(wire, group), [*by_url(ids)]):
-            found.update(part)
-        return found
-
-    def _each(self, call: Callable[[T], U], items: Sequence[T]) -> list[U]:
-        """*call* for all *items* at the same time; the first error, once all have ended."""
-        if len(items) <= 1:
-            return [call(each) for each in items]
-        futures = [self._pool.submit(call, each) for each in items]
-        failed = [error for each in futures if (error := each.exception()) is not None]
-        if failed:
-            raise failed[0]
-        return [each.result() for each in futures]
+        found = self._records.found(wanted, self._wire(namespace)) if wanted else {}
+        return unsealed(found, wanted, self._layout, select, namespace)
 
     # Searching
 
@@ -333,8 +292,8 @@ class PineconeStore(Target):
         del vector, exact
         wire = self._wire(namespace)
         metric = self._dense.metric
-        found = self._each(
-            lambda row: self._client.query(wire, min(k, _MOST_HITS), vector=row).matches,
+        found = self._records.each(
+            lambda row: self._client.query(wire, min(k, MOST_HITS), vector=row).matches,
             np.asarray(queries, dtype=np.float32).tolist(),
         )
         return Hits(
@@ -352,17 +311,15 @@ class PineconeStore(Target):
 
     def findings(self) -> list[Finding]:
         """Unencrypted connections; of a source, whether it can list, and what reading costs."""
-        found = [*self._connection_findings()]
+        found = [*connection_findings(self.location)]
         model = self._client.describe() if self.location.side == "source" else None
         if model is None:
             return found
-        spec = self._known
-        found += [*model_finding(spec)]
-        records = self._counted(self.namespaces())
-        if self._ids.file is None:
-            found += [*pods_finding(model, self._where)]
-        else:
-            listed = sum(len(self._ids.of(each)) for each in self.namespaces())
+        found += [*model_finding(self._known, self.location.options)]
+        if self._ids.file is not None:
+            namespaces = self.namespaces()
+            records = self._counted(namespaces)
+            listed = sum(len(self._ids.of(each)) for each in namespaces)
             found.append(
                 Finding(
                     f"only the ids of {self._ids.file.name} are read: {listed:,} of them are "
@@ -372,46 +329,43 @@ class PineconeStore(Target):
                     "source.ids_from",
                 )
             )
-        dim = max(each.dim for each in spec.vectors.values())
-        costs = reading(records, records * dim * 4)
-        return found + unit_findings(costs, self.location.options.get("max_units"), "source")
+        return found
 
-    def _connection_findings(self) -> Iterator[Finding]:
-        options = self.location.options
-        if self.location.connection.insecure:
-            yield Finding(
-                f"the certificate of {self._where} is not verified",
-                "name its authority in connection.ca_file, or allow insecure-connection",
-                Severity.WARNING,
-                "insecure-connection",
-            )
-        for key in ("host", "control_host"):
-            host = str(options.get(key) or "")
-            if host.startswith("http://") and not _LOOPBACK.fullmatch(bare_host(host)):
-                yield Finding(
-                    f"the connection to {bare_host(host)} is not encrypted",
-                    "use https, or allow the hazard insecure-connection",
-                    Severity.WARNING,
-                    "insecure-connection",
+    def append_findings(self) -> list[Finding]:
+        """An index of pods as a target: what arrived could not be listed, and so not proven."""
+        return [*target_finding(self._client.describe(), self._where)]
+
+    def workload_findings(self, workload: Workload) -> list[Finding]:
+        """Requests and units; more answers than a search gives."""
+        most, side = self.location.options.get("max_units"), self.location.side
+        costs = reading(workload) if side == "source" else writing(workload)
+        found = unit_findings(costs, most, side)
+        # one more is asked for than `k`, for a query may find its own record
+        if workload.k >= MOST_HITS:
+            found.append(
+                Finding(
+                    f"`k` is {workload.k:,}; a search of Pinecone gives {MOST_HITS:,} records at "
+                    "most, the query's own among them",
+                    f"at most {MOST_HITS - 1:,}",
+                    key="validation.queries.k",
                 )
+            )
+        return found
 
     # Making and removing
 
     def propose(self, wanted: CollectionSpec, records: int, size_bytes: int) -> Proposal:
         """A serverless index; tags come along from another Pinecone."""
+        del records, size_bytes  # what they cost says `workload_findings`
         options = self.location.options
         spec = proposed(wanted, options)
-        dims = [each.dim for each in spec.vectors.values() if each.kind is VectorKind.DENSE]
         shapes = [
             f"{each.dim} dims, {each.metric}" if each.kind is VectorKind.DENSE else each.kind.value
             for each in spec.vectors.values()
         ]
         place = f"{spec.extra['cloud']} {spec.extra['region']}"
         summary = f"serverless index {spec.name} ({' and '.join(shapes)}; {place})"
-        findings = [*obstacles(wanted, options)]
-        costs = writing(records, size_bytes, sum(dims))
-        findings += unit_findings(costs, options.get("max_units"), "target")
-        return Proposal(spec, summary, tuple(findings))
+        return Proposal(spec, summary, tuple(obstacles(wanted, options)))
 
     def create(self, spec: CollectionSpec) -> None:
         """Make the index and wait until it is ready; `finish` protects it."""
@@ -420,7 +374,7 @@ class PineconeStore(Target):
                 f"{self._where} exists already", "see `if_exists`, or name another index"
             )
         self._client.create(**settings_of(spec))
-        self._wait("to be ready", self.ready_within_s, self._is_ready)
+        self._wait("to be ready", self.patience.ready_s, self._is_ready)
         self._forget_all()
 
     def _is_ready(self) -> bool:
@@ -448,7 +402,7 @@ class PineconeStore(Target):
                     )
                 self._client.configure(deletion_protection="disabled")
             self._client.drop()
-        self._wait("to be gone", self.ready_within_s, lambda: self._client.describe() is None)
+        self._wait("to be gone", self.patience.ready_s, lambda: self._client.describe() is None)
         self._forget_all()
 
     def _refuse_others(self, model: IndexModel) -> None:
@@ -470,171 +424,69 @@ class PineconeStore(Target):
         """Upsert *batch*; requests that were taken are not repeated when it is tried again.
 
         Raises:
+            CollectionMismatchError: Its namespace is none of this location's, or its vectors
+                are not like those of the index.
             TransientStoreError: A request failed for a while, or what was written stays unseen.
             PartialWriteError: Some records were refused; the others are written.
         """
         if not len(batch):
             return
-        work = self._work_on(batch)
-        to_send, work.requests = work.requests, []
-        errors = [each for part in self._send_all(to_send, batch, work) for each in part]
-        if errors:
-            # what does not pass by waiting is told first
-            raise min(errors, key=lambda each: isinstance(each, TransientStoreError))
-        self._await_seen(work, batch.namespace, fresh=fresh)
-        with self._lock:
-            self._work.pop(batch, None)
-        if work.refused:
-            first = next(iter(work.refused))
-            raise PartialWriteError(
-                f"{self._where}: {len(work.refused)} of {len(batch)} records were refused; the "
-                f"others are written; the first: {first!r}: {work.refused[first]}",
-                work.refused,
-            )
-
-    def _work_on(self, batch: Batch) -> _Work:
+        self._refuse_outside(batch.namespace)
         self._ids.forget()
         with self._lock:
             self._changed = True
             self._written.add(batch.namespace)
-            known = self._work.get(batch)
-        if known is not None:
-            return known
-        self._judge_shape(batch)
-        records, refused = sealed(batch, self._layout)
-        work = _Work([*packed(records, self._wire(batch.namespace))], refused=refused)
-        with self._lock:
-            self._work[batch] = work
-        return work
+        self._records.write(batch, self._wire(batch.namespace), self._layout, fresh=fresh)
 
-    def _judge_shape(self, batch: Batch) -> None:
-        layout = self._layout
-        dims = {array.shape[1] for array in batch.vectors.values()}
-        wrong = dims - {layout.dim} or len(batch.vectors) > 1 or len(batch.sparse) > 1
-        if wrong or batch.multi or (batch.sparse and layout.sparse is None):
-            held = [] if layout.dim is None else [f"a vector of {layout.dim} components"]
-            held += [] if layout.sparse is None else ["a sparse vector"]
-            came = [f"{each.shape[1]} components" for each in batch.vectors.values()]
-            came += [*("a sparse vector" for _ in batch.sparse)]
-            came += [*("a multi-vector" for _ in batch.multi)]
-            raise CollectionMismatchError(
-                f"{self._where} holds {' and '.join(held)}; a batch came with "
-                f"{', '.join(came)}; nothing of it was written"
-            )
+    def _refuse_outside(self, namespace: str) -> None:
+        problem = self.namespace_problem(namespace)
+        if problem:
+            raise CollectionMismatchError(f"{self._where}: {problem}; nothing was written")
 
-    def _send_all(
-        self, requests: Sequence[Sequence[Sealed]], batch: Batch, work: _Work
-    ) -> list[list[StoreError]]:
-        return self._each(lambda request: self._send(request, batch.namespace, work), requests)
+    def namespace_problem(self, namespace: str) -> str:
+        """Why records cannot lie in *namespace*: its name, or the plan's choice."""
+        if not self._covers(namespace):
+            covered = shown_list([*map(self._wire, self.namespaces())])
+            return f"the plan's namespaces are {covered}; records come for {shown(namespace)}"
+        return name_problem(namespace)
 
-    def _send(self, request: Sequence[Sealed], namespace: str, work: _Work) -> list[StoreError]:
-        """One request; where it is refused, its halves, until the bad record stands alone."""
-        try:
-            landed = self._client.upsert(self._wire(namespace), request)
-        except RefusedError as error:
-            if len(request) == 1:
-                with self._lock:
-                    work.refused[request[0].vector.id] = error.what
-                return []
-            half = len(request) // 2
-            first = self._send(request[:half], namespace, work)
-            return first + self._send(request[half:], namespace, work)
-        except StoreError as error:
-            with self._lock:
-                work.requests.append(request)
-            return [error]
-        with self._lock:
-            work.sent.append(request)
-            if landed is not None:
-                self._landed[namespace] = max(landed, self._landed.get(namespace, 0))
-        return []
-
-    def _await_seen(self, work: _Work, namespace: str, *, fresh: bool) -> None:
-        """Return when fetches see what was sent.
-
-        Raises:
-            TransientStoreError: They do not within `visible_within_s`.
-        """
-        unseen = {
-            each.vector.id: each
-            for request in work.sent
-            for each in (request[-1:] if fresh else request)
-        }
-
-        def seen() -> bool:
-            for record_id, came in self._found([*unseen], namespace).items():
-                if is_same(unseen[record_id], came):
-                    del unseen[record_id]
-            return not unseen
-
-        if unseen:
-            self._wait("to show what was written", self.visible_within_s, seen)
+    def _covers(self, namespace: str) -> bool:
+        """Whether *namespace* is one that this location is about."""
+        options = self.location.options
+        if options.get("namespace"):
+            return not namespace
+        chosen = _chosen(options)
+        return chosen is None or namespace in map(_named, chosen)
 
     def delete(self, ids: Sequence[Id], *, namespace: str = "") -> None:
         """Remove these records, and return when fetches no longer see them."""
-        left = [each for each in ids if isinstance(each, str) and not id_problem(each)]
-        if not left:
+        known = [each for each in ids if isinstance(each, str) and not id_problem(each)]
+        if not known or not self._covers(namespace):
             return
         self._ids.forget()
         self._changed = True
-        groups = [left[at : at + _DELETED_AT_ONCE] for at in range(0, len(left), _DELETED_AT_ONCE)]
-        self._each(lambda group: self._client.delete(self._wire(namespace), group), groups)
-
-        def gone() -> bool:
-            nonlocal left
-            left = [*self._found(left, namespace)]
-            return not left
-
-        self._wait("to show what was deleted", self.visible_within_s, gone)
+        self._records.delete(known, self._wire(namespace))
 
     def finish(self, spec: CollectionSpec) -> None:
         """Wait until searches and statistics see all that was written; protect the index."""
-        for namespace in [*self._landed]:
-            self._await_searches(namespace)
+        self._records.await_searches(self._layout)
         if self._changed:
             records, namespaces = self.count(), self.namespaces()
             self._wait(
                 "to count what was written",
-                self.visible_within_s,
+                self.patience.visible_s,
                 lambda: self._counted(namespaces) == records,
             )
+            # they count right from now on, and cost nothing
+            self._changed = False
         if "enabled" in (
             self.location.options.get("deletion_protection"),
             spec.extra.get("deletion_protection"),
         ):
             self._client.configure(deletion_protection="enabled")
 
-    def _await_searches(self, namespace: str) -> None:
-        least, dim = self._landed[namespace], self._layout.dim
-        probe: dict[str, Any] = (
-            {"sparse_vector": {"indices": [0], "values": [1.0]}}
-            if dim is None
-            else {"vector": [1.0] + [0.0] * (dim - 1)}
-        )
-
-        def caught_up() -> bool:
-            reply = self._client.query(self._wire(namespace), 1, **probe)
-            # a service that does not say leaves nothing to wait for but the statistics
-            return reply.reconciled is None or reply.reconciled >= least
-
-        self._wait("to search what was written", self.visible_within_s, caught_up)
-
     def _wait(self, what: str, within_s: float, condition: Callable[[], bool]) -> None:
-        """Look until *condition* holds.
-
-        Raises:
-            TransientStoreError: It does not within *within_s*.
-        """
-        pause, longest = self.poll_s
-        end = time.monotonic() + within_s
-        while not condition():
-            if time.monotonic() > end:
-                raise TransientStoreError(
-                    f"{self._where}: waited {within_s:.0f} s for it {what}, in vain",
-                    "look at Pinecone's status page; going on later is fine",
-                )
-            time.sleep(pause)
-            pause = min(2 * pause, longest)
+        self.patience.wait(f"{self._where} {what}", within_s, condition)
 
     # Marks
 
@@ -655,17 +507,16 @@ class PineconeStore(Target):
 
     def close(self) -> None:
         """End all connections; remove the lists of ids."""
-        self._pool.shutdown()
+        self._records.close()
         self._client.close()
         self._ids.close()
 
     def _forget_all(self) -> None:
         self._client.forget()
         self._ids.forget()
+        self._records.forget()
         with self._lock:
             self._spec = None
-            self._work.clear()
-            self._landed.clear()
             self._written.clear()
 
     def _counts(self) -> Mapping[str, int]:

@@ -6,10 +6,12 @@ their own.  What the SDK raises becomes `runner.errors` here and nowhere else.
 
 from __future__ import annotations
 
+import re
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -26,17 +28,28 @@ from runner.errors import (
     StoreError,
     TransientStoreError,
 )
+from runner.model import Finding, Severity
 from runner.stores.base import Location
-from runner.stores.pinecone_packing import LEAST_WRITE_UNITS, UPSERT_BYTES_A_UNIT, Sealed
+from runner.stores.pinecone_packing import (
+    IDS_A_PAGE,
+    LEAST_WRITE_UNITS,
+    RECORDS_A_READ_UNIT,
+    UPSERT_BYTES_A_UNIT,
+    Sealed,
+)
+from runner.words import shown
 
 __all__ = [
     "CONTROL_HOST", "DEFAULT_NAMESPACE", "Budget", "Client", "Meter", "RefusedError", "bare_host",
+    "connection_findings", "name_problem",
 ]  # fmt: skip
 
 CONTROL_HOST = "https://api.pinecone.io"
 DEFAULT_NAMESPACE = "__default__"
 """What the service calls the namespace that has no name."""
-LISTED_AT_ONCE = 100  # "Largest limit listVectors accepts", says the SDK
+
+_LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?(/.*)?")
+_NAMESPACE = re.compile(r"[\x01-\x7f]{0,512}")
 
 T = TypeVar("T")
 
@@ -67,6 +80,14 @@ class Budget:
             time.sleep(at - now)
 
 
+@dataclass
+class Spending:
+    """What one request costs, in read and write units."""
+
+    read: float
+    written: float
+
+
 class Meter:
     """Counts read and write units of this object, and stops at the plan's limit.
 
@@ -78,29 +99,44 @@ class Meter:
     def __init__(self, most: int | None, side: str) -> None:
         self._most, self._side = most, side
         self._lock = threading.Lock()
+        self._under_way = 0.0
         self.read = 0.0
         self.written = 0.0
 
-    def check(self) -> None:
-        """Leave if nothing more may be spent.
+    @contextmanager
+    def request(self, *, read: float = 0.0, written: float = 0.0) -> Iterator[Spending]:
+        """A request that is expected to cost so much; it counts from now on, not once it is over.
+
+        Yields:
+            What it costs, to be set right by what the answer says.
 
         Raises:
-            PausedError: The limit is reached; what was written so far is kept.
+            PausedError: It would go beyond the limit; what was written so far is kept.
         """
-        spent = self.read + self.written
-        if self._most is not None and spent >= self._most:
+        spending = Spending(read, written)
+        with self._lock:
+            self._refuse_beyond(spending)
+            self._under_way += read + written
+        try:
+            yield spending
+        except BaseException:
+            with self._lock:
+                self._under_way -= read + written
+            raise
+        with self._lock:
+            self._under_way -= read + written
+            self.read += spending.read
+            self.written += spending.written
+
+    def _refuse_beyond(self, next_one: Spending) -> None:
+        spent = self.read + self.written + self._under_way
+        if self._most is not None and spent + next_one.read + next_one.written > self._most:
             raise PausedError(
-                f"pinecone: {spent:,.0f} read and write units are spent, and "
-                f"`{self._side}.max_units` is {self._most:,}",
+                f"pinecone: {spent:,.0f} read and write units are spent, the next request takes "
+                f"it beyond `{self._side}.max_units` ({self._most:,})",
                 f"raise `{self._side}.max_units`, then go on with `runner resume`; what was "
                 "spent before is not counted again",
             )
-
-    def add(self, *, read: float = 0.0, written: float = 0.0) -> None:
-        """Count what a request cost."""
-        with self._lock:
-            self.read += read
-            self.written += written
 
 
 @dataclass(frozen=True)
@@ -135,6 +171,7 @@ class Client:
         self._budgets: dict[tuple[str, str], Budget] = {}
         self._data_plane: pinecone.Index | None = None
         self.meter = Meter(options.get("max_units"), location.side)
+        self._a_query = 1.0
         self._control = self._told(
             lambda: pinecone.Pinecone(
                 **self._settings(),
@@ -192,52 +229,59 @@ class Client:
 
     def ids(self, namespace: str, token: str | None) -> tuple[list[str], str | None]:
         """A page of ids, sorted by their bytes, and the token of the next; None at the end."""
-        page = self._asked(
-            "list",
-            "",
-            lambda data: data.list_paginated(
-                namespace=namespace, limit=LISTED_AT_ONCE, pagination_token=token
-            ),
-        )
-        self._count_reads(page.usage)
+        with self.meter.request(read=1) as spending:
+            page = self._asked(
+                "list",
+                "",
+                lambda data: data.list_paginated(
+                    namespace=namespace, limit=IDS_A_PAGE, pagination_token=token
+                ),
+            )
+            spending.read = _read_units(page.usage, spending.read)
         following = page.pagination.next if page.pagination is not None else None
         return [str(each.id) for each in page.vectors], following
 
     def fetch(self, namespace: str, ids: Sequence[str]) -> Mapping[str, pinecone.Vector]:
         """Those of *ids* that are there; few enough for a URL."""
-        found = self._asked(
-            "fetch", "", lambda data: data.fetch(ids=list(ids), namespace=namespace)
-        )
-        self._count_reads(found.usage)
+        with self.meter.request(read=-(-len(ids) // RECORDS_A_READ_UNIT)) as spending:
+            found = self._asked(
+                "fetch", "", lambda data: data.fetch(ids=list(ids), namespace=namespace)
+            )
+            spending.read = _read_units(found.usage, spending.read)
         return found.vectors
 
     def upsert(self, namespace: str, records: Sequence[Sealed]) -> int | None:
         """Write records; the log position that they landed at, None if the service hides it."""
         vectors = [each.vector for each in records]
-        done = self._asked(
-            "upsert", namespace, lambda data: data.upsert(vectors=vectors, namespace=namespace)
-        )
         size = sum(each.size_bytes for each in records)
-        self.meter.add(written=max(LEAST_WRITE_UNITS, -(-size // UPSERT_BYTES_A_UNIT)))
+        # what an upsert cost is not in its answer
+        with self.meter.request(written=max(LEAST_WRITE_UNITS, -(-size // UPSERT_BYTES_A_UNIT))):
+            done = self._asked(
+                "upsert", namespace, lambda data: data.upsert(vectors=vectors, namespace=namespace)
+            )
         info = done.response_info
         return None if info is None else info.lsn_committed
 
     def delete(self, namespace: str, ids: Sequence[str]) -> None:
         """Remove records; a namespace that is not there holds none."""
         try:
-            self._asked(
-                "delete", namespace, lambda data: data.delete(ids=list(ids), namespace=namespace)
-            )
+            with self.meter.request(written=LEAST_WRITE_UNITS):
+                self._asked(
+                    "delete",
+                    namespace,
+                    lambda data: data.delete(ids=list(ids), namespace=namespace),
+                )
         except CollectionNotFoundError:
             return
-        self.meter.add(written=LEAST_WRITE_UNITS)
 
     def query(self, namespace: str, k: int, **vector: Any) -> Reply:
         """The *k* nearest records, best first."""
-        found = self._asked(
-            "query", namespace, lambda data: data.query(top_k=k, namespace=namespace, **vector)
-        )
-        self._count_reads(found.usage)
+        with self.meter.request(read=self._a_query) as spending:
+            found = self._asked(
+                "query", namespace, lambda data: data.query(top_k=k, namespace=namespace, **vector)
+            )
+            # by the namespace's size: the next one will cost about the same
+            spending.read = self._a_query = _read_units(found.usage, spending.read)
         info = found.response_info
         return Reply(
             [(each.id, each.score) for each in found.matches],
@@ -253,7 +297,6 @@ class Client:
 
     def _asked(self, kind: str, namespace: str, call: Callable[[pinecone.Index], T]) -> T:
         """*call*'s result, at the rate that its kind may have in *namespace*, or the index."""
-        self.meter.check()
         with self._lock:
             budget = self._budgets.setdefault((kind, namespace), Budget(self._per_s))
         budget.wait()
@@ -284,10 +327,6 @@ class Client:
                 f"pinecone: the index {self._index} is {model.status.state} and has no host yet"
             )
         return model.host
-
-    def _count_reads(self, usage: Any) -> None:
-        if usage is not None and usage.read_units:
-            self.meter.add(read=float(usage.read_units))
 
     def _told(self, call: Callable[[], T]) -> T:
         """*call*'s result; what the SDK raises as an error of ours."""
@@ -334,6 +373,41 @@ def bare_host(host: str) -> str:
     parts = urlsplit(host if "//" in host else f"//{host}")
     netloc = parts.netloc.rpartition("@")[2]
     return urlunsplit(("", netloc, parts.path.rstrip("/"), "", "")).removeprefix("//")
+
+
+def name_problem(namespace: str) -> str:
+    """Why *namespace* cannot be a namespace's name; empty if it can."""
+    if namespace == DEFAULT_NAMESPACE:
+        return f"{namespace!r} is the service's own word for the namespace without a name"
+    if not _NAMESPACE.fullmatch(namespace):
+        return f"the namespace {shown(namespace)} is not 1 to 512 characters of ASCII"
+    return ""
+
+
+def connection_findings(location: Location) -> Iterator[Finding]:
+    """What of *location* goes unencrypted or unverified."""
+    if location.connection.insecure:
+        yield Finding(
+            f"the certificate of Pinecone's index {location.options['index']} is not verified",
+            "name its authority in connection.ca_file, or allow insecure-connection",
+            Severity.WARNING,
+            "insecure-connection",
+        )
+    for key in ("host", "control_host"):
+        host = str(location.options.get(key) or "")
+        if host.startswith("http://") and not _LOOPBACK.fullmatch(bare_host(host)):
+            yield Finding(
+                f"the connection to {bare_host(host)} is not encrypted",
+                "use https, or allow the hazard insecure-connection",
+                Severity.WARNING,
+                "insecure-connection",
+            )
+
+
+def _read_units(usage: Any, expected: float) -> float:
+    """What an answer says that it cost; *expected* if it does not."""
+    units = None if usage is None else usage.read_units
+    return expected if units is None else float(units)
 
 
 def _retry_after_s(error: sdk.ApiError) -> float | None:

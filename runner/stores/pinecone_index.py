@@ -8,18 +8,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from pinecone import IndexModel
+from pinecone import DescribeIndexStatsResponse, IndexModel
 from pinecone.models.indexes.deployment import PodDeployment
 from pinecone.models.indexes.schema import (
     DenseVectorField,
+    LegacyMetadataField,
     SemanticTextField,
-    SparseVectorField,
-    StringField,
 )
 
 from runner.errors import StoreError
 from runner.model import (
     DEFAULT_VECTOR,
+    SPARSE_VECTOR,
     CollectionSpec,
     Finding,
     Metric,
@@ -32,14 +32,13 @@ from runner.stores.pinecone_packing import Layout
 
 __all__ = [
     "MAX_DIM", "description", "layout_of", "mark_in", "model_finding", "obstacles",
-    "pods_finding", "proposed", "settings_of", "tags_of",
+    "proposed", "runs_on_pods", "settings_of", "tags_of", "target_finding",
 ]  # fmt: skip
 
 MAX_DIM = 20_000
 _METRICS = {"cosine": Metric.COSINE, "dotproduct": Metric.DOT, "euclidean": Metric.L2}
 _NAMES = {metric: name for name, metric in _METRICS.items()}
 _DENSE_FIELD, _SPARSE_FIELD = "_values", "_sparse_values"
-_SPARSE = "sparse"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,43}[a-z0-9])?")
 _MARK = "runner_mark_"
 _TAG_CHARS = 120  # of a tag's value, says the SDK
@@ -59,12 +58,14 @@ def description(model: IndexModel, client: Client, where: str, *, sparse: bool) 
         StoreError: It is an index of documents.
     """
     fields = model.schema.fields
-    searched = {
-        name: each
+    # what is declared besides makes it an index of documents; fields without a type are
+    # those that an older index of vectors filters by
+    foreign = sorted(
+        name
         for name, each in fields.items()
-        if isinstance(each, DenseVectorField | SparseVectorField | StringField)
-    }
-    foreign = sorted(searched.keys() - {_DENSE_FIELD, _SPARSE_FIELD})
+        if name not in (_DENSE_FIELD, _SPARSE_FIELD)
+        and not isinstance(each, LegacyMetadataField | SemanticTextField)
+    )
     if foreign:
         raise StoreError(
             f"{where} is an index of documents (fields {', '.join(foreign)}); expected one of "
@@ -73,18 +74,15 @@ def description(model: IndexModel, client: Client, where: str, *, sparse: bool) 
         )
     vectors: dict[str, VectorSpec] = {}
     extra: dict[str, Any] = {}
-    dense = searched.get(_DENSE_FIELD)
+    dense = fields.get(_DENSE_FIELD)
     if isinstance(dense, DenseVectorField):
         vectors[DEFAULT_VECTOR] = VectorSpec(dense.dimension, _METRICS[dense.metric.lower()])
     for name, each in fields.items():
         if isinstance(each, SemanticTextField):
-            stats = client.stats()
-            metric = (each.metric or stats.metric or "cosine").lower()
-            vectors[DEFAULT_VECTOR] = VectorSpec(stats.dimension or 0, _METRICS[metric])
             extra["embedding"] = {"field": name, "model": each.model}
-    if _SPARSE_FIELD in searched or sparse:
-        name = _SPARSE if vectors else DEFAULT_VECTOR
-        vectors[name] = VectorSpec(0, Metric.DOT, kind=VectorKind.SPARSE)
+            vectors |= _embedded(each, client.stats())
+    if _SPARSE_FIELD in fields or sparse:
+        vectors[SPARSE_VECTOR] = VectorSpec(0, Metric.DOT, kind=VectorKind.SPARSE)
     tags = {key: value for key, value in (model.tags or {}).items() if not key.startswith(_MARK)}
     if tags:
         extra["tags"] = tags
@@ -96,6 +94,14 @@ def description(model: IndexModel, client: Client, where: str, *, sparse: bool) 
         if getattr(model.deployment, key, None)
     }
     return CollectionSpec(name=model.name, vectors=vectors, id_kind="string", extra=extra)
+
+
+def _embedded(text: SemanticTextField, stats: DescribeIndexStatsResponse) -> dict[str, VectorSpec]:
+    """The vector that a model makes; only the statistics say of which shape."""
+    if stats.vector_type == "sparse" or not stats.dimension:
+        return {SPARSE_VECTOR: VectorSpec(0, Metric.DOT, kind=VectorKind.SPARSE)}
+    metric = (text.metric or stats.metric or "cosine").lower()
+    return {DEFAULT_VECTOR: VectorSpec(stats.dimension, _METRICS[metric])}
 
 
 def layout_of(spec: CollectionSpec, document_field: str) -> Layout:
@@ -196,26 +202,34 @@ def settings_of(spec: CollectionSpec) -> dict[str, Any]:
     }
 
 
-def model_finding(spec: CollectionSpec) -> Iterator[Finding]:
+def model_finding(spec: CollectionSpec, options: Mapping[str, Any]) -> Iterator[Finding]:
     """That an index embeds texts by a model, which is not copied."""
     if "embedding" in spec.extra:
         found = spec.extra["embedding"]
+        hint = "embed queries with the same model"
+        if options.get("document_field") != found["field"]:
+            hint += f"; `document_field: {found['field']}` makes that field the document"
         yield Finding(
             f"the index embeds the field {found['field']!r} with the model {found['model']!r}; "
             "vectors are copied, the model is not",
-            "embed queries with the same model",
+            hint,
             Severity.WARNING,
             "source.index",
         )
 
 
-def pods_finding(model: IndexModel, where: str) -> Iterator[Finding]:
-    """That an index cannot list its ids."""
-    if isinstance(model.deployment, PodDeployment):
+def runs_on_pods(model: IndexModel) -> bool:
+    """Whether the index cannot list its ids."""
+    return isinstance(model.deployment, PodDeployment)
+
+
+def target_finding(model: IndexModel | None, where: str) -> Iterator[Finding]:
+    """What stands against adding records to the index."""
+    if model is not None and runs_on_pods(model):
         yield Finding(
-            f"{where} runs on pods, which cannot list their ids",
-            "give a file with one id a line: `source.ids_from: ids.txt`",
-            key="source.ids_from",
+            f"{where} runs on pods, which cannot list their ids: nobody could prove what arrived",
+            "name an index that does not exist yet; it becomes a serverless one",
+            key="target.index",
         )
 
 

@@ -24,9 +24,9 @@ from runner.model import (
 )
 
 __all__ = [
-    "LEAST_WRITE_UNITS", "MAX_METADATA_BYTES", "REQUEST_BYTES", "REQUEST_RECORDS",
-    "UPSERT_BYTES_A_UNIT", "Layout", "Sealed", "by_url", "id_problem", "is_same", "packed",
-    "sealed", "unsealed",
+    "IDS_A_PAGE", "LEAST_WRITE_UNITS", "MAX_ID_CHARS", "MAX_METADATA_BYTES", "RECORDS_A_FETCH",
+    "RECORDS_A_READ_UNIT", "REQUEST_BYTES", "REQUEST_RECORDS", "UPSERT_BYTES_A_UNIT", "Layout",
+    "Sealed", "by_url", "id_problem", "is_same", "packed", "sealed", "unsealed",
 ]  # fmt: skip
 
 REQUEST_BYTES = 2_000_000
@@ -37,8 +37,12 @@ UPSERT_BYTES_A_UNIT = 1024
 """One write unit for each kilobyte of a request …"""
 LEAST_WRITE_UNITS = 5
 """… and at least so many for one request."""
+RECORDS_A_FETCH = 100
+IDS_A_PAGE = 100
+"""What a list gives at most, says the SDK."""
+RECORDS_A_READ_UNIT = 10
+"""A fetch costs one read unit for so many records."""
 MAX_ID_CHARS = 512
-_FETCHED = 100
 # Proxies and servers commonly take 8 KiB of a request's first line.
 _URL_BYTES = 7000
 _ENVELOPE_BYTES = len(b'{"vectors":[],"namespace":""}')
@@ -136,6 +140,8 @@ def _vectors(batch: Batch, layout: Layout) -> list[FloatArray | None]:
 
 
 def _checked(values: FloatArray | None, terms: SparseVector | None) -> FloatArray | None:
+    if terms is not None and not len(terms.indices):
+        raise _UnfitError("its sparse vector is empty")
     if values is None:
         if terms is None:
             raise _UnfitError("it has no vector")
@@ -223,7 +229,7 @@ def by_url(ids: Sequence[str]) -> Iterator[list[str]]:
     size = 0
     for each in ids:
         needed = len("&ids=") + len(quote(each, safe=""))
-        if group and (len(group) == _FETCHED or size + needed > _URL_BYTES):
+        if group and (len(group) == RECORDS_A_FETCH or size + needed > _URL_BYTES):
             yield group
             group, size = [], 0
         group.append(each)

@@ -38,6 +38,7 @@ from runner.model import (
     Cursor,
     Endpoint,
     Fidelity,
+    FilterKind,
     Filters,
     Finding,
     FloatArray,
@@ -59,7 +60,6 @@ from runner.stores.base import Access, Location, Target
 from runner.stores.qdrant_payloads import PayloadLayout
 from runner.stores.qdrant_points import (
     COSINE_TOLERANCE,
-    METRICS,
     Chosen,
     Columns,
     all_vectors,
@@ -72,23 +72,35 @@ from runner.stores.qdrant_points import (
     text_of,
     vector_spec,
 )
+from runner.stores.qdrant_settings import (
+    MAX_DIM,
+    carried,
+    collection_settings,
+    filterable_of,
+    key_of,
+    proposed_extra,
+    proposed_names,
+    summary_of,
+    vector_findings,
+    vector_settings,
+    wanted_indexes,
+)
 from runner.stores.snapshot import folder_state, snapshot_folder
 from runner.stores.whereabouts import Whereabouts
 
-__all__ = ["MAX_DIM", "PrivateCopy", "QdrantStore", "joined", "name_problem"]
+__all__ = ["PrivateCopy", "QdrantStore", "joined"]
 
 _SAMPLED_BOUNDS = 256
 _FETCHED = 1000
 _FIRST_REPLY_BYTES = 32 << 20
-_FORBIDDEN_IN_NAMES = frozenset('<>:"/\\|?*\0\x1f')
-MAX_DIM = 65_536
 
 
 class QdrantStore(Target):
     """One collection of Qdrant: calling this opens the class that fits the location.
 
     Location options: ``url`` (with ``api_key``, ``transport``) or ``path``; ``collection``;
-    ``vectors``: ``all``, the name of one or a list of names; ``document_field``; ``metric``;
+    ``vectors``: ``all``, the name of one or a list of names; ``document_field``;
+    ``metadata_key``; ``metric``; ``sharding_method``: ``custom`` for shard keys as namespaces;
     ``index`` with ``type``, ``m``, ``ef_construction``, ``ef_search``.
     """
 
@@ -155,7 +167,7 @@ class QdrantStore(Target):
         if len(self._known) == 1:
             own = (vectors[self._known[0].name] or {}).get("hnsw_config") or {}
             hnsw |= {key: value for key, value in own.items() if value is not None}
-        extra: dict[str, Any] = self._carried(found)
+        extra = carried(found, (each.name for each in self._known))
         if len(self._known) == 1 and self._known[0].spec.kind is VectorKind.DENSE:
             extra["vector_name"] = self._known[0].name
         return CollectionSpec(
@@ -163,29 +175,10 @@ class QdrantStore(Target):
             vectors={each.key: each.spec for each in self._known},
             index=self._index_of(hnsw),
             id_kind="mixed",
+            filterable=self._filterable(extra),
             extra=extra,
+            namespaces=found.get("namespaces") or "default",
         )
-
-    def _carried(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings that another collection of Qdrant takes over, by the names of `extra`."""
-        params = found["params"]
-        chosen = {each.name for each in self._vectors}
-        vectors = {
-            name: {k: v for k, v in _pruned(each).items() if k not in ("size", "distance")}
-            for name, each in all_vectors(params).items()
-            if name in chosen and each is not None
-        }
-        sparse = params.get("sparse_vectors") or {}
-        hnsw = _pruned(found.get("hnsw_config") or {})
-        carried = {
-            "vectors": {name: each for name, each in vectors.items() if each},
-            "sparse_vectors": {n: _pruned(each) for n, each in sparse.items() if n in chosen},
-            # these two are the index's own parameters
-            "hnsw": {k: v for k, v in hnsw.items() if k not in ("m", "ef_construct")},
-            "quantization": _pruned(found.get("quantization_config")),
-            **(found.get("extra") or {}),
-        }
-        return {name: each for name, each in carried.items() if each}
 
     def partitions(self, n: int) -> list[Partition]:
         """Ranges of ids, cut by a random sample of them; at least one for each namespace."""
@@ -282,137 +275,42 @@ class QdrantStore(Target):
     # Writing
 
     def propose(self, wanted: CollectionSpec, records: int, size_bytes: int) -> Proposal:
-        """A collection with these vectors, and an HNSW index for the dense ones."""
+        """A collection with these vectors, an HNSW index for them, and payload indexes."""
         del records  # only their bytes matter
-        place_key = f"{self.location.side}.collection"
-        names, findings = self._proposed_names(wanted)
-        if not wanted.vectors:
-            findings.append(
-                Finding("no vector is to be kept; expected at least one", key=place_key)
-            )
-        vectors = {}
+        names, findings = proposed_names(wanted, self._chosen_names, self.location.side)
+        findings += vector_findings(wanted.vectors, f"{self.location.side}.collection")
+        common_index, vectors = bool(self._option("index")), {}
         for name, spec in wanted.vectors.items():
-            made = self._vector_settings(names[name], spec, wanted.extra)
-            key = _key(names[name], spec, alone=len(names) == 1)
-            vectors[key] = vector_spec(names[name], made, self._place)
-            label = f"vector {name!r}" if name else "vectors"
-            if spec.kind is VectorKind.SPARSE:
-                continue
-            if not spec.dim:
-                findings.append(
-                    Finding(
-                        f"the source holds no vectors{f' {name!r}' if name else ''}, so that their "
-                        "dimension is not known; Qdrant makes no collection without it",
-                        "copy once it holds some",
-                        key=place_key,
-                    )
-                )
-            elif spec.dim > MAX_DIM:
-                what = f"{label} of {spec.dim:,} components; Qdrant holds at most {MAX_DIM:,}"
-                findings.append(Finding(what, key=place_key))
-        findings += self._place_findings(size_bytes) + self._carry_findings(wanted)
-        extra = dict(wanted.extra)
-        extra.pop("vector_name", None)
+            own = names[name]
+            made = vector_settings(own, spec, wanted.extra, common_index=common_index)
+            vectors[key_of(own, spec, alone=len(names) == 1)] = vector_spec(own, made, self._place)
+        indexes, unsaid = wanted_indexes(wanted, f"{self.location.side}.filter_indexes")
+        findings += [*unsaid, *self._place_findings(size_bytes), *self._carry_findings(wanted)]
+        sharded = self.capabilities.namespaces and wanted.namespaces == "named"
+        extra = proposed_extra(wanted.extra, sharded=sharded)
         if vectors.keys() == {DEFAULT_VECTOR}:
             extra["vector_name"] = next(iter(names.values()))
-        index = self._proposed_index(wanted.index)
         proposed = CollectionSpec(
             name=self._collection_name,
             vectors=vectors,
-            index=index,
+            index=self._proposed_index(wanted.index),
             id_kind="mixed",
+            filterable=filterable_of(indexes),
             extra=extra,
+            namespaces="named" if sharded else "default",
         )
-        told = ", ".join(
-            _summary(names[name], spec) for name, spec in sorted(wanted.vectors.items())
-        )
-        summary = f"collection {self._collection_name} ({told}, {index})"
+        told = [summary_of(names, wanted), str(proposed.index)]
+        if sharded:
+            told.append("a shard key for each namespace")
+        if proposed.filterable:
+            fields = ", ".join(f"{field} {kind}" for field, kind in proposed.filterable.items())
+            told.append(f"filter indexes: {fields}")
+        summary = f"collection {self._collection_name} ({', '.join(told)})"
         return Proposal(proposed, summary, tuple(findings))
-
-    def _proposed_names(self, wanted: CollectionSpec) -> tuple[dict[str, str], list[Finding]]:
-        """Wanted vector → its name here, and what stands against these."""
-        chosen, key = self._chosen_names, f"{self.location.side}.vectors"
-        if len(wanted.vectors) == 1:
-            ((name, spec),) = wanted.vectors.items()
-            own = name
-            if spec.kind is VectorKind.DENSE:
-                if chosen is not None and len(chosen) == 1:
-                    return {name: chosen[0]}, []
-                own = name or str(wanted.extra.get("vector_name") or "")
-            names = {name: own}
-        else:
-            names = {name: name for name in wanted.vectors}
-        findings = []
-        if chosen is not None and set(chosen) != set(names.values()):
-            findings.append(
-                Finding(
-                    f"the vectors {', '.join(sorted(names.values()))} would be made, but "
-                    f"`vectors` names {', '.join(sorted(chosen))}",
-                    "leave it out, or choose among the source's: `source.vectors`",
-                    key=key,
-                )
-            )
-        dense = [n for n, each in wanted.vectors.items() if each.kind is not VectorKind.SPARSE]
-        unnamed = wanted.vectors.get(DEFAULT_VECTOR)
-        if unnamed is not None and (len(dense) > 1 or unnamed.kind is VectorKind.SPARSE):
-            findings.append(
-                Finding(
-                    "one of the vectors has no name; Qdrant takes that only of a dense or "
-                    "multi-vector that is the only one, or stands beside sparse ones",
-                    "copy them one by one: `source.vectors`",
-                    key=key,
-                )
-            )
-        return names, findings
-
-    def _vector_settings(
-        self, name: str, spec: VectorSpec, extra: Mapping[str, Any]
-    ) -> dict[str, Any] | None:
-        """A dense or multi-vector's settings as REST has them; None for a sparse one."""
-        if spec.kind is VectorKind.SPARSE:
-            return None
-        distance = {metric: each for each, metric in METRICS.items()}[spec.metric]
-        carried = dict((extra.get("vectors") or {}).get(name) or {})
-        carried.pop("multivector_config", None)
-        if self._option("index") and carried.get("hnsw_config"):
-            # what the plan says of the index holds for every vector
-            common = ("m", "ef_construct")
-            carried["hnsw_config"] = {
-                k: v for k, v in carried["hnsw_config"].items() if k not in common
-            }
-        if spec.kind is VectorKind.MULTI:
-            carried["multivector_config"] = {"comparator": "max_sim"}
-        return {"size": spec.dim, "distance": distance, **_pruned(carried)}
 
     def _settings(self, spec: CollectionSpec) -> dict[str, Any]:
         """What `create` asks for, as REST has it: vectors, HNSW, quantisation."""
-        extra = spec.extra
-        dense: dict[str, Any] = {}
-        sparse: dict[str, Any] = {}
-        for key, each in spec.vectors.items():
-            name = key or str(extra.get("vector_name") or "")
-            settings = self._vector_settings(name, each, extra)
-            if settings is None:
-                sparse[name] = (extra.get("sparse_vectors") or {}).get(name) or {}
-            else:
-                dense[name] = settings
-        params = spec.index.params if spec.index else {}
-        hnsw = {
-            **(extra.get("hnsw") or {}),
-            "m": params.get("m"),
-            "ef_construct": params.get("ef_construction"),
-        }
-        if spec.index is not None and spec.index.type in ("none", "flat"):
-            hnsw["m"] = 0
-        settings = {
-            "vectors": dense[""] if list(dense) == [""] else dense,
-            "hnsw_config": _pruned(hnsw),
-        }
-        if sparse:
-            settings["sparse_vectors"] = sparse
-        if extra.get("quantization"):
-            settings["quantization_config"] = extra["quantization"]
-        return settings
+        return collection_settings(spec, common_index=bool(self._option("index")))
 
     def append_findings(self) -> list[Finding]:
         """Vectors that the plan leaves out, and that a record loses when it is overwritten."""
@@ -496,6 +394,10 @@ class QdrantStore(Target):
     def _place_findings(self, size_bytes: int) -> list[Finding]:
         """What stands against creating the collection here."""
 
+    def _filterable(self, extra: Mapping[str, Any]) -> Mapping[str, FilterKind] | None:
+        """Which metadata fields have a filter index, from what `describe` found."""
+        return filterable_of(extra.get("payload_indexes") or {})
+
     def _carry_findings(self, wanted: CollectionSpec) -> list[Finding]:
         """Which settings of a wanted collection cannot be carried over to here."""
         del wanted
@@ -552,7 +454,7 @@ class QdrantStore(Target):
                     f"correct `{self.location.side}.vectors`",
                 )
         return tuple(
-            Chosen(name, _key(name, spec, alone=len(names) == 1), spec)
+            Chosen(name, key_of(name, spec, alone=len(names) == 1), spec)
             for name, spec in ((each, self._spec_of(each, vectors[each])) for each in names)
         )
 
@@ -667,6 +569,14 @@ class QdrantStore(Target):
     def _layout(self) -> PayloadLayout:
         return PayloadLayout.of(self.location.options)
 
+    def _payload_selector(self, select: Select) -> bool | tuple[str, ...]:
+        """What a read asks for of payloads: all, nothing, or these JSON paths."""
+        if Select.METADATA in select:
+            return True
+        if Select.DOCUMENTS not in select:
+            return False
+        return self._layout.document_paths or True
+
     @property
     def _collection_name(self) -> str:
         return self.endpoint(self.location).collection
@@ -693,35 +603,6 @@ class PrivateCopy:
         shutil.rmtree(self.path)
 
 
-def _key(name: str, spec: VectorSpec, *, alone: bool) -> str:
-    """What batches and specs call the vector *name*."""
-    return DEFAULT_VECTOR if alone and spec.kind is VectorKind.DENSE else name
-
-
-def name_problem(name: str) -> str:
-    """Why *name* cannot be a collection's; empty if it can."""
-    wrong = sorted(_FORBIDDEN_IN_NAMES & set(name))
-    if wrong:
-        return f"holds {', '.join(map(repr, wrong))}"
-    return "" if 1 <= len(name.encode()) <= 255 else "is not 1 to 255 bytes long"
-
-
-def _pruned(settings: Any) -> Any:
-    """*settings* without nulls, in however deep an object."""
-    if not isinstance(settings, Mapping):
-        return settings
-    return {key: _pruned(value) for key, value in settings.items() if value is not None}
-
-
-def _summary(name: str, spec: VectorSpec) -> str:
-    """One vector in a few words: ``384 dims as 'text', cosine``."""
-    named = f" as {name!r}" if name else ""
-    if spec.kind is VectorKind.SPARSE:
-        return f"sparse{named}"
-    tokens = "multi-vectors of " if spec.kind is VectorKind.MULTI else ""
-    return f"{tokens}{spec.dim} dims{named}, {spec.metric}"
-
-
 _GUESSED_TOKENS, _GUESSED_TERMS = 64, 256
 
 
@@ -739,7 +620,7 @@ def _guessed_bytes(spec: VectorSpec) -> int:
 
 
 def _class_for(location: Location) -> type[QdrantStore]:
-    """Server, embedded shard or client folder; the file system is looked at, nothing opened."""
+    """Server, cluster, embedded shard or client folder; looks at the file system at most."""
     options = location.options
     if bool(options.get("url")) == bool(options.get("path")):
         raise PlanError(
@@ -747,7 +628,8 @@ def _class_for(location: Location) -> type[QdrantStore]:
             "url: http://localhost:6333 for a server, path: ./folder for an embedded one",
         )
     if options.get("url"):
-        module, name = "qdrant_server", "QdrantServer"
+        sharded = options.get("sharding_method") == "custom"
+        module, name = "qdrant_server", "QdrantCluster" if sharded else "QdrantServer"
     elif (Path(str(options["path"])) / "meta.json").is_file():
         module, name = "qdrant_folder", "QdrantFolder"
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -17,7 +17,8 @@ from runner.stores.qdrant_points import Chosen, Columns
 from runner.stores.qdrant_wire import Rows
 
 __all__ = [
-    "Address", "FullError", "RefusedError", "ShardKey", "Transport", "Want", "certificate_error",
+    "UNKNOWN_VERSION", "Address", "FullError", "RefusedError", "ShardKey", "Transport",
+    "UnknownCallError", "Version", "Want", "active_keys", "certificate_error", "version_of",
 ]  # fmt: skip
 
 _REST_PORT, _GRPC_PORT = 6333, 6334
@@ -29,12 +30,47 @@ class RefusedError(StoreError):
     """The server found the request itself wrong: repeating it changes nothing."""
 
 
+class UnknownCallError(StoreError):
+    """The server does not know this call at all: it is too old."""
+
+
 class FullError(TransientStoreError):
     """Something was exhausted and nobody said for how long: a rate, or a message's size."""
 
 
 ShardKey = str | int
 """A key of a collection with custom sharding."""
+
+Version = tuple[int, int]
+"""Major and minor version of a server."""
+UNKNOWN_VERSION: Version = (99, 0)
+"""Of a server that does not say: it is taken for a new one."""
+
+
+def active_keys(shards: Iterable[tuple[int, ShardKey | None, bool]]) -> dict[ShardKey, bool]:
+    """Shard key → whether each of its shards has a replica that takes points.
+
+    Args:
+        shards: For each replica of each shard: the shard, its key, and whether it is active.
+    """
+    keys: dict[ShardKey, set[int]] = {}
+    active = set()
+    for shard, key, is_active in shards:
+        if key is not None:
+            keys.setdefault(key, set()).add(shard)
+        if is_active:
+            active.add(shard)
+    return {key: own <= active for key, own in keys.items()}
+
+
+def version_of(text: str) -> Version:
+    """The version that a server names, as ``1.17.0``.
+
+    Raises:
+        ValueError: It is none.
+    """
+    major, minor = text.split(".")[:2]
+    return int(major), int(minor)
 
 
 @dataclass(frozen=True)
@@ -62,6 +98,10 @@ class Transport(Protocol):
 
     request_bytes: int
     """Most bytes of points in one upsert."""
+
+    def version(self) -> Version:
+        """The server's; newer than all where it does not say.  Asked for once."""
+        ...
 
     def info(self, collection: str) -> dict[str, Any] | None:
         """The collection's description; None if it does not exist."""
@@ -91,8 +131,8 @@ class Transport(Protocol):
         """Remove aliases, then make others (alias → collection), as one act."""
         ...
 
-    def shard_keys(self, collection: str) -> list[ShardKey]:
-        """The keys of a collection with custom sharding."""
+    def shard_keys(self, collection: str) -> dict[ShardKey, bool]:
+        """The keys of a collection with custom sharding → whether they take points already."""
         ...
 
     def add_shard_key(self, collection: str, shard: ShardKey) -> None:
@@ -102,7 +142,7 @@ class Transport(Protocol):
     def count(
         self, collection: str, *, has_vector: str | None = None, shard: ShardKey | None = None
     ) -> int:
-        """Exact number of points, or of those that have this vector."""
+        """Exact number of points, or (from 1.13) of those that have this vector."""
         ...
 
     def scroll(
@@ -123,7 +163,7 @@ class Transport(Protocol):
         ...
 
     def sample(self, collection: str, n: int, shard: ShardKey | None = None) -> list[Id]:
-        """Ids of *n* random points."""
+        """Ids of *n* random points; servers before 1.11 cannot tell."""
         ...
 
     def encode(

@@ -4,8 +4,9 @@ The engine checks less than the server does (it takes ``True`` and NaN) and rais
 `Exception`, so ids, values and vectors are checked before it sees them.  Loading a shard
 writes to its folder: whoever only reads gets a private copy.  Searches are exact unless
 ``index.type: hnsw`` is asked for.  Named, sparse and multi-vectors are the server's; of its
-settings a shard takes over data types, what lies on disk, and payload indexes by their
-types; it knows no shards, replicas or aliases, and its vectors are not quantised here.
+settings a shard takes over data types, what lies on disk, and payload indexes (but for stop
+words and stemmers of texts); it knows no shards, replicas or aliases, and its vectors are not
+quantised here.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ from runner.model import (
     VectorKind,
 )
 from runner.stores.base import Access, Location
-from runner.stores.qdrant import PrivateCopy, QdrantStore, name_problem
+from runner.stores.qdrant import PrivateCopy, QdrantStore
+from runner.stores.qdrant_payloads import field_of
 from runner.stores.qdrant_points import (
     Columns,
     all_vectors,
@@ -51,6 +53,7 @@ from runner.stores.qdrant_points import (
     plain_columns,
     prepared,
 )
+from runner.stores.qdrant_settings import index_settings, name_problem, placed_indexes
 from runner.stores.whereabouts import Whereabouts
 
 __all__ = ["QdrantEdge"]
@@ -150,22 +153,23 @@ class QdrantEdge(QdrantStore):
             **_vectors(settings),
             on_disk_payload=(spec.extra.get("settings") or {}).get("on_disk_payload"),
         )
-        indexes = spec.extra.get("payload_indexes") or {}
         beside = self._folder.with_name(f".{self._folder.name}.new")
         with self._on_disk():
             shutil.rmtree(beside, ignore_errors=True)
             beside.parent.mkdir(parents=True, exist_ok=True)
             shard = self._do(lambda: edge.EdgeShard.create(str(beside), config))
-            for name, schema in indexes.items():
-                field = self._document_field if name == spec.extra.get("document_field") else name
-                kind = getattr(edge.PayloadSchemaType, str(schema["type"]).capitalize())
-                made = edge.UpdateOperation.create_field_index(field, kind)
-                self._do(partial(shard.update, made))
-            self._do(shard.flush)
+            self._index_fields(shard, placed_indexes(spec, self._layout))
             self._do(shard.close)
             beside.rename(self._folder)  # over an empty folder, too
             _sync_folder(self._folder.parent)
         self._known = None
+
+    def _index_fields(self, shard: Any, indexes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Make these payload indexes; a vector index that is built later knows of them."""
+        for path, schema in indexes.items():
+            made = edge.UpdateOperation.create_field_index(path, _field_schema(schema))
+            self._do(partial(shard.update, made))
+        self._do(shard.flush)
 
     def drop(self) -> None:
         """Remove the folder, if it is a shard."""
@@ -206,7 +210,12 @@ class QdrantEdge(QdrantStore):
             _sync_folder(self._folder.parent)
 
     def finish(self, spec: CollectionSpec) -> None:
-        """Build the HNSW index, where one is asked for."""
+        """Make the payload indexes that are missing, then the HNSW index where one is asked for."""
+        there = {field_of(path) for path in self._field_indexes()}
+        fields = placed_indexes(spec, self._layout)
+        missing = {path: each for path, each in fields.items() if field_of(path) not in there}
+        if missing:
+            self._index_fields(self._shard, missing)
         if spec.index is None or spec.index.type != "hnsw" or not self._asked_for_hnsw:
             return
         wanted = {**_HNSW, **spec.index.params}
@@ -345,10 +354,8 @@ class QdrantEdge(QdrantStore):
             for name, each in (found.get("sparse_vectors") or {}).items()
         }
         on_disk = found.get("on_disk_payload")
-        indexes = self._field_indexes()
         extra = {
-            "payload_indexes": indexes,
-            "document_field": self._document_field if self._document_field in indexes else None,
+            **index_settings(self._field_indexes(), self._layout),
             "settings": {} if on_disk is None else {"on_disk_payload": on_disk},
         }
         return {
@@ -379,7 +386,7 @@ class QdrantEdge(QdrantStore):
         request = edge.ScrollRequest(
             offset=start,
             limit=limit,
-            with_payload=self._with_payload(select),
+            with_payload=_with_payload(self._payload_selector(select)),
             with_vector=Select.VECTORS in select,
         )
         records, _ = self._do(lambda: self._shard.scroll(request))
@@ -387,15 +394,11 @@ class QdrantEdge(QdrantStore):
 
     def _retrieve(self, ids: Sequence[Id], select: Select, namespace: str) -> Batch:
         del namespace
-        wanted, payload, vectors = list(ids), self._with_payload(select), Select.VECTORS in select
+        payload = _with_payload(self._payload_selector(select))
+        wanted, vectors = list(ids), Select.VECTORS in select
         return self._of(
             self._do(lambda: self._shard.retrieve(wanted, payload, vectors)), select
         )  # fmt: skip
-
-    def _with_payload(self, select: Select) -> bool | list[str]:
-        if Select.METADATA in select:
-            return True
-        return [*self._layout.document_fields] if Select.DOCUMENTS in select else False
 
     def _of(self, records: Sequence[Any], select: Select) -> Batch:
         ids = [_id(each.id) for each in records]
@@ -545,6 +548,36 @@ def _sparse_params(settings: Mapping[str, Any]) -> Any:
         modifier=edge.Modifier.Idf if settings.get("modifier") == "idf" else None,
         datatype=_datatype(index.get("datatype")),
     )
+
+
+_PLAIN_PARAMS = {
+    "keyword": ("is_tenant", "on_disk", "enable_hnsw", "prefix"),
+    "uuid": ("is_tenant", "on_disk", "enable_hnsw"),
+    "integer": ("lookup", "range", "is_principal", "on_disk", "enable_hnsw"),
+    "float": ("is_principal", "on_disk", "enable_hnsw"),
+    "datetime": ("is_principal", "on_disk", "enable_hnsw"),
+    "bool": ("on_disk", "enable_hnsw"),
+    "geo": ("on_disk", "enable_hnsw"),
+    "text": (
+        "min_token_len", "max_token_len", "lowercase", "ascii_folding", "phrase_matching",
+        "on_disk", "enable_hnsw",
+    ),
+}  # fmt: skip
+
+
+def _field_schema(schema: Mapping[str, Any]) -> Any:
+    """A payload index as the engine takes it; *schema* as REST has it."""
+    kind = str(schema["type"])
+    if len(schema) == 1:
+        return getattr(edge.PayloadSchemaType, kind.capitalize())
+    params = {key: schema[key] for key in _PLAIN_PARAMS[kind] if key in schema}
+    if schema.get("tokenizer"):
+        params["tokenizer"] = getattr(edge.TokenizerType, str(schema["tokenizer"]).capitalize())
+    return getattr(edge, f"{kind.capitalize()}IndexParams")(**params)
+
+
+def _with_payload(selector: bool | tuple[str, ...]) -> bool | list[str]:
+    return selector if isinstance(selector, bool) else list(selector)
 
 
 def _datatype(name: str | None) -> Any:

@@ -29,6 +29,8 @@ from runner.model import (
     CollectionSpec,
     Endpoint,
     Fidelity,
+    FilterKind,
+    Filters,
     Finding,
     IndexSpec,
     Proposal,
@@ -49,7 +51,11 @@ class QdrantFolder(QdrantStore):
     """One collection of a local-mode folder, read from a private copy."""
 
     capabilities: ClassVar[Capabilities] = replace(
-        QdrantStore.capabilities, searches=False, max_readers=1, max_writers=1
+        QdrantStore.capabilities,
+        searches=False,
+        filters=Filters.ALWAYS,
+        max_readers=1,
+        max_writers=1,
     )
 
     def __init__(self, location: Location, access: Access, scratch: Path) -> None:
@@ -148,6 +154,9 @@ class QdrantFolder(QdrantStore):
         # Local mode keeps vectors as they were given, under every metric and type.
         spec = super()._spec_of(name, config)
         return replace(spec, dtype="float32", fidelity=Fidelity.EXACT, tolerance=0.0)
+
+    def _filterable(self, extra: Mapping[str, Any]) -> Mapping[str, FilterKind] | None:
+        return None  # local mode looks at every point
 
     def _index_of(self, hnsw: Mapping[str, Any]) -> IndexSpec:
         return IndexSpec("flat")

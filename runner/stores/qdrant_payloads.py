@@ -7,6 +7,7 @@ has them.  The document is one field (``document_field``), or the text inside a 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,25 @@ NODE = "_node_content"
 """The field where LlamaIndex keeps a node as JSON; in Qdrant its text lies in there."""
 
 _BOTH = "`layout: llama_index` on the source too makes it one"
+
+
+# Every other key is quoted in a path, which says no quotes or backslashes within a key.
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+_QUOTED = re.compile(r'"([^"\\]*)"')
+
+
+def path_of(field: str) -> str | None:
+    """The JSON path of a field; None if none can say it."""
+    if _BARE.fullmatch(field):
+        return field
+    quoted = f'"{field}"'
+    return quoted if _QUOTED.fullmatch(quoted) else None
+
+
+def field_of(path: str) -> str:
+    """The field of a JSON path; the path itself where that leads into an object."""
+    quoted = _QUOTED.fullmatch(path)
+    return quoted[1] if quoted else path
 
 
 @dataclass(frozen=True)
@@ -46,20 +66,26 @@ class PayloadLayout:
         return frozenset() if self.metadata_key is not None else frozenset({self.document_field})
 
     @property
-    def document_fields(self) -> tuple[str, ...]:
-        """The payload fields that are needed to tell documents."""
-        return (self.document_field, NODE) if self.nodes else (self.document_field,)
+    def document_paths(self) -> tuple[str, ...] | None:
+        """JSON paths of what is needed to tell documents; None if no path can say it."""
+        path = path_of(self.document_field)
+        if path is None:
+            return None
+        return (path, NODE) if self.nodes else (path,)
 
-    def index_path(self, field: str) -> str:
-        """What a payload index calls the metadata field *field*."""
-        return field if self.metadata_key is None else f"{self.metadata_key}.{field}"
-
-    def field_of(self, path: str) -> str | None:
-        """The metadata field that the index on *path* is of; None if it is of none."""
+    def placed(self, path: str) -> str | None:
+        """The JSON path of *path* within the metadata; None if none can say it."""
         if self.metadata_key is None:
-            return None if path == self.document_field else path
-        prefix = f"{self.metadata_key}."
-        return path.removeprefix(prefix) if path.startswith(prefix) else None
+            return path
+        above = path_of(self.metadata_key)
+        return None if above is None else f"{above}.{path}"
+
+    def within(self, path: str) -> str | None:
+        """The path within the metadata of a JSON path; None of the document's field."""
+        if field_of(path) == self.document_field:
+            return None
+        above = None if self.metadata_key is None else path_of(self.metadata_key)
+        return path if above is None else path.removeprefix(f"{above}.")
 
     def packed(
         self, objects: Sequence[dict[str, Any]], documents: Sequence[str | None]

@@ -17,14 +17,13 @@ are cut by id.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from weaviate.proto.v1 import batch_delete_pb2
 
-from runner import jsonvalues
 from runner.errors import (
     CollectionMismatchError,
     Id,
@@ -47,30 +46,25 @@ from runner.model import (
     FloatArray,
     Hits,
     IdRule,
-    IndexSpec,
     Metric,
     Outcome,
     Page,
     Partition,
     Proposal,
+    Room,
     Select,
     Severity,
-    VectorKind,
-    VectorSpec,
 )
 from runner.stores.base import Access, Location, Target
 from runner.stores.weaviate_objects import is_id, unreadable
+from runner.stores.weaviate_proposal import MAX_DIM, Proposer, class_settings, vectorizers
 from runner.stores.weaviate_schema import (
-    REFERENCE,
-    TYPES,
-    VECTOR_NAME,
-    Property,
     class_name,
     common_type,
-    index_settings,
+    filter_kind,
     index_spec,
-    name_problem,
-    vector_settings,
+    noted,
+    with_note,
 )
 from runner.stores.weaviate_search import nearest
 from runner.stores.weaviate_tenants import Tenants
@@ -83,8 +77,6 @@ __all__ = ["WeaviateStore"]
 
 _FETCHED = 500
 _DELETED = 1000
-_MAX_DIM = 65_535
-_MARK = "vector-migration-runner: "
 
 
 class WeaviateStore(Target):
@@ -102,12 +94,12 @@ class WeaviateStore(Target):
 
     name = "weaviate"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        filters=Filters.DECLARED,
+        filters=Filters.ADJUSTABLE,
         typed_fields=True,
         ids=IdRule(strings="uuid"),
         metrics=dict.fromkeys((Metric.COSINE, Metric.DOT, Metric.L2), Fidelity.EXACT),
         values=dict.fromkeys(REFUSED_KINDS, Outcome.REFUSED),
-        max_dim=_MAX_DIM,
+        max_dim=MAX_DIM,
         missing_vector=True,
         namespaces=True,
         named_vectors=True,
@@ -163,14 +155,17 @@ class WeaviateStore(Target):
         if shape is None:
             return None
         carried, found = self._view.vectors(), shape.settings
+        properties = {each["name"]: each for each in found.get("properties") or ()}
+        document = properties.get(self._view.document_field)
+        properties = {k: each for k, each in properties.items() if k not in self._view.own}
         extra = {
             "vector_name": shape.names.get(DEFAULT_VECTOR, ""),
             "vector_settings": carried,
-            "properties": [
-                each for each in found.get("properties") or () if each["name"] not in self._view.own
-            ],
+            "properties": list(properties.values()),
+            "document_property": document if document and common_type(document) == "text" else None,
             "inverted_index": found.get("invertedIndexConfig"),
-            "description": _described(found)[0],
+            "description": noted(found)[0],
+            "modules": found.get("moduleConfig"),
             "tenants": found.get("multiTenancyConfig") if shape.has_tenants else None,
         }
         return CollectionSpec(
@@ -178,12 +173,14 @@ class WeaviateStore(Target):
             vectors=shape.specs,
             index=index_spec(next(iter(carried.values()))) if carried else None,
             id_kind="uuid",
-            fields={
-                each["name"]: common_type(each)
-                for each in found.get("properties") or ()
-                if each["name"] not in self._view.own
+            fields={name: common_type(each) for name, each in properties.items()},
+            filterable={
+                name: kind
+                for name, each in properties.items()
+                if (kind := filter_kind(each)) is not None
             },
             extra={key: value for key, value in extra.items() if value},
+            room=Room(needs_vector=bool(vectorizers(carried))),
             namespaces="named" if shape.has_tenants else "default",
         )
 
@@ -226,13 +223,13 @@ class WeaviateStore(Target):
 
     def _source_findings(self, shape: Shape) -> list[Finding]:
         found = []
-        used = {each["vectorizer"] for each in vector_settings(shape.settings).values()} - {"none"}
+        used = vectorizers(self._view.vectors())
         if used:
             found.append(
                 Finding(
                     f"{self._place} makes vectors by {', '.join(sorted(used))}; the vectors are "
-                    "copied, the setting is not",
-                    "let the application embed its queries by the same model",
+                    "copied, none is made anew, and only another Weaviate takes the setting",
+                    "elsewhere, let the application embed its queries by the same model",
                     Severity.WARNING,
                     f"{self.location.side}.collection",
                 )
@@ -255,6 +252,9 @@ class WeaviateStore(Target):
                 )
             )
         return found
+
+    def _problem(self, what: str) -> Finding:
+        return Finding(what, key=f"{self.location.side}.collection")
 
     @property
     def reserved_keys(self) -> frozenset[str]:
@@ -326,107 +326,7 @@ class WeaviateStore(Target):
     def propose(self, wanted: CollectionSpec, records: int, size_bytes: int) -> Proposal:
         """A class with these vectors and the properties that are known by now."""
         del records, size_bytes  # a server does not say how much room it has
-        findings = []
-        problem = name_problem(self._collection)
-        if problem:
-            findings.append(self._problem(f"the collection name {self._collection!r} {problem}"))
-        names = self._proposed_names(wanted)
-        for ours, spec in wanted.vectors.items():
-            if spec.dim > _MAX_DIM:
-                findings.append(
-                    self._problem(
-                        f"vectors of {spec.dim:,} components; Weaviate holds at most {_MAX_DIM:,}"
-                    )
-                )
-            if names[ours] and not VECTOR_NAME.fullmatch(names[ours]):
-                findings.append(
-                    self._problem(
-                        f"a vector cannot be called {names[ours]!r}; expected letters, digits and "
-                        "underscores of ASCII"
-                    )
-                )
-            if spec.kind is VectorKind.SPARSE:
-                findings.append(self._problem(f"vector {ours!r} is sparse; Weaviate holds none"))
-        index = self._proposed_index(wanted.index)
-        fields, properties = self._proposed_properties(wanted)
-        kept = ("vector_settings", "inverted_index", "description", "tenants")
-        extra = {key: wanted.extra[key] for key in kept if key in wanted.extra}
-        if wanted.namespaces == "named":
-            extra["tenants"] = {**extra.get("tenants", {}), "enabled": True}
-        elif wanted.namespaces:
-            extra.pop("tenants", None)
-        if wanted.namespaces == "both":
-            findings.append(
-                self._problem(
-                    "some records have a namespace and some have none; a collection of Weaviate "
-                    "has tenants for all of them or for none",
-                    "write `namespace_to: {field: …}`, or copy them by two plans",
-                )
-            )
-        proposed = CollectionSpec(
-            name=self._collection,
-            vectors={
-                name: VectorSpec(each.dim, each.metric, each.kind)
-                for name, each in wanted.vectors.items()
-            },
-            index=index,
-            id_kind="uuid",
-            fields=fields,
-            extra={**extra, "names": names, "properties": properties},
-            namespaces="named" if extra.get("tenants") else "default",
-        )
-        said = ", ".join(
-            f"{names[name] or 'vector'} {each.dim or 'any number of'} dims {each.metric}"
-            for name, each in wanted.vectors.items()
-        )
-        tenants = ", tenants" if extra.get("tenants") else ""
-        summary = f"collection {self._collection} ({said or 'no vectors'}, {index}{tenants})"
-        return Proposal(proposed, summary, tuple(findings))
-
-    def _problem(self, what: str, hint: str = "") -> Finding:
-        return Finding(what, hint, key=f"{self.location.side}.collection")
-
-    def _proposed_names(self, wanted: CollectionSpec) -> dict[str, str]:
-        """Vector name → its name on the server."""
-        if len(wanted.vectors) == 1:
-            (name,) = wanted.vectors
-            chosen = self._view.chosen_vectors()
-            asked = chosen[0] if chosen and len(chosen) == 1 else wanted.extra.get("vector_name")
-            return {name: str(asked or name)}
-        # a class has either one unnamed vector or named ones
-        return {name: name or "default" for name in wanted.vectors}
-
-    def _proposed_index(self, wanted: IndexSpec | None) -> IndexSpec:
-        asked = self._option("index") or {}
-        carried = wanted if wanted is not None else IndexSpec("hnsw")
-        kind = str(asked.get("type") or carried.type)
-        if kind not in ("hnsw", "flat", "dynamic"):
-            kind = "hnsw"
-        params = dict(carried.params) if carried.type == "hnsw" else {}
-        params |= {key: value for key, value in asked.items() if key != "type"}
-        kept = ("m", "ef_construction", "ef_search")
-        return IndexSpec(kind, {key: params[key] for key in kept if key in params} if kind == "hnsw"
-                         else {})  # fmt: skip
-
-    def _proposed_properties(
-        self, wanted: CollectionSpec
-    ) -> tuple[dict[str, str], list[dict[str, Any]]]:
-        """Fields by type, and the settings of their properties; references become texts."""
-        carried = {each["name"]: each for each in wanted.extra.get("properties") or ()}
-        fields, properties = {}, []
-        for name, kind in wanted.fields.items():
-            given = carried.get(name)
-            if given is not None and Property.of(given).type != REFERENCE:
-                made = _carried_property(given)
-            elif given is not None:
-                made = {"name": name, "dataType": ["text[]"]}
-            elif kind in TYPES:
-                made = {"name": name, "dataType": [kind]}
-            else:
-                continue  # a type of another store: declared when values come
-            fields[name] = made["dataType"][0]
-            properties.append(made)
-        return fields, properties
+        return Proposer(self._wire, self._view, self.location, wanted).proposal()
 
     def append_findings(self) -> list[Finding]:
         """A property where documents go that is of another type."""
@@ -444,37 +344,18 @@ class WeaviateStore(Target):
         ]
 
     def create(self, spec: CollectionSpec) -> None:
-        """Make the class: nothing in it makes vectors, and nothing is declared unasked."""
+        """Make the class: nothing is declared unasked.
+
+        A vectorizer is carried from another Weaviate; it makes no vector here, for a record
+        that lacks one is refused.
+        """
         if self._wire.collection(self._collection) is not None:
             raise CollectionMismatchError(
                 f"{self._place} exists already; expected it not to",
                 "choose another name, or say what is to happen: `target.if_exists`",
             )
-        extra = spec.extra
-        names = extra.get("names") or self._proposed_names(spec)
-        carried = extra.get("vector_settings") or {}
-        settings: dict[str, Any] = {
-            "class": self._collection,
-            "properties": [
-                {"name": self._view.document_field, "dataType": ["text"]},
-                *(extra.get("properties") or ()),
-            ],
-        }
-        for name, vector in spec.vectors.items():
-            made = index_settings(vector, spec.index, carried.get(name))
-            if names[name]:
-                vectors = settings.setdefault("vectorConfig", {})
-                vectors[names[name]] = {"vectorizer": {"none": {}}, **made}
-            else:
-                settings |= {"vectorizer": "none", **made}
-        for key, theirs in (
-            ("description", "description"),
-            ("inverted_index", "invertedIndexConfig"),
-            ("tenants", "multiTenancyConfig"),
-        ):
-            if extra.get(key):
-                settings[theirs] = extra[key]
-        self._wire.create(settings)
+        asked = self.location.options.get("index") or {}
+        self._wire.create(class_settings(spec, self._view, asked))
         self._view.forget()
 
     def drop(self) -> None:
@@ -487,7 +368,7 @@ class WeaviateStore(Target):
     def read_mark(self) -> str | None:
         """The mark in the class's description."""
         found = self._wire.collection(self._collection)
-        return None if found is None else _described(found)[1]
+        return None if found is None else noted(found)[1]
 
     def write_mark(self, mark: str | None) -> None:
         """Leave *mark* in the class's description, beneath what stands there."""
@@ -497,11 +378,10 @@ class WeaviateStore(Target):
                 if mark is None:
                     return
                 raise self._view.missing()
-            text, now = _described(found)
+            text, now = noted(found)
             if now == mark:
                 return
-            line = None if mark is None else _MARK + jsonvalues.dumps(mark).decode()
-            found["description"] = "\n".join(each for each in (text, line) if each)
+            found["description"] = with_note(text, mark)
             self._wire.update(found)
 
     # Loading and indexing
@@ -596,20 +476,3 @@ class WeaviateStore(Target):
             scores=[[distance for _, distance in each] for each in found],
             higher_is_better=False,
         )
-
-    def _option(self, key: str) -> Any:
-        return self.location.options.get(key)
-
-
-def _described(found: Mapping[str, Any]) -> tuple[str, str | None]:
-    """A class's description without our mark, and the mark."""
-    text = str(found.get("description") or "")
-    above, _, last = text.rpartition("\n")
-    if not last.startswith(_MARK):
-        return text, None
-    return above, str(jsonvalues.loads(last.removeprefix(_MARK)))
-
-
-def _carried_property(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A property's settings without those of modules that the target may not have."""
-    return {key: value for key, value in given.items() if key != "moduleConfig"}

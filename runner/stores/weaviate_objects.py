@@ -10,7 +10,9 @@ import base64
 import binascii
 import math
 import re
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -20,14 +22,18 @@ from runner.model import FloatArray
 from runner.stores.weaviate_schema import REFERENCE, Property
 
 __all__ = [
-    "beacons", "decode", "is_id", "properties_request", "put", "said_exactly", "unreadable",
-    "vector_message", "vectors_of",
+    "beacons", "decode", "is_id", "nearest_value", "properties_request", "put", "said_exactly",
+    "unreadable", "vector_message", "vectors_of",
 ]  # fmt: skip
 
 _MOST_INT = 2**53
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 # As the server prints an instant: no zeros at a fraction's end, Z instead of +00:00.
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{0,8}[1-9])?(Z|[+-](?!00:00)\d\d:\d\d)")
+_DATE_LIKE = re.compile(
+    r"(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d:\d\d)(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)?)?"
+)
+_GEO_KEYS = ({"latitude", "longitude"}, {"lat", "lon"})
 _PHONE = frozenset(
     {"input", "defaultCountry", "countryCode", "national", "internationalFormatted",
      "nationalFormatted", "valid"}
@@ -45,12 +51,66 @@ def put(message: Message, prop: Property, value: Any) -> bool:
         Whether it comes back as it is.  If not, it is left out, or stands there as near as
         the property can say it, so that filters find it.
     """
-    if not said_exactly(prop, value):
-        if prop.type == "number" and type(value) is int and abs(value) <= _MOST_INT:
-            message.non_ref_properties.fields[prop.name].number_value = value
-        return False
-    _write(message, prop, value)
-    return True
+    if said_exactly(prop, value):
+        _write(message, prop, value)
+        return True
+    near = nearest_value(prop, value)
+    if near is not None:
+        _write(message, prop, near)
+    return False
+
+
+def nearest_value(prop: Property, value: Any) -> Any:
+    """What property *prop* can say that filters find for *value*; None if there is no such.
+
+    The same number, identifier, instant or place, written another way; a date or a time
+    without a zone is one of UTC.
+    """
+    if prop.type.endswith("[]"):
+        near = _NEAREST.get(prop.type[:-2])
+        if near is None or type(value) is not list or not value:
+            return None
+        found = [near(each) for each in value]
+        return None if None in found else found
+    near = _NEAREST.get(prop.type)
+    return None if near is None else near(value)
+
+
+def _near_int(value: Any) -> int | None:
+    whole = type(value) is float and value.is_integer() and abs(value) <= _MOST_INT
+    return int(value) if whole or _is_int(_ANY, value) else None
+
+
+def _near_number(value: Any) -> float | None:
+    return float(value) if _is_int(_ANY, value) or _is_number(_ANY, value) else None
+
+
+def _near_uuid(value: Any) -> str | None:
+    try:
+        return str(uuid.UUID(value)) if type(value) is str else None
+    except ValueError:
+        return None
+
+
+def _near_date(value: Any) -> str | None:
+    found = _DATE_LIKE.fullmatch(value) if type(value) is str else None
+    if found is None:
+        return None
+    date, time, fraction, zone = found.groups()
+    near = f"{date}T{time or '00:00:00'}{fraction or ''}{(zone or 'Z').upper()}"
+    return near if _is_instant(near) else None
+
+
+def _near_geo(value: Any) -> dict[str, float] | None:
+    if type(value) is not dict or value.keys() not in _GEO_KEYS:
+        return None
+    latitude, longitude = (
+        _near_number(value.get(long, value.get(short)))
+        for long, short in (("latitude", "lat"), ("longitude", "lon"))
+    )
+    if latitude is None or longitude is None:
+        return None
+    return {"latitude": latitude, "longitude": longitude}
 
 
 def said_exactly(prop: Property, value: Any) -> bool:
@@ -68,6 +128,20 @@ def _is_int(_: Property, value: Any) -> bool:
 
 def _is_number(_: Property, value: Any) -> bool:
     return type(value) is float and math.isfinite(value)
+
+
+def _is_instant(text: str) -> bool:
+    """Whether *text*, of the form of an instant, names a day and a time that there are."""
+    head, zone = text[:19], "+00:00" if text.endswith("Z") else text[-6:]
+    try:
+        datetime.fromisoformat(head + zone)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_date(_: Property, value: Any) -> bool:
+    return type(value) is str and _DATE.fullmatch(value) is not None and _is_instant(value)
 
 
 def _is_geo(_: Property, value: Any) -> bool:
@@ -103,7 +177,7 @@ _CHECKS: dict[str, Callable[[Property, Any], bool]] = {
     "int": _is_int,
     "number": _is_number,
     "boolean": lambda _, value: type(value) is bool,
-    "date": lambda _, value: type(value) is str and _DATE.fullmatch(value) is not None,
+    "date": _is_date,
     "uuid": lambda _, value: type(value) is str and _UUID.fullmatch(value) is not None,
     "geoCoordinates": _is_geo,
     # the server takes the input and the country and makes the rest of them
@@ -111,6 +185,11 @@ _CHECKS: dict[str, Callable[[Property, Any], bool]] = {
     "blob": _is_blob,
     "object": _is_object,
 }
+_ANY = Property("any", "any")
+_NEAREST: dict[str, Callable[[Any], Any]] = {
+    "int": _near_int, "number": _near_number, "uuid": _near_uuid, "date": _near_date,
+    "geoCoordinates": _near_geo,
+}  # fmt: skip
 
 
 def _write(message: Message, prop: Property, value: Any) -> None:

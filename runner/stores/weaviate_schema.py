@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from runner import jsonvalues
 from runner.errors import StoreError
 from runner.jsonvalues import ValueKind, kind_of
-from runner.model import IndexSpec, Metric, VectorKind, VectorSpec
+from runner.model import FilterKind, IndexSpec, Metric, VectorKind, VectorSpec
 
 __all__ = [
-    "DISTANCES", "KEY_PATTERN", "OVERFLOW", "REFERENCE", "RESERVED_KEYS", "TYPES", "VECTOR_NAME",
-    "Property", "class_name", "common_type", "declared", "index_settings", "index_spec",
-    "name_problem", "properties_of", "vector_settings", "vector_spec",
+    "DISTANCES", "INDEX_TYPES", "OVERFLOW", "REFERENCE", "TYPES", "VECTOR_NAME",
+    "Property", "class_name", "common_type", "declared", "filter_kind", "filter_settings",
+    "filterable_of", "index_settings", "index_spec", "name_problem", "noted", "overflow_settings",
+    "properties_of", "property_problem", "typed", "vector_settings", "vector_spec", "with_note",
 ]  # fmt: skip
 
 OVERFLOW = "runner_metadata"
 """The property with a record's metadata that no declared property says exactly, as JSON text."""
+_NOTE = "vector-migration-runner: "
 
 DISTANCES = {"cosine": Metric.COSINE, "dot": Metric.DOT, "l2-squared": Metric.L2}
 """Weaviate's distances → ours; it also has manhattan and hamming, which no other store shares."""
 
 # Ends of names that stand for indexes of another property.
 _TAKEN_ENDS = "searchable|rangeable|temp|_meta_count|propertyLength|nullState"
-KEY_PATTERN = rf"(?!.*_(?:{_TAKEN_ENDS})\Z)[_a-z][_0-9A-Za-z]{{0,230}}"
-"""Property names that come back as they are: a capital at the beginning becomes a small letter."""
-RESERVED_KEYS = frozenset({"id", "_id", "_additional", "vector"})
+# A capital at the beginning would become a small letter.
+_KEY = re.compile(rf"(?!.*_(?:{_TAKEN_ENDS})\Z)[_a-z][_0-9A-Za-z]{{0,230}}")
+_RESERVED_KEYS = frozenset({"id", "_id", "_additional", "vector"})
 """Names that the server, or its official clients, keep for themselves."""
 VECTOR_NAME = re.compile(r"[_A-Za-z][_0-9A-Za-z]{0,229}")
 _NESTED_KEY = re.compile(r"[_a-z][_0-9A-Za-z]*")
@@ -42,6 +46,7 @@ TYPES = frozenset(
 """What a property can be made as."""
 _SAME_AS = {"string": "text", "string[]": "text[]", "blobHash": "blob"}
 
+INDEX_TYPES = frozenset({"hnsw", "flat", "dynamic", "hfresh"})
 _INDEX_PARAMS = {"m": "maxConnections", "ef_construction": "efConstruction", "ef_search": "ef"}
 _BY_KIND = {
     ValueKind.BOOL: "boolean", ValueKind.INT: "int", ValueKind.FLOAT: "number",
@@ -101,11 +106,44 @@ def name_problem(name: str) -> str:
     return "is not a letter and up to 254 letters, digits and underscores of ASCII"
 
 
-def declared(name: str, values: Iterable[Any]) -> Property | None:
+def noted(settings: Mapping[str, Any]) -> tuple[str, Any]:
+    """A class's, or a property's, description without a runner's note, and the note."""
+    text = str(settings.get("description") or "")
+    above, _, last = text.rpartition("\n")
+    if not last.startswith(_NOTE):
+        return text, None
+    return above, jsonvalues.loads(last.removeprefix(_NOTE))
+
+
+def with_note(text: str, note: Any) -> str:
+    """A description with *note*, a JSON value, beneath it; None for no note."""
+    line = None if note is None else _NOTE + jsonvalues.dumps(note).decode()
+    return "\n".join(each for each in (text, line) if each)
+
+
+# Properties as values come
+
+
+def property_problem(name: str, own: frozenset[str]) -> str:
+    """Why no property can be called *name*; empty if one can.  *own* are the runner's."""
+    if name in own:
+        return "the runner uses a property of that name itself"
+    if name in _RESERVED_KEYS or not _KEY.fullmatch(name):
+        return "no property has such a name"
+    return ""
+
+
+def declared(name: str, values: Iterable[Any], wanted: FilterKind | None = None) -> Property | None:
     """The property that says most of *values* exactly; None if none says any.
 
     Whole numbers beside fractions are ``number``: the property is then right for filters,
     and which of them were whole is kept beside it.
+
+    Args:
+        name: The property's name.
+        values: Values of the field; nulls count for nothing.
+        wanted: What filters are to compare: instants, places and fractions are texts, objects
+            and whole numbers otherwise.
     """
     kinds: dict[str, list[Any]] = {}
     for value in values:
@@ -118,6 +156,8 @@ def declared(name: str, values: Iterable[Any]) -> Property | None:
         if whole in kinds and either in kinds:
             kinds[either] += kinds.pop(whole)
     kind, most = max(kinds.items(), key=lambda pair: len(pair[1]))
+    if wanted is not None:
+        kind = _AS_FILTERED.get((wanted, kind), kind)
     if kind not in ("object", "object[]"):
         return Property(name, kind)
     objects = most if kind == "object" else [each for found in most for each in found]
@@ -129,6 +169,98 @@ def declared(name: str, values: Iterable[Any]) -> Property | None:
     inside = {key: made for key, each in nested.items() if (made := declared(key, each))}
     # the server refuses objects of which nothing is known
     return Property(name, kind, inside) if inside else None
+
+
+_AS_FILTERED = {
+    (FilterKind.DATETIME, "text"): "date",
+    (FilterKind.DATETIME, "text[]"): "date[]",
+    (FilterKind.GEO, "object"): "geoCoordinates",
+    (FilterKind.FLOAT, "int"): "number",
+    (FilterKind.FLOAT, "int[]"): "number[]",
+}
+"""What filters compare, and a type that says a value as well → the one that they need."""
+
+
+def typed(name: str, kind: str) -> dict[str, Any] | None:
+    """The settings of a property of a type that somebody chose; None if there is no such, or
+    one that a name alone does not make.
+    """
+    made = _SAME_AS.get(kind, kind)
+    if made not in TYPES or made.startswith("object"):
+        return None
+    return {"name": name, "dataType": [made]}
+
+
+# Filter indexes
+
+_FILTERED_AS = {
+    "int": FilterKind.INTEGER, "number": FilterKind.FLOAT, "boolean": FilterKind.BOOL,
+    "date": FilterKind.DATETIME, "uuid": FilterKind.KEYWORD,
+    "geoCoordinates": FilterKind.GEO,
+}  # fmt: skip
+_RANGED = frozenset({"int", "number", "date"})
+
+
+def filter_kind(settings: Mapping[str, Any]) -> FilterKind | None:
+    """What filters compare of a property, as REST has it; None if it has no index for them."""
+    kind = _SAME_AS.get(settings["dataType"][0], settings["dataType"][0]).removesuffix("[]")
+    # servers before 1.19 know one setting for all
+    default = settings.get("indexInverted") is not False
+    whole = settings.get("indexFilterable", default)
+    if kind == "text":
+        words = settings.get("indexSearchable", default)
+        if whole and settings.get("tokenization") == "field":
+            return FilterKind.KEYWORD
+        return FilterKind.TEXT if whole or words else None
+    if not whole and not settings.get("indexRangeFilters"):
+        return None
+    return _FILTERED_AS.get(kind)
+
+
+def filter_settings(kind: str, wanted: FilterKind | None) -> dict[str, bool | str]:
+    """The index settings of a property.
+
+    Args:
+        kind: Its type.
+        wanted: What filters are to compare; None for no index.
+    """
+    made: dict[str, bool | str] = {"indexFilterable": wanted is not None}
+    if kind in ("text", "text[]"):
+        made["indexSearchable"] = wanted is FilterKind.TEXT
+        if wanted is not None:
+            made["tokenization"] = "word" if wanted is FilterKind.TEXT else "field"
+    elif kind in _RANGED:
+        made["indexRangeFilters"] = wanted is not None
+    return made
+
+
+def overflow_settings(filterable: Mapping[str, FilterKind] | None) -> dict[str, Any]:
+    """The property that keeps what the others do not say.
+
+    Args:
+        filterable: The fields that are to get a filter index, and no other ones; None for the
+            server's own choice.  It is noted there, for properties are declared as values
+            come, by whatever run goes on.
+    """
+    text = "Metadata that the other properties do not say exactly, as JSON"
+    note = None if filterable is None else {"filter_indexes": dict(filterable)}
+    return {
+        "name": OVERFLOW,
+        "description": with_note(text, note),
+        "dataType": ["text"],
+        "indexFilterable": False,
+        "indexSearchable": False,
+    }
+
+
+def filterable_of(found: Mapping[str, Any]) -> dict[str, FilterKind] | None:
+    """What `overflow_settings` noted in a class."""
+    for each in found.get("properties") or ():
+        if each["name"] == OVERFLOW:
+            note = noted(each)[1]
+            if note is not None:
+                return {name: FilterKind(kind) for name, kind in note["filter_indexes"].items()}
+    return None
 
 
 def common_type(settings: Mapping[str, Any]) -> str:
@@ -144,7 +276,8 @@ def common_type(settings: Mapping[str, Any]) -> str:
 def vector_settings(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Name → settings of each vector; the unnamed one is ``""``.
 
-    The settings are ``type`` (of the index), ``config`` and ``vectorizer``.
+    The settings are ``type`` (of the index), ``config``, ``vectorizer`` (``none`` where the
+    application makes the vectors) and ``module``, that vectorizer's own settings.
     """
     named = found.get("vectorConfig") or {}
     settings = {
@@ -152,14 +285,17 @@ def vector_settings(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             "type": each.get("vectorIndexType", "hnsw"),
             "config": each.get("vectorIndexConfig") or {},
             "vectorizer": next(iter(each.get("vectorizer") or {}), "none"),
+            "module": next(iter((each.get("vectorizer") or {}).values()), None) or {},
         }
         for name, each in named.items()
     }
     if found.get("vectorIndexConfig"):
+        vectorizer = found.get("vectorizer") or "none"
         settings[""] = {
             "type": found.get("vectorIndexType", "hnsw"),
             "config": found["vectorIndexConfig"],
-            "vectorizer": found.get("vectorizer") or "none",
+            "vectorizer": vectorizer,
+            "module": (found.get("moduleConfig") or {}).get(vectorizer) or {},
         }
     return settings
 
@@ -197,26 +333,30 @@ def index_spec(settings: Mapping[str, Any]) -> IndexSpec:
 
 
 def index_settings(
-    spec: VectorSpec, index: IndexSpec | None, carried: Mapping[str, Any] | None
+    spec: VectorSpec,
+    index: IndexSpec | None,
+    carried: Mapping[str, Any],
+    asked: Mapping[str, Any],
 ) -> dict[str, Any]:
     """``vectorIndexType`` and ``vectorIndexConfig`` of a vector to be made.
 
     Args:
         spec: The vector: its metric and kind count.
-        index: What is wanted, in common terms.
-        carried: The settings of a Weaviate source (see `vector_settings`).
+        index: What is wanted, in common terms, of vectors of which nothing is carried.
+        carried: The settings of a Weaviate source (see `vector_settings`); empty if none.
+        asked: The plan's own key ``index``.
     """
     wanted = index or IndexSpec("hnsw")
-    kind = wanted.type
-    config: dict[str, Any] = {}
-    if carried and carried["type"] == kind:
-        config = dict(carried["config"])
+    kind, params, config = wanted.type, wanted.params, {}
+    # each of several vectors keeps an index of its own kind, unless the plan wants another
+    if carried and carried["type"] == asked.get("type", carried["type"]):
+        kind, params, config = carried["type"], asked, copy.deepcopy(carried["config"])
     distance = next(name for name, metric in DISTANCES.items() if metric is spec.metric)
     parts = [config] if kind != "dynamic" else [config.setdefault(k, {}) for k in ("hnsw", "flat")]
     for part in [config, *parts]:
         part["distance"] = distance
     if kind == "hnsw":
-        config |= {_INDEX_PARAMS[k]: v for k, v in wanted.params.items() if k in _INDEX_PARAMS}
+        config |= {_INDEX_PARAMS[k]: v for k, v in params.items() if k in _INDEX_PARAMS}
         config["skip"] = False
     if spec.kind is VectorKind.MULTI:
         config["multivector"] = {**(config.get("multivector") or {}), "enabled": True}

@@ -19,6 +19,7 @@ from runner.model import (
     DEFAULT_VECTOR,
     Batch,
     BatchSize,
+    FilterKind,
     FloatArray,
     Metadata,
     Select,
@@ -31,6 +32,7 @@ from runner.stores.weaviate_schema import (
     OVERFLOW,
     REFERENCE,
     Property,
+    filterable_of,
     properties_of,
     vector_settings,
     vector_spec,
@@ -56,12 +58,15 @@ class Shape:
         names: Vector name → its name on the server; ``""`` there is the unnamed one.
         specs: Vector name → its spec.
         properties: Name → property.
+        filterable: The fields whose properties get a filter index when they are declared, and
+            no other ones; None for the server's own choice.
     """
 
     settings: dict[str, Any]
     names: dict[str, str]
     specs: dict[str, VectorSpec]
     properties: dict[str, Property]
+    filterable: dict[str, FilterKind] | None = None
 
     @property
     def references(self) -> list[str]:
@@ -151,7 +156,7 @@ class View:
             )
             for name, theirs in ours.items()
         }
-        return Shape(found, ours, specs, properties_of(found))
+        return Shape(found, ours, specs, properties_of(found), filterable_of(found))
 
     def _dims(self, names: set[str]) -> dict[str, int]:
         """Components of these vectors, as the first objects that have them show."""

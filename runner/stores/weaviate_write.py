@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +14,15 @@ from runner.errors import StoreError
 from runner.jsonvalues import ValueKind, kind_of
 from runner.model import Batch
 from runner.stores.weaviate_objects import is_id, put, vector_message
-from runner.stores.weaviate_schema import KEY_PATTERN, OVERFLOW, RESERVED_KEYS, Property, declared
+from runner.stores.weaviate_schema import (
+    OVERFLOW,
+    Property,
+    declared,
+    filter_settings,
+    overflow_settings,
+    property_problem,
+    vector_settings,
+)
 from runner.stores.weaviate_view import Shape, View
 from runner.stores.weaviate_wire import Wire
 
@@ -33,7 +40,6 @@ REFUSED_KINDS = (
 """Kinds of values that no property says exactly."""
 _WRITTEN = 500
 _REQUEST_BYTES = 16 << 20
-_KEY = re.compile(KEY_PATTERN)
 
 
 class Writer:
@@ -102,10 +108,29 @@ class Writer:
                 finite |= ~batch.present[name]
             for row in np.flatnonzero(~finite).tolist():
                 failed[row] = "its vector holds NaN or infinity"
+        failed |= self._without_vector(batch, shape)
         for column in batch.multi.values():
             for row, each in enumerate(column):
                 if each is not None and not np.isfinite(each).all():
                     failed[row] = "its vector holds NaN or infinity"
+        return failed
+
+    def _without_vector(self, batch: Batch, shape: Shape) -> dict[int, str]:
+        """Row → reason, for records that the server would make a vector for."""
+        ours = {theirs: name for name, theirs in shape.names.items()}
+        failed: dict[int, str] = {}
+        for theirs, settings in vector_settings(shape.settings).items():
+            if settings["vectorizer"] == "none":
+                continue
+            name = ours.get(theirs, "")
+            here: Sequence[bool] = [False] * len(batch)
+            if theirs in ours and name in batch.vectors:
+                here = batch.present.get(name, np.ones(len(batch), np.bool_)).tolist()
+            elif theirs in ours and name in batch.multi:
+                here = [each is not None for each in batch.multi[name]]
+            label = f"vector {theirs!r}" if theirs else "vector"
+            reason = f"it lacks its {label}, and {settings['vectorizer']} would make another one"
+            failed |= {row: reason for row, there in enumerate(here) if not there}
         return failed
 
     def _expected_dim(self, name: str, came: int) -> int:
@@ -132,12 +157,12 @@ class Writer:
         with self._view.changing:
             shape = self._view.now()
             taken = {name.lower() for name in shape.properties}
+            asked = shape.filterable
             wanted = [
                 made
                 for key, values in found.items()
-                if _KEY.fullmatch(key)
-                and key not in RESERVED_KEYS | self._view.own
-                and (made := declared(key, values)) is not None
+                if not property_problem(key, self._view.own)
+                and (made := declared(key, values, asked.get(key) if asked else None)) is not None
             ]
             if any(each is not None for each in batch.documents):
                 wanted.append(Property(self._view.document_field, "text"))
@@ -145,7 +170,10 @@ class Writer:
             for made in wanted:
                 # names that differ by case alone exclude each other
                 if made.name.lower() not in taken:
-                    added[made.name] = self._add(made.settings())
+                    settings = made.settings()
+                    if asked is not None and made.name not in self._view.own:
+                        settings |= filter_settings(made.type, asked.get(made.name))
+                    added[made.name] = self._add(settings)
                     taken.add(made.name.lower())
             return self._view.note(replace(shape, properties=added))
 
@@ -155,15 +183,7 @@ class Writer:
             shape = self._view.now()
             if OVERFLOW in shape.properties:
                 return
-            made = self._add(
-                {
-                    "name": OVERFLOW,
-                    "description": "Metadata that the other properties do not say exactly, as JSON",
-                    "dataType": ["text"],
-                    "indexFilterable": False,
-                    "indexSearchable": False,
-                }
-            )
+            made = self._add(overflow_settings(None))
             self._view.note(replace(shape, properties={**shape.properties, OVERFLOW: made}))
 
     def _add(self, settings: dict[str, Any]) -> Property:

@@ -13,8 +13,10 @@ from dataclasses import replace
 
 import pytest
 
+from runner.errors import CollectionMismatchError, StoreError
 from runner.stores.pinecone import PineconeStore
-from runner.testing import Place, StoreConformance, make_batch, read_all
+from runner.stores.pinecone_records import Patience
+from runner.testing import Place, StoreConformance, make_batch, read_all, write_all
 from tests.servers.pinecone_double import API_KEY, PineconeDouble
 
 REAL_HOST = os.environ.get("PINECONE_TEST_HOST")
@@ -65,11 +67,33 @@ class TestDouble(PineconeConformance):
 
 
 class TestOneNamespaceOfADouble(PineconeConformance):
+    """It stands for the whole index: there are no others."""
+
     examples = 5
+    namespaces = ("",)
 
     @pytest.fixture
     def place(self, double, tmp_path):
         return place_on(double, tmp_path, namespace="prod")
+
+    def test_other_namespaces_are_out_of_reach(self, double, place):
+        """What lies beside it is neither seen nor touched, and nothing goes there."""
+        batch = self.batch(5)
+        index = place.options["index"]
+        with self.filled(place, batch) as target:
+            with replace(place, options={**place.options, "namespace": "other"}).open() as other:
+                write_all(other, self.batch(7, seed=1))
+            assert target.namespaces() == [""]
+            assert target.count() == 5
+            assert len(target.fetch(batch.ids, namespace="other")) == 0
+            target.delete(batch.ids, namespace="other")
+            with pytest.raises(CollectionMismatchError, match=r'are "prod"; records come for "x"'):
+                target.write(batch.with_(namespace="x"))
+            assert double.state.indexes[index].namespaces.keys() == {"prod", "other"}
+            with pytest.raises(
+                StoreError, match="holds records in namespaces that the plan leaves"
+            ):
+                target.drop()
 
 
 class TestSlowDouble(PineconeConformance):
@@ -77,7 +101,7 @@ class TestSlowDouble(PineconeConformance):
 
     @pytest.fixture
     def place(self, slow_double, tmp_path, monkeypatch):
-        monkeypatch.setattr(PineconeStore, "poll_s", (0.001, 0.01))
+        monkeypatch.setattr(PineconeStore, "patience", Patience(poll_s=(0.001, 0.01)))
         return place_on(slow_double, tmp_path)
 
 

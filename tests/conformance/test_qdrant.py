@@ -1,23 +1,30 @@
 """The suite over Qdrant: the embedded engine, our wire double, and a real server if there is one.
 
-``QDRANT_TEST_URL`` (and ``QDRANT_TEST_GRPC``, ``host:port``, where gRPC is not at port
-6334) names the real one; collections called ``runner-test-…`` are made and dropped there.
+``QDRANT_TEST_URL`` names the real one, from 1.9 on (and ``QDRANT_TEST_GRPC``, ``host:port``,
+where gRPC is not at port 6334; ``QDRANT_TEST_KEY``, where it wants an API key); collections
+called ``runner-test-…`` are made and dropped there.
 """
 
 from __future__ import annotations
 
 import os
 import uuid
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 
+import httpx
 import numpy as np
+import orjson
 import pytest
+import qdrant_edge as edge
 
 from runner.errors import PartialWriteError, StoreError
 from runner.model import (
     DEFAULT_VECTOR,
     Batch,
     CollectionSpec,
+    FilterKind,
     Metadata,
     Metric,
     Select,
@@ -25,13 +32,18 @@ from runner.model import (
     VectorKind,
     VectorSpec,
 )
-from runner.stores.base import Connection
+from runner.stores.base import Access, Connection
+from runner.stores.qdrant_address import version_of
 from runner.stores.qdrant_edge import QdrantEdge
-from runner.stores.qdrant_server import QdrantServer
+from runner.stores.qdrant_indexing import Indexing
+from runner.stores.qdrant_rest import RestTransport
+from runner.stores.qdrant_server import QdrantCluster, QdrantServer
 from runner.testing import Place, StoreConformance, make_batch, read_all
 from tests.servers.qdrant_double import QdrantDouble
+from tests.servers.qdrant_state import NEWEST
 
 REAL_URL = os.environ.get("QDRANT_TEST_URL")
+REAL_KEY = os.environ.get("QDRANT_TEST_KEY")
 
 
 def mixed_batch(n: int, dim: int = 8) -> Batch:
@@ -110,8 +122,144 @@ def assert_same_vectors(sent: Batch, found: Batch) -> None:
                 np.testing.assert_allclose(other, one, rtol=0, atol=tolerance)
 
 
+FIELDS = {
+    "title": FilterKind.KEYWORD,
+    "year": FilterKind.INTEGER,
+    "score": FilterKind.FLOAT,
+    "open": FilterKind.BOOL,
+    "since": FilterKind.DATETIME,
+    "place": FilterKind.GEO,
+    "remark": FilterKind.TEXT,
+    "a.b c": FilterKind.KEYWORD,
+}
+
+
 class QdrantConformance(StoreConformance):
     """What holds for Qdrant however it is reached, beside the suite."""
+
+    def ids_by_index(self, target, field, value):
+        """The ids of the records that have *value* there, found by the field's index alone.
+
+        Raises:
+            Exception: There is no index.
+        """
+        raise NotImplementedError
+
+    def test_wanted_filter_indexes_are_made_before_the_load_and_used(self, place):
+        n = 12
+        metadata = Metadata.of(
+            [
+                {"title": f"No {row % 3}", "year": 2000 + row % 4, "score": row / 2,
+                 "open": row % 2 == 0, "since": f"2026-01-{row + 1:02d}T00:00:00Z",
+                 "place": {"lon": 13.4, "lat": float(row)}, "remark": f"some words {row}",
+                 "a.b c": "odd" if row % 2 else "even", "plain": "not indexed"}
+                for row in range(n)
+            ]
+        )  # fmt: skip
+        batch = make_batch(n, self.dim, ids=list(range(1, n + 1))).with_(metadata=metadata)
+        with place.open() as target:
+            proposal = target.propose(replace(self.spec(Metric.DOT), filterable=FIELDS), n, 1)
+            assert not proposal.findings
+            assert proposal.spec.filterable == FIELDS
+            assert "filter indexes: " in proposal.summary
+            assert "year integer" in proposal.summary
+            target.create(proposal.spec)
+            assert target.describe().filterable == FIELDS
+            target.write(batch)
+            target.finish(proposal.spec)
+            assert target.describe().filterable == FIELDS
+            assert self.ids_by_index(target, "title", "No 1") == batch.ids[1::3]
+            assert self.ids_by_index(target, "year", 2003) == batch.ids[3::4]
+            assert self.ids_by_index(target, '"a.b c"', "odd") == batch.ids[1::2]
+            with pytest.raises(Exception, match=r"(?i)index"):
+                self.ids_by_index(target, "plain", "not indexed")
+        with place.open(Access.READ) as source:
+            assert source.describe().filterable == FIELDS
+
+    def test_filter_indexes_that_are_missing_are_made_at_the_end(self, place):
+        batch = self.batch(5)
+        with self.filled(place, batch) as target:
+            assert target.describe().filterable == {}
+            wanted = {"title": FilterKind.TEXT, "year": FilterKind.INTEGER}
+            target.finish(replace(target.describe(), filterable=wanted))
+            assert target.describe().filterable == wanted
+
+    def test_what_another_qdrant_had_comes_with_its_parameters(self, place):
+        carried = {
+            "year": {"type": "integer", "lookup": False, "range": True},
+            "person.name": {"type": "keyword", "is_tenant": True},
+            "team": {"type": "keyword"},
+            "state": {"type": "keyword"},
+        }
+        text = {"type": "text", "tokenizer": "whitespace", "lowercase": True}
+        wanted = {
+            "person.name": FilterKind.KEYWORD,
+            "state": FilterKind.TEXT,
+            "title": FilterKind.KEYWORD,
+            "year": FilterKind.INTEGER,
+        }
+        extra = {"payload_indexes": carried, "document_index": text}
+        with place.open(document_field="body of it") as target:
+            spec = replace(self.spec(Metric.DOT), filterable=wanted, extra=extra)
+            target.create(target.propose(spec, 1, 1).spec)
+            found = target.describe()
+            assert found.filterable == wanted
+            assert found.extra["payload_indexes"] == {
+                "person.name": carried["person.name"],
+                "state": {"type": "text"},
+                "title": {"type": "keyword"},
+                "year": carried["year"],
+            }
+            assert found.extra["document_index"].items() >= text.items()
+        with place.open(document_field="other") as target:
+            paths = target.describe().extra["payload_indexes"]
+            assert paths.keys() == {*wanted, '"body of it"'}
+        with place.open(metadata_key="person") as target:
+            assert "name" in target.describe().filterable
+        with place.open(document_field="body of it") as target:
+            alone = replace(self.spec(Metric.DOT), extra=extra)
+            assert target.propose(alone, 1, 1).spec.filterable == {
+                "person.name": FilterKind.KEYWORD,
+                "state": FilterKind.KEYWORD,
+                "team": FilterKind.KEYWORD,
+                "year": FilterKind.INTEGER,
+            }
+
+    def test_filter_indexes_of_metadata_below_a_key_lie_there(self, place):
+        wanted = {"year": FilterKind.INTEGER, "a.b": FilterKind.BOOL}
+        layout = {"document_field": "page_content", "metadata_key": "meta data"}
+        extra = {"document_index": {"type": "text"}}
+        with place.open(**layout) as target:
+            spec = replace(self.spec(Metric.DOT), filterable=wanted, extra=extra)
+            target.create(target.propose(spec, 1, 1).spec)
+            assert target.describe().filterable == wanted
+        with place.open() as target:
+            assert target.describe().extra["payload_indexes"] == {
+                '"meta data".year': {"type": "integer"},
+                '"meta data"."a.b"': {"type": "bool"},
+                "page_content": {"type": "text"},
+            }
+
+    def test_a_field_that_no_path_can_name_is_said_to_stay_without(self, place):
+        wanted = {'a"b': FilterKind.KEYWORD, "year": FilterKind.INTEGER}
+        with place.open() as target:
+            found = target.propose(replace(self.spec(Metric.DOT), filterable=wanted), 1, 1)
+            assert found.spec.filterable == {"year": FilterKind.INTEGER}
+            (finding,) = found.findings
+            assert finding.key == "target.filter_indexes"
+            assert 'a"b' in finding.what
+
+    def test_documents_may_lie_in_a_field_of_any_name(self, place):
+        for number, name in enumerate(["body of it", "a.b", "ünï", 'quo"ted']):
+            batch = self.batch(4).with_(documents=[None, "", "Text", "Other"])
+            ids = batch.ids
+            with place.open(document_field=name) as target:
+                if not number:
+                    target.create(target.propose(self.spec(Metric.DOT), 4, 1).spec)
+                target.write(batch)
+                found = target.fetch(ids, Select.DOCUMENTS)
+                assert found.documents == batch.documents
+                assert read_all(target, 3, Select.DOCUMENTS).metadata[0] == {}
 
     def test_documents_live_in_a_payload_field(self, place):
         batch = mixed_batch(12)
@@ -142,8 +290,13 @@ class QdrantConformance(StoreConformance):
             for size in (1, 2, 3, 4):
                 assert read_all(target, size).ids == ids
 
+    def skip_without_multi_vectors(self):
+        if not self.can.multi_vectors:
+            pytest.skip("this server has no multi-vectors")
+
     def of_kinds(self, place, batch):
         """A collection of `KINDS`, whatever the place's option says, holding *batch*."""
+        self.skip_without_multi_vectors()
         target = place.open(vectors="all")
         proposal = target.propose(KINDS, len(batch), batch.size_bytes)
         assert not proposal.findings
@@ -223,6 +376,8 @@ class QdrantConformance(StoreConformance):
 
     @pytest.mark.parametrize("kind", [VectorKind.SPARSE, VectorKind.MULTI], ids=str)
     def test_a_vector_of_another_kind_may_be_the_only_one(self, place, kind):
+        if kind is VectorKind.MULTI:
+            self.skip_without_multi_vectors()
         batch, name = batch_of_kinds(9), {"sparse": "terms", "multi": "tokens"}[kind]
         only = {name: getattr(batch, kind)[name]}
         batch = batch.with_(**{"vectors": {}, "present": {}, "sparse": {}, "multi": {}, kind: only})
@@ -254,6 +409,7 @@ class QdrantConformance(StoreConformance):
         assert found.sparse["terms"] == terms
 
     def test_bad_sparse_and_multi_vectors_are_named_and_the_others_written(self, place):
+        self.skip_without_multi_vectors()
         batch = batch_of_kinds(8)
         terms, tokens = list(batch.sparse["terms"]), list(batch.multi["tokens"])
         one = np.ones(2, np.float32)
@@ -308,6 +464,15 @@ class TestEdge(QdrantConformance):
     store = QdrantEdge
     examples = 15
 
+    def ids_by_index(self, target, field, value):
+        # facets are counted by an index, and by nothing else
+        hits = target._shard.facet(edge.FacetRequest(key=field, exact=True)).hits
+        condition = edge.FieldCondition(key=field, match=edge.MatchValue(value))
+        request = edge.ScrollRequest(limit=1000, filter=edge.Filter(must=[condition]))
+        records, _ = target._shard.scroll(request)
+        assert {hit.value: hit.count for hit in hits}[value] == len(records)
+        return sorted(record.id for record in records)
+
     @pytest.fixture
     def place(self, tmp_path):
         folder = tmp_path / "engine"
@@ -322,9 +487,25 @@ def double():
 
 
 @pytest.fixture(scope="module")
-def old_double():
-    with QdrantDouble("127.0.0.62", keeps_metadata=False) as running:
-        yield running
+def old_doubles():
+    """The double of an older server, by its version."""
+    with ExitStack() as stack:
+        running = {}
+
+        def of(version):
+            if version not in running:
+                double = QdrantDouble("127.0.0.62", version=version)
+                running[version] = stack.enter_context(double)
+            return running[version]
+
+        yield of
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """What the double calls finished need not be waited for."""
+    monkeypatch.setattr(Indexing, "settled_s", 0.1)
+    monkeypatch.setattr(Indexing, "poll_s", (0.002, 0.02))
 
 
 def place_on(running, tmp_path, **options):
@@ -336,24 +517,54 @@ def place_on(running, tmp_path, **options):
     )
 
 
-class TestDoubleOverGrpc(QdrantConformance):
-    store = QdrantServer
+class ServerConformance(QdrantConformance):
+    """A server, of whatever version; without `namespaces` where it is no cluster."""
 
+    store = QdrantServer
+    version = NEWEST
+
+    @property
+    def server_version(self):
+        return version_of(self.version)
+
+    @property
+    def can(self):
+        multi = self.server_version >= (1, 10)
+        return replace(self.store.capabilities, multi_vectors=multi)
+
+    def ids_by_index(self, target, field, value):
+        """With strict mode, which servers have from 1.13, a filter without an index is refused."""
+        if self.server_version < (1, 13):
+            pytest.skip("this server does not say whether a filter used an index")
+        wire = RestTransport(target._address)
+        path, limits = f"/collections/{target._at}", {"unindexed_filtering_retrieve": False}
+        try:
+            strict = {"strict_mode_config": {"enabled": True, **limits}}
+            wire._send("PATCH", path, orjson.dumps(strict))
+            within = {"must": [{"key": field, "match": {"value": value}}]}
+            body = orjson.dumps({"limit": 1000, "filter": within})
+            points = wire._send("POST", f"{path}/points/scroll", body)["points"]
+        finally:
+            wire.close()
+        return [each["id"] for each in points]
+
+
+@pytest.mark.usefixtures("quick")
+class TestDoubleOverGrpc(ServerConformance):
     @pytest.fixture
     def place(self, double, tmp_path):
         return place_on(double, tmp_path)
 
 
-class TestDoubleOverRest(QdrantConformance):
-    store = QdrantServer
-
+@pytest.mark.usefixtures("quick")
+class TestDoubleOverRest(ServerConformance):
     @pytest.fixture
     def place(self, double, tmp_path):
         return place_on(double, tmp_path, transport="rest")
 
 
-class TestDoubleWithNamedVector(QdrantConformance):
-    store = QdrantServer
+@pytest.mark.usefixtures("quick")
+class TestDoubleWithNamedVector(ServerConformance):
     examples = 5
 
     @pytest.fixture
@@ -364,31 +575,70 @@ class TestDoubleWithNamedVector(QdrantConformance):
         pytest.skip("the location chooses one vector")
 
 
-class TestDoubleOfAnOldServer(QdrantConformance):
-    """A server before 1.16, which keeps no collection metadata."""
+@pytest.mark.usefixtures("quick")
+class TestDoubleWithShardKeys(ServerConformance):
+    """A cluster, in which each namespace is a shard key."""
 
-    store = QdrantServer
+    store = QdrantCluster
+    namespaces = ("acme", "globex", "7")
     examples = 5
 
     @pytest.fixture
-    def place(self, old_double, tmp_path):
-        return place_on(old_double, tmp_path)
+    def place(self, double, tmp_path):
+        double.state.looks_until_active = 1
+        place = place_on(double, tmp_path, sharding_method="custom")
+        yield replace(place, store=QdrantCluster)
+        double.state.looks_until_active = 0
 
 
-class RealServer(QdrantConformance):
-    store = QdrantServer
+@pytest.mark.usefixtures("quick")
+class TestDoubleOfServer15(ServerConformance):
+    """The last one without collection metadata, and with vectors as they were before 1.16."""
+
+    version = "1.15.5"
+    examples = 5
+
+    @pytest.fixture
+    def place(self, old_doubles, tmp_path):
+        return place_on(old_doubles(self.version), tmp_path)
+
+
+@pytest.mark.usefixtures("quick")
+class TestDoubleOfServer9(ServerConformance):
+    """One without the query API, multi-vectors, samples, `has_vector` and strict mode."""
+
+    version = "1.9.7"
+    examples = 5
+
+    @pytest.fixture(params=["grpc", "rest"])
+    def place(self, old_doubles, tmp_path, request):
+        return place_on(old_doubles(self.version), tmp_path, transport=request.param)
+
+
+class RealServer(ServerConformance):
+    """What `QDRANT_TEST_URL` names; each test has a collection of its own, and drops it."""
+
+    @property
+    def server_version(self):
+        return real_version()
 
     @pytest.fixture(params=["grpc", "rest"])
     def place(self, tmp_path, request):
         options = {"url": REAL_URL, "collection": f"runner-test-{uuid.uuid4().hex}"}
         options["transport"] = request.param
-        if os.environ.get("QDRANT_TEST_KEY"):
-            options["api_key"] = os.environ["QDRANT_TEST_KEY"]
+        if REAL_KEY:
+            options["api_key"] = REAL_KEY
         connection = Connection(grpc_host=os.environ.get("QDRANT_TEST_GRPC"))
-        place = Place(QdrantServer, options, tmp_path, connection=connection)
+        place = Place(self.store, options, tmp_path, connection=connection)
         yield place
         with replace(place, scratch=tmp_path / "end").open() as target:
             target.drop()
+
+
+@cache
+def real_version():
+    headers = {"api-key": REAL_KEY} if REAL_KEY else {}
+    return version_of(httpx.get(REAL_URL, headers=headers).json()["version"])
 
 
 if REAL_URL:

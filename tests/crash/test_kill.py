@@ -102,6 +102,44 @@ def test_a_killed_run_goes_on_in_every_namespace(places: Places, killer: Killer,
         assert_as_undisturbed(plan, to, places, expected)
 
 
+@pytest.mark.parametrize("store", ["qdrant-edge", "pgvector"])
+def test_a_killed_run_goes_on_in_every_collection(
+    served: Places, killer: Killer, store: str
+) -> None:
+    """From between two creations on; killed while it is taken back, it goes as well."""
+    names = ("", "acme", "globex")
+    kept = served.options("files", "kept")
+    with served.opened(kept, Access.WRITE) as target:
+        spec = CollectionSpec("kept", {"": VectorSpec(DIM)}, id_kind="string", namespaces="both")
+        target.create(spec)
+        for seed, namespace in enumerate(names):
+            target.write(records(COUNT // 3, seed=seed).with_(namespace=namespace))
+        target.finish(spec)
+    more = {"batch_size": 10, "validation": {"level": "quick", "ids": "full"}}
+    key = "path" if store == "qdrant-edge" else "table"
+
+    def parts(to: dict) -> list[dict]:
+        return [{**to, key: to[key].replace("_{namespace}", f"_{n}" if n else "")} for n in names]
+
+    for name in ("calm", *"abcdef"):
+        to = served.options(store, f"{store[:2]}_{name}_{{namespace}}_end")
+        plan = served.plan(kept, to, name, namespace_to="collection", **more)
+        if name == "calm":
+            effects = killer.run(0, plan, served.environment).effects
+            expected = [served.digest(each).hex() for each in parts(to)]
+            continue
+        point = effects * (ord(name) - ord("a") + 1) // 8
+        assert killer.run(point, plan, served.environment).died
+        killer.run(0, plan, served.environment)
+        assert load_plan(plan).report().verdict is Verdict.PASSED
+        assert [served.digest(each).hex() for each in parts(to)] == expected
+    assert killer.run(8, plan, served.environment, "rollback").died
+    killer.run(0, plan, served.environment, "rollback")
+    for each in parts(to):
+        with served.opened(each) as one:
+            assert one.describe() is None
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1800)  # some hundred runs, each in a process of its own
 @pytest.mark.parametrize(("source", "target"), [("files", "files"), ("files", "pgvector")])

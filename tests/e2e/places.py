@@ -34,6 +34,8 @@ STORES = [
     "weaviate",
     "files",
 ]
+NEEDS_UUIDS = ("qdrant", "weaviate")
+"""How the names of stores begin that hold no ids of text."""
 PAIRS = [
     *((source, target) for source in STORES for target in STORES),
     # a second way to reach a store of the matrix needs no row and column of its own

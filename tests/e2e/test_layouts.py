@@ -48,9 +48,7 @@ def test_documents_and_metadata_lie_where_the_library_looks(
     with served.opened(plain, Access.READ) as found:
         batch = found.fetch(sent.ids)
     assert batch.ids == sent.ids
-    for each, document, metadata in zip(
-        batch.metadata, sent.documents, sent.metadata, strict=True
-    ):
+    for each, document, metadata in zip(batch.metadata, sent.documents, sent.metadata, strict=True):
         assert each.get(text) == document
         assert metadata.keys() <= (each[above] if above else each).keys()
 

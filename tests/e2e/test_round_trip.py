@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from runner import load_plan
+from runner.checks.compare import differences
 from runner.copy.ids import uuid_for
-from runner.model import Batch, Metadata
+from runner.model import (
+    Batch,
+    Capabilities,
+    CollectionSpec,
+    Fidelity,
+    Metadata,
+    Metric,
+    Severity,
+    VectorSpec,
+)
 from runner.results import Verdict
-from tests.e2e.places import DIM, Places, records
+from runner.stores import store_class
+from runner.stores.base import Target
+from runner.testing import read_all
+from tests.e2e.difficult import difficult_for
+from tests.e2e.places import DIM, STORES, Places, records
 
 COUNT = 60
 CHECKS = {"queries": {"sample": 10, "k": 5, "min_recall_ratio": 0.95}}
@@ -77,12 +93,15 @@ def test_numbers_in_text_come_back_from_qdrant(served: Places, store: str, middl
     assert_the_same(served, sent, back)
 
 
-@pytest.mark.parametrize("middle", ["qdrant-edge", "weaviate"])
+@pytest.mark.parametrize("ids", [[42, "42", 2**70, -1, "é", ""], [42, "a", 7, "é", "b", -1]])
+@pytest.mark.parametrize("middle", ["pgvector", "qdrant-edge", "weaviate"])
 @pytest.mark.parametrize("store", ["faiss", "files"])
-def test_ids_of_several_kinds_come_back(served: Places, store: str, middle: str) -> None:
+def test_ids_of_several_kinds_come_back(
+    served: Places, store: str, middle: str, ids: list[int | str]
+) -> None:
     """An integer and the text of the same digits, one beyond 64 bits, one below zero."""
-    sent, there, back = ends(served, store, middle, "mixed")
-    batch = records(6).with_(ids=[42, "42", 2**70, -1, "é", ""])
+    sent, there, back = ends(served, store, middle, f"mixed_{ids[1]}")
+    batch = records(6).with_(ids=ids)
     served.fill(sent, batch, id_kind="mixed")
     move(served, sent, there)
     move(served, there, back)
@@ -147,3 +166,103 @@ def test_ids_and_values_come_back_over_two_stores(served: Places, store: str) ->
     move(served, between, there)
     move(served, there, back)
     assert_the_same(served, sent, back)
+
+
+# every store to every store
+
+
+def capabilities_of(store: str) -> Capabilities:
+    name = Places(Path()).options(store, "any")["store"]
+    return store_class(name).capabilities
+
+
+def ever(served: Places, options: dict[str, Any]) -> Batch:
+    """Every record there, sorted by id."""
+    with served.opened(options) as store:
+        batch = read_all(store)
+    return batch.take(sorted(range(len(batch)), key=lambda row: repr(batch.ids[row])))
+
+
+def kind_of_ids(target: Target) -> str:
+    """``mixed`` where a collection can hold integers beside text."""
+    wanted = CollectionSpec("any", {"": VectorSpec(DIM)}, id_kind="mixed")
+    findings = target.propose(wanted, 1, 1).findings
+    return "string" if any(each.severity is Severity.PROBLEM for each in findings) else "mixed"
+
+
+@pytest.mark.parametrize("middle", STORES)
+@pytest.mark.parametrize("store", STORES)
+def test_there_and_back_changes_nothing(served: Places, store: str, middle: str) -> None:
+    """Of everything that a store can hold, by the policies that are the default.
+
+    Digests are equal where both stores are exact.  Where one of them is not, what it alters
+    lies within what it declares, and all else is equal.
+    """
+    sent, there, back = ends(served, store, middle, "any")
+    one, other = capabilities_of(store), capabilities_of(middle)
+    with served.opened(sent) as opened:
+        kind = kind_of_ids(opened)
+        rule, reserved = opened.id_rule(kind), opened.reserved_keys
+    served.fill(sent, difficult_for(one, other, rule, reserved), id_kind=kind)
+    move(served, sent, there)
+    move(served, there, back)
+    before, after = ever(served, sent), ever(served, back)
+    both = replace(
+        one,
+        double_ulp=one.double_ulp + other.double_ulp,
+        negative_zero=one.negative_zero and other.negative_zero,
+    )
+    worst = max(one.metrics[Metric.COSINE], other.metrics[Metric.COSINE], key=list(Fidelity).index)
+    spec = VectorSpec(DIM, fidelity=worst, tolerance=2 * max(one.tolerance, other.tolerance))
+    assert [str(each) for each in differences(before, after, both, {"": spec})] == []
+    assert len(after) == len(before)
+    if worst is Fidelity.EXACT and not both.double_ulp and both.negative_zero:
+        assert served.digest(back) == served.digest(sent)
+
+
+SCALES = ["qdrant-edge", "qdrant-double"]
+
+
+@pytest.mark.parametrize("middle", SCALES)
+@pytest.mark.parametrize("store", [each for each in STORES if each not in ("chroma", *SCALES)])
+def test_with_keep_norm_vectors_come_back_exactly_from_a_store_that_scales_them(
+    served: Places, store: str, middle: str
+) -> None:
+    """Of any length, to the last bit; and they lie there as they would without it."""
+    sent, there, back = ends(served, store, middle, "norm")
+    usual = records(40, kind="uuid")
+    rng = np.random.default_rng(2)
+    lengths = 10.0 ** rng.uniform(-12, 12, (40, 1))
+    served.fill(sent, usual.with_(vectors={"": (usual.vector * lengths).astype(np.float32)}))
+    move(served, sent, there, keep_norm=True)
+    for vector, _, metadata in served.read(there).values():
+        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
+        assert "runner_norm" in metadata
+    move(served, there, back)
+    before, after = served.read(sent), served.read(back)
+    for each, (vector, _, metadata) in before.items():
+        assert np.array_equal(after[each][0], vector)
+        assert after[each][2].keys() == metadata.keys()
+
+
+def test_keep_norm_makes_digests_equal_and_is_told(served: Places) -> None:
+    """Whole numbers only in the metadata: Qdrant moves others."""
+    sent, there, back = ends(served, "files", "qdrant-edge", "told")
+    batch = records(COUNT).with_(vectors={"": records(COUNT).vector * np.float32(7.3)})
+    served.fill(sent, batch)
+    path = served.plan(sent, there, keep_norm=True)
+    tried = load_plan(path).dry_run()
+    ran = load_plan(path).run()
+    for losses in (tried.losses, ran.losses):
+        (row,) = [each for each in losses if each.field == "vector"]
+        assert (row.what, row.records, row.policy, row.reversible) == (
+            "length → runner_norm", COUNT, "keep_norm", True,
+        )  # fmt: skip
+    move(served, there, back)
+    assert served.digest(back) == served.digest(sent)
+    again = served.options("files", "again")
+    noted = load_plan(served.plan(sent, again, keep_norm=True)).dry_run()
+    assert [each.what for each in noted.notes if each.place.endswith("keep_norm")] == [
+        "files gives these vectors back as long as they were: there is no length to keep"
+    ]
+    assert noted.exit_code == 0

@@ -1,15 +1,11 @@
 """A small Qdrant server of our own: gRPC and REST over the same points in memory.
 
-It validates what it gets as strictly as Qdrant's documentation says, and what real
-servers were seen doing (1.18.3): ids are u64 or UUID; scroll gives integers ascending,
-then UUIDs; an upsert replaces the whole point; of a repeated id the last wins; one bad
-point refuses its whole request; cosine vectors are normalised unless their squared
-length is within 1e-6 of 1 or below f32's epsilon; NaN is refused by REST and taken by
-gRPC.  A collection has one unnamed vector or named ones, and sparse ones beside; their
-indices are unique and come back ascending; a multi-vector has at least one token.  Sparse
-vectors with a term count as indexed at once, dense ones when indexing is on.  Points go to
-the aliased collection by its alias, settings do not.  Calls that the product does not make
-are unimplemented.
+What it holds and refuses is in `tests.servers.qdrant_state`.  NaN is refused by REST and
+taken by gRPC.  Asked to act like an older server (``version``), it lacks what that one lacks:
+the query API (1.10), multi-vectors (1.10), random samples (1.11), the condition
+``has_vector``, strict mode and vectors by kind in gRPC's upserts (1.13), collection metadata
+and vectors by kind in gRPC's answers (1.16).  Calls that the product does not make are
+unimplemented.
 
 ``python -m tests.servers.qdrant_double`` runs one in a process of its own, prints a line
 of JSON with its addresses and stops when its standard input ends.
@@ -21,15 +17,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import random
 import ssl
 import sys
 import threading
-import uuid
-from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -42,462 +34,22 @@ from qdrant_client import grpc as qdrant
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from qdrant_client.http import models as rest
 
-EPSILON = np.float32(1.1920929e-7)
-DEFAULT_THRESHOLD = 10_000
-PARAMS = (
-    "vectors", "sparse_vectors", "shard_number", "sharding_method", "replication_factor",
-    "write_consistency_factor", "on_disk_payload",
-)  # fmt: skip
-
-
-class BadRequestError(Exception):
-    """The request is wrong: 400, INVALID_ARGUMENT."""
-
-
-class MissingError(Exception):
-    """There is no such collection: 404, NOT_FOUND."""
-
-
-class ExistsError(Exception):
-    """There is such a collection already: 409, ALREADY_EXISTS."""
-
-
-class ThrottledError(Exception):
-    """Too many requests: 429, RESOURCE_EXHAUSTED."""
-
-    def __init__(self, retry_after: str | None) -> None:
-        super().__init__("rate limit")
-        self.retry_after = retry_after
-
-
-class DeniedError(Exception):
-    """The API key is wrong: 401, UNAUTHENTICATED."""
-
-
-def normalised(vector: np.ndarray) -> np.ndarray:
-    """What Qdrant makes of a vector under cosine."""
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        length = np.float32(np.dot(vector, vector))
-        if length < EPSILON or abs(length - np.float32(1)) < 1e-6:
-            return vector
-        return (vector / np.sqrt(length)).astype(np.float32)
-
-
-def checked_id(value: Any) -> int | str:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**64:
-        return value
-    if isinstance(value, str):
-        try:
-            return str(uuid.UUID(value))
-        except ValueError:
-            pass
-    raise BadRequestError(f"{value!r} is not a valid point ID, valid values are u64 or UUID")
-
-
-def order_of(record_id: int | str) -> tuple[bool, int | str]:
-    return isinstance(record_id, str), record_id
-
-
-@dataclass(frozen=True)
-class Sparse:
-    """A sparse vector as it came, or as it is kept: ascending."""
-
-    indices: list[int]
-    values: list[float]
-
-
-@dataclass
-class Point:
-    vectors: dict[str, np.ndarray | Sparse]
-    payload: dict[str, Any]
-    shard: Any = None
-
-
-@dataclass
-class Collection:
-    """One collection.
-
-    Attributes:
-        config: What `info` tells of it, as REST has it.
-        vectors, sparse: Settings of the dense and multi-vectors, and of the sparse ones.
-        named: Whether the dense ones have names.
-        keys: Its shard keys; None without custom sharding.
-        made: What was done to it, in order: ``create``, ``index FIELD``, ``points``,
-            ``threshold N``.
-    """
-
-    config: dict[str, Any]
-    vectors: dict[str, dict[str, Any]]
-    sparse: dict[str, dict[str, Any]]
-    named: bool
-    keys: list[Any] | None = None
-    indexes: dict[str, Any] = field(default_factory=dict)
-    metadata: dict[str, Any] = field(default_factory=dict)
-    points: dict[int | str, Point] = field(default_factory=dict)
-    elsewhere: dict[Any, dict[int | str, Point]] = field(default_factory=dict)
-    order: dict[Any, list[tuple[bool, int | str]]] = field(default_factory=dict)
-    looks_until_indexed: int = 0
-    made: list[str] = field(default_factory=lambda: ["create"])
-
-    @property
-    def threshold(self) -> int:
-        return int(self.config["optimizer_config"]["indexing_threshold"])
-
-    @threshold.setter
-    def threshold(self, kilobytes: int) -> None:
-        self.config["optimizer_config"]["indexing_threshold"] = kilobytes
-        self.made.append(f"threshold {kilobytes}")
-
-    @property
-    def hnsw(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.config["hnsw_config"]
-        return found
-
-    def shard(self, key: Any, *, writing: bool = False) -> dict[int | str, Point]:
-        """The points of a shard key, or of all where none is given."""
-        if self.keys is None:
-            if key is not None:
-                raise BadRequestError("Shard key selector is not supported: no custom sharding")
-            return self.points
-        if key is None:
-            if writing:
-                raise BadRequestError("Shard key not specified")
-            everything: dict[int | str, Point] = {}
-            for each in self.keys:
-                everything.update(self.elsewhere.get(each, {}))
-            return everything
-        if key not in self.keys:
-            raise MissingError(f"Not found: Shard key {key} not found")
-        return self.elsewhere.setdefault(key, {})
-
-    def ordered(self, key: Any) -> list[tuple[bool, int | str]]:
-        if key not in self.order:
-            self.order[key] = sorted(map(order_of, self.shard(key)))
-        return self.order[key]
-
-    def everywhere(self) -> list[Point]:
-        return [*self.points.values(), *(p for e in self.elsewhere.values() for p in e.values())]
-
-    def indexed(self) -> int:
-        """Dense vectors in a built index, and every sparse vector that has a term."""
-        found = 0
-        for point in self.everywhere():
-            for name, vector in point.vectors.items():
-                if isinstance(vector, Sparse):
-                    found += bool(vector.indices)
-                elif self.threshold and not self.looks_until_indexed:
-                    own = (self.vectors[name].get("hnsw_config") or {}).get("m")
-                    found += (self.hnsw["m"] if own is None else own) != 0
-        return found
-
-
-class State:
-    """What the server holds, and how it is asked to misbehave.
-
-    Attributes:
-        keeps_metadata: False for a server before 1.16.
-        distributed: Whether it can have shard keys.
-        throttle: How many of the next requests are refused, and with which Retry-After.
-        looks_until_indexed: How many looks at a collection show it green with nothing
-            indexed yet, after indexing was switched on again.
-        calls: How often each call was made.
-    """
-
-    def __init__(self, api_key: str | None = None, *, keeps_metadata: bool = True) -> None:
-        self.api_key = api_key
-        self.keeps_metadata = keeps_metadata
-        self.throttle = 0
-        self.retry_after: str | None = "7"
-        self.looks_until_indexed = 0
-        self.distributed = True
-        self.grpc_limit = 4 << 20
-        self.rest_limit = 32 << 20
-        self.calls: dict[str, int] = {}
-        self.most_points_in_a_request = 0
-        self.headers: list[dict[str, str]] = []
-        self.collections: dict[str, Collection] = {}
-        self.alias_of: dict[str, str] = {}
-        self.lock = threading.RLock()
-
-    def admit(self, call: str, headers: Mapping[str, str]) -> None:
-        with self.lock:
-            self.calls[call] = self.calls.get(call, 0) + 1
-            self.headers.append(dict(headers))
-            if self.api_key and headers.get("api-key") != self.api_key:
-                raise DeniedError("Must provide an API key or an Authorization bearer token")
-            if self.throttle:
-                self.throttle -= 1
-                raise ThrottledError(self.retry_after)
-
-    def get(self, name: str) -> Collection:
-        """A collection for what is done to its points: aliases are looked through."""
-        return self.named(self.alias_of.get(name, name))
-
-    def named(self, name: str) -> Collection:
-        """A collection for what is done to its settings: by its own name only."""
-        found = self.collections.get(name)
-        if found is None:
-            raise MissingError(f"Not found: Collection `{name}` doesn't exist!")
-        return found
-
-    def create(self, name: str, vectors: Mapping[str, Any], hnsw: Mapping[str, Any]) -> None:
-        """Make a collection of these vectors: for tests."""
-        self.make(name, {"vectors": dict(vectors), "hnsw_config": dict(hnsw)})
-
-    def make(self, name: str, settings: dict[str, Any]) -> None:
-        """Make a collection; *settings* as the body of ``PUT /collections/NAME``."""
-        if not name or len(name) > 255 or set(name) & set('<>:"/\\|?*\0\x1f'):
-            raise BadRequestError(f"collection name {name!r} is not valid")
-        if name in self.collections or name in self.alias_of:
-            raise ExistsError(f"Wrong input: Collection `{name}` already exists!")
-        try:
-            wanted = rest.CreateCollection(**settings)
-        except ValueError as error:
-            raise BadRequestError(f"Format error in JSON body: {error}") from error
-        plain = wanted.model_dump(mode="json", exclude_none=True)
-        vectors, sparse = plain.get("vectors") or {}, plain.get("sparse_vectors") or {}
-        named = not isinstance(vectors.get("size"), int)
-        configs = dict(vectors) if named else {"": dict(vectors)}
-        if not configs and not sparse:
-            raise BadRequestError("expected at least one vector")
-        for one, config in configs.items():
-            if named and not one:
-                raise BadRequestError("vector name cannot be empty")
-            if not 1 <= config["size"] <= 65_536:
-                raise BadRequestError("vector size must be from 1 to 65536")
-        for one in sparse:
-            if not one or one in configs:
-                raise BadRequestError(f"Sparse vector name {one!r} is empty or taken")
-        custom = plain.get("sharding_method") == "custom"
-        if custom and not self.distributed:
-            raise BadRequestError("custom sharding needs distributed mode")
-        params = {
-            "shard_number": 1, "replication_factor": 1, "write_consistency_factor": 1,
-            "on_disk_payload": True, "vectors": vectors,
-        }  # fmt: skip
-        params |= {key: value for key, value in plain.items() if key in PARAMS}
-        config = {
-            "params": params,
-            "hnsw_config": {
-                "m": 16, "ef_construct": 100, "full_scan_threshold": 10_000,
-                "max_indexing_threads": 0,
-                **(plain.get("hnsw_config") or {}),
-            },
-            "optimizer_config": {
-                "deleted_threshold": 0.2,
-                "vacuum_min_vector_number": 1000,
-                "default_segment_number": 0,
-                "indexing_threshold": DEFAULT_THRESHOLD,
-                "flush_interval_sec": 5,
-                **(plain.get("optimizers_config") or {}),
-            },
-            "wal_config": {"wal_capacity_mb": 32, "wal_segments_ahead": 0},
-        }  # fmt: skip
-        if plain.get("quantization_config"):
-            config["quantization_config"] = plain["quantization_config"]
-        if plain.get("strict_mode_config"):
-            config["strict_mode_config"] = plain["strict_mode_config"]
-        made = Collection(config, configs, sparse, named, [] if custom else None)
-        if self.keeps_metadata:
-            made.metadata = dict(plain.get("metadata") or {})
-        self.collections[name] = made
-
-    def drop(self, name: str) -> bool:
-        gone = self.collections.pop(name, None)
-        self.alias_of = {alias: each for alias, each in self.alias_of.items() if each != name}
-        return gone is not None
-
-    def update(self, name: str, threshold: int | None, metadata: Mapping[str, Any]) -> None:
-        found = self.named(name)
-        if threshold is not None:
-            if found.threshold == 0 and threshold:
-                found.looks_until_indexed = self.looks_until_indexed
-            found.threshold = threshold
-        if self.keeps_metadata:
-            for key, value in metadata.items():
-                if value is None:
-                    found.metadata.pop(key, None)
-                else:
-                    found.metadata[key] = value
-
-    def info(self, name: str) -> dict[str, Any]:
-        found = self.get(name)
-        indexed = found.indexed()
-        if found.looks_until_indexed:
-            found.looks_until_indexed -= 1
-        config = dict(found.config)
-        if found.metadata:
-            config["metadata"] = found.metadata
-        return {
-            "status": "green",
-            "optimizer_status": "ok",
-            "segments_count": 2,
-            "points_count": len(found.everywhere()),
-            "indexed_vectors_count": indexed,
-            "config": config,
-            "payload_schema": {
-                name: {"data_type": each["type"], "points": 0, "params": each}
-                if len(each) > 1
-                else {"data_type": each["type"], "points": 0}
-                for name, each in found.indexes.items()
-            },
-        }
-
-    def index_field(self, name: str, field_name: str, schema: str | Mapping[str, Any]) -> None:
-        found = self.get(name)
-        wanted = {"type": schema} if isinstance(schema, str) else dict(schema)
-        try:
-            rest.PayloadSchemaType(wanted.get("type"))
-        except ValueError as error:
-            raise BadRequestError(f"Format error in JSON body: {error}") from error
-        found.indexes[field_name] = wanted
-        found.made.append(f"index {field_name}")
-
-    def change_aliases(self, actions: list[tuple[str, str | None]]) -> None:
-        """Alias → its collection, or None to remove it; all or nothing."""
-        after = dict(self.alias_of)
-        for alias, collection in actions:
-            if collection is None:
-                if after.pop(alias, None) is None:
-                    raise MissingError(f"Not found: Alias `{alias}` doesn't exist!")
-            else:
-                self.named(collection)
-                if alias in self.collections:
-                    raise ExistsError(f"Wrong input: Collection `{alias}` already exists!")
-                after[alias] = collection
-        self.alias_of = after
-
-    def add_shard_key(self, name: str, key: Any) -> None:
-        found = self.named(name)
-        if found.keys is None:
-            raise BadRequestError("Shard Key cannot be created with Auto sharding method")
-        if key in found.keys:
-            raise BadRequestError(f"Sharding key {key} already exists for collection {name}")
-        found.keys.append(key)
-
-    def count(self, name: str, vector: str | None, shard: Any) -> int:
-        found = self.get(name)
-        points = list(found.shard(shard).values()) if shard is not None else found.everywhere()
-        return sum(vector is None or vector in each.vectors for each in points)
-
-    def upsert(
-        self, name: str, points: list[tuple[Any, dict[str, Any], dict[str, Any]]], shard: Any = None
-    ) -> None:
-        """Write points of ``(id, vectors, payload)``; a sparse vector is a `Sparse`."""
-        found = self.get(name)
-        self.most_points_in_a_request = max(self.most_points_in_a_request, len(points))
-        held = found.shard(shard, writing=True)
-        made = {}
-        for record_id, vectors, payload in points:
-            kept = {each: self._kept(found, each, value) for each, value in vectors.items()}
-            made[checked_id(record_id)] = Point(kept, payload, shard)
-        if not made.keys() <= held.keys():
-            found.order.clear()
-        held.update(made)
-        found.made.append("points")
-
-    def _kept(self, found: Collection, name: str, value: Any) -> np.ndarray | Sparse:
-        """What the collection makes of a vector."""
-        if name in found.sparse:
-            if not isinstance(value, Sparse):
-                raise BadRequestError(f"Wrong input: Vector {name!r} is sparse")
-            if len(value.indices) != len(value.values):
-                raise BadRequestError("must be the same length as indices")
-            if len(set(value.indices)) != len(value.indices):
-                raise BadRequestError("indices: must be unique")
-            if not all(0 <= each < 2**32 for each in value.indices):
-                raise BadRequestError("Format error in JSON body: indices are u32")
-            pairs = sorted(zip(value.indices, value.values, strict=True))
-            values = np.array([each for _, each in pairs], np.float32)
-            return Sparse([each for each, _ in pairs], values.tolist())
-        config = found.vectors.get(name)
-        if config is None:
-            raise BadRequestError(f"Wrong input: Not existing vector name error: {name}")
-        if isinstance(value, Sparse):
-            raise BadRequestError(f"Wrong input: Vector {name!r} is dense")
-        several = bool(config.get("multivector_config"))
-        rows = value if len(value) and isinstance(value[0], list) else [value]
-        if not several and rows is value:
-            raise BadRequestError(
-                "Wrong input: Conversion between multi and regular vectors failed"
-            )
-        for row in rows:
-            if len(row) != config["size"]:
-                raise BadRequestError(
-                    f"Wrong input: Vector dimension error: expected dim: {config['size']}, "
-                    f"got {len(row)}"
-                )
-        with np.errstate(over="ignore"):
-            vectors = np.array(rows, dtype=np.float32)
-            if config["distance"] == "Cosine" and config.get("datatype") != "uint8":
-                vectors = np.stack([normalised(each) for each in vectors])
-            if config.get("datatype") == "float16":
-                vectors = vectors.astype(np.float16).astype(np.float32)
-            elif config.get("datatype") == "uint8":
-                vectors = np.clip(np.trunc(vectors), 0, 255).astype(np.float32)
-        return vectors if several else vectors[0]
-
-    def delete(self, name: str, ids: list[Any], shard: Any = None) -> None:
-        found = self.get(name)
-        held = found.shard(shard, writing=True)
-        for each in map(checked_id, ids):
-            if held.pop(each, None) is not None:
-                found.order.clear()
-
-    def scroll(
-        self, name: str, start: Any, limit: int, shard: Any = None
-    ) -> tuple[list[int | str], int | str | None]:
-        if limit < 1:
-            raise BadRequestError("limit must be at least 1")
-        ordered = self.get(name).ordered(shard)
-        at = 0 if start is None else bisect_left(ordered, order_of(checked_id(start)))
-        some = [each for _, each in ordered[at : at + limit]]
-        return some, ordered[at + limit][1] if at + limit < len(ordered) else None
-
-    def chosen(self, name: str, names: set[str] | None) -> set[str]:
-        """The vectors that a read asks for; None for all."""
-        found = self.get(name)
-        known = {*found.vectors, *found.sparse}
-        for each in names or ():
-            if each not in known:
-                raise BadRequestError(f"Wrong input: Not existing vector name error: {each}")
-        return known if names is None else names
-
-    def search(
-        self, name: str, vector: str, query: Any, k: int, shard: Any = None
-    ) -> list[tuple[Any, float]]:
-        found = self.get(name)
-        config = found.vectors.get(vector)
-        if config is None:
-            raise BadRequestError(f"Wrong input: Not existing vector name error: {vector}")
-        tokens = query if query and isinstance(query[0], list) else [query]
-        if any(len(each) != config["size"] for each in tokens):
-            raise BadRequestError("Vector dimension error")
-        if tokens is query and not config.get("multivector_config"):
-            raise BadRequestError(
-                "Wrong input: Conversion between multi and regular vectors failed"
-            )
-        points = found.shard(shard)
-        ids = [each for each, point in points.items() if vector in point.vectors]
-        asked = np.array(tokens, dtype=np.float32)
-        if config["distance"] == "Cosine":
-            asked = np.stack([normalised(each) for each in asked])
-        scores = np.zeros(len(ids), np.float32)
-        for row, each in enumerate(ids):
-            held = np.atleast_2d(points[each].vectors[vector])
-            if config["distance"] == "Euclid":
-                close = -np.linalg.norm(asked[:, None] - held[None], axis=2)
-            else:
-                close = asked @ held.T
-            scores[row] = close.max(axis=1).sum()
-        best = np.argsort(-scores, kind="stable")[:k]
-        sign = -1 if config["distance"] == "Euclid" else 1
-        return [(ids[row], sign * float(scores[row])) for row in best]
-
-    def sample(self, name: str, n: int, shard: Any = None) -> list[int | str]:
-        ids = list(self.get(name).shard(shard))
-        return random.Random(7).sample(ids, min(n, len(ids)))
-
+from tests.servers.qdrant_state import (
+    NEWEST,
+    PARAMS,
+    BadRequestError,
+    BrokenError,
+    DeniedError,
+    ExistsError,
+    MissingError,
+    Sparse,
+    State,
+    ThrottledError,
+    UnknownCallError,
+    checked_id,
+    keys_of,
+    order_of,
+)
 
 # --- gRPC -------------------------------------------------------------------------
 
@@ -507,6 +59,8 @@ STATUSES = {
     ExistsError: grpc.StatusCode.ALREADY_EXISTS,
     ThrottledError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeniedError: grpc.StatusCode.UNAUTHENTICATED,
+    UnknownCallError: grpc.StatusCode.UNIMPLEMENTED,
+    BrokenError: grpc.StatusCode.INTERNAL,
 }
 
 
@@ -573,11 +127,13 @@ class Collections(qdrant.CollectionsServicer):
     @call
     def Update(self, request: Any) -> Any:
         optimizers = request.optimizers_config
-        threshold = (
-            optimizers.indexing_threshold if optimizers.HasField("indexing_threshold") else None
-        )
-        metadata = {key: plain(value) for key, value in request.metadata.items()}
-        self.state.update(request.collection_name, threshold, metadata)
+        settings: dict[str, Any] = {
+            "metadata": {key: plain(value) for key, value in request.metadata.items()}
+        }
+        if optimizers.HasField("indexing_threshold"):
+            threshold = optimizers.indexing_threshold
+            settings["optimizers_config"] = {"indexing_threshold": threshold}
+        self.state.update(request.collection_name, settings)
         return qdrant.CollectionOperationResponse(result=True)
 
     @call
@@ -606,10 +162,13 @@ class Collections(qdrant.CollectionsServicer):
 
     @call
     def CollectionClusterInfo(self, request: Any) -> Any:
-        keys = self.state.get(request.collection_name).keys or []
         shards = [
-            qdrant.LocalShardInfo(shard_id=row, shard_key=wire_shard_key(each))
-            for row, each in enumerate(keys)
+            qdrant.LocalShardInfo(
+                shard_id=each["shard_id"],
+                shard_key=wire_shard_key(each["shard_key"]) if "shard_key" in each else None,
+                state=qdrant.ReplicaState.Value(each["state"]),
+            )
+            for each in self.state.shards(request.collection_name)
         ]
         return qdrant.CollectionClusterInfoResponse(local_shards=shards)
 
@@ -634,7 +193,8 @@ class Points(qdrant.PointsServicer):
             found = (
                 {"": point.vectors.vector} if kind == "vector" else point.vectors.vectors.vectors
             )
-            vectors = {name: plain_vector(each) for name, each in found.items()}
+            old = not self.state.since(13)
+            vectors = {name: plain_vector(each, old=old) for name, each in found.items()}
             payload = {key: plain(value) for key, value in point.payload.items()}
             points.append((point_id(point.id), vectors, payload))
         self.state.upsert(request.collection_name, points, *shard_of(request))
@@ -658,10 +218,11 @@ class Points(qdrant.PointsServicer):
 
     @call
     def Count(self, request: Any) -> Any:
-        vectors = [each.has_vector.has_vector for each in request.filter.must]
+        if request.filter.must and not self.state.since(13):
+            raise BadRequestError("Malformed Condition type")
+        must = [{"has_vector": each.has_vector.has_vector} for each in request.filter.must]
         (shard,) = shard_of(request) or (None,)
-        vector = vectors[0] if vectors else None
-        count = self.state.count(request.collection_name, vector, shard)
+        count = self.state.count(request.collection_name, must, shard)
         return qdrant.CountResponse(result=qdrant.CountResult(count=count))
 
     @call
@@ -686,6 +247,7 @@ class Points(qdrant.PointsServicer):
 
     @call
     def Query(self, request: Any) -> Any:
+        self._since_10()
         if request.query.WhichOneof("variant") != "sample":
             raise BadRequestError("the double knows random samples only here")
         ids = self.state.sample(request.collection_name, request.limit or 10, *shard_of(request))
@@ -693,6 +255,9 @@ class Points(qdrant.PointsServicer):
 
     @call
     def QueryBatch(self, request: Any) -> Any:
+        self._since_10()
+        found = self.state.get(request.collection_name)
+        found.within("search_max_batchsize", len(request.query_points))
         results = []
         for each in request.query_points:
             nearest = each.query.nearest
@@ -700,11 +265,26 @@ class Points(qdrant.PointsServicer):
             if nearest.WhichOneof("variant") == "multi_dense":
                 query = [list(row.data) for row in nearest.multi_dense.vectors]
             hits = self.state.search(
-                request.collection_name, each.using, query, each.limit or 10, *shard_of(each)
-            )
-            points = [qdrant.ScoredPoint(id=wire_id(e), score=score) for e, score in hits]
-            results.append(qdrant.BatchResult(result=points))
+                request.collection_name, each.using, query, each.limit or 10,
+                search_params(each), *shard_of(each),
+            )  # fmt: skip
+            results.append(batch_result(hits))
         return qdrant.QueryBatchResponse(result=results)
+
+    @call
+    def SearchBatch(self, request: Any) -> Any:
+        results = []
+        for each in request.search_points:
+            hits = self.state.search(
+                request.collection_name, each.vector_name, list(each.vector), each.limit,
+                search_params(each), *shard_of(each),
+            )  # fmt: skip
+            results.append(batch_result(hits))
+        return qdrant.SearchBatchResponse(result=results)
+
+    def _since_10(self) -> None:
+        if not self.state.since(10):
+            raise UnknownCallError("Query API")
 
     def _retrieved(self, request: Any, ids: list[Any]) -> list[Any]:
         found = self.state.get(request.collection_name)
@@ -718,7 +298,7 @@ class Points(qdrant.PointsServicer):
         held = found.shard(*shard_of(request) or (None,))
         payload = request.with_payload
         whole = payload.WhichOneof("selector_options") == "enable" and payload.enable
-        fields = set(payload.include.fields)
+        fields = {keys_of(each)[0] for each in payload.include.fields}
         result = []
         for each in ids:
             point = held[each]
@@ -727,18 +307,22 @@ class Points(qdrant.PointsServicer):
                 if whole or key in fields:
                     made.payload[key].CopyFrom(wire_value(value))
             vectors = {k: v for k, v in point.vectors.items() if k in chosen}
+            old = not self.state.since(16)
             if list(vectors) == [""]:
-                made.vectors.vector.CopyFrom(wire_vector(vectors[""]))
+                made.vectors.vector.CopyFrom(wire_vector(vectors[""], old=old))
             else:
                 for name, vector in vectors.items():
-                    made.vectors.vectors.vectors[name].CopyFrom(wire_vector(vector))
+                    made.vectors.vectors.vectors[name].CopyFrom(wire_vector(vector, old=old))
             result.append(made)
         return result
 
 
 class Health(qdrant.QdrantServicer):
+    def __init__(self, state: State) -> None:
+        self.state = state
+
     def HealthCheck(self, request: Any, context: Any) -> Any:
-        return qdrant.HealthCheckReply(title="qdrant double", version="1.18.3")
+        return qdrant.HealthCheckReply(title="qdrant double", version=self.state.version)
 
 
 def applied(wait: bool) -> Any:
@@ -746,9 +330,27 @@ def applied(wait: bool) -> Any:
     return qdrant.PointsOperationResponse(result=qdrant.UpdateResult(operation_id=1, status=status))
 
 
-def plain_vector(vector: Any) -> Any:
-    """A ``Vector`` as `State.upsert` takes it."""
-    match vector.WhichOneof("vector"):
+def batch_result(hits: list[tuple[Any, float]]) -> Any:
+    points = [qdrant.ScoredPoint(id=wire_id(each), score=score) for each, score in hits]
+    return qdrant.BatchResult(result=points)
+
+
+def search_params(search: Any) -> dict[str, Any]:
+    return {each.name: value for each, value in search.params.ListFields()}
+
+
+def plain_vector(vector: Any, *, old: bool) -> Any:
+    """A ``Vector`` as `State.upsert` takes it; *old* servers know its outer fields only."""
+    kind = None if old else vector.WhichOneof("vector")
+    if kind is None:
+        if vector.HasField("indices"):
+            return Sparse(list(vector.indices.data), list(vector.data))
+        numbers, rows = list(vector.data), vector.vectors_count
+        if not vector.HasField("vectors_count"):
+            return numbers
+        size = len(numbers) // rows if rows else 0
+        return [numbers[row * size : (row + 1) * size] for row in range(rows)] or [[]]
+    match kind:
         case "sparse":
             return Sparse(list(vector.sparse.indices), list(vector.sparse.values))
         case "multi_dense":
@@ -759,7 +361,13 @@ def plain_vector(vector: Any) -> Any:
             raise BadRequestError(f"the double does not know vectors of kind {other}")
 
 
-def wire_vector(vector: np.ndarray | Sparse) -> Any:
+def wire_vector(vector: np.ndarray | Sparse, *, old: bool) -> Any:
+    if old and isinstance(vector, Sparse):
+        indices = qdrant.SparseIndices(data=vector.indices)
+        return qdrant.VectorOutput(data=vector.values, indices=indices)
+    if old:
+        count = len(vector) if vector.ndim == 2 else None
+        return qdrant.VectorOutput(data=vector.ravel().tolist(), vectors_count=count)
     if isinstance(vector, Sparse):
         sparse = qdrant.SparseVector(indices=vector.indices, values=vector.values)
         return qdrant.VectorOutput(sparse=sparse)
@@ -843,7 +451,7 @@ def wire_value(value: Any) -> Any:
 
 CODES = {
     BadRequestError: 400, MissingError: 404, ExistsError: 409, ThrottledError: 429,
-    DeniedError: 401,
+    DeniedError: 401, BrokenError: 500,
 }  # fmt: skip
 
 
@@ -874,6 +482,9 @@ class Rest(BaseHTTPRequestHandler):
         raw = self.rfile.read(int(self.headers.get("content-length") or 0))
         url = urlsplit(self.path)
         parts = [unquote(part) for part in url.path.strip("/").split("/")]
+        if parts == [""]:
+            self._answer(200, {"title": "qdrant double", "version": self.state.version})
+            return
         try:
             self.state.admit(
                 f"{self.command} {'/'.join(parts[2:])}",
@@ -885,6 +496,11 @@ class Rest(BaseHTTPRequestHandler):
             body = self._body(raw)
             with self.state.lock:
                 result = self._result(parts, body, parse_qs(url.query))
+        except UnknownCallError:
+            self.send_response(404)
+            self.send_header("content-length", "0")
+            self.end_headers()
+            return
         except tuple(CODES) as error:
             headers = {}
             if isinstance(error, ThrottledError) and error.retry_after:
@@ -920,8 +536,7 @@ class Rest(BaseHTTPRequestHandler):
                 state.make(name, body)
                 return True
             case "PATCH", ["collections", name]:
-                optimizers = body.get("optimizers_config") or {}
-                state.update(name, optimizers.get("indexing_threshold"), body.get("metadata") or {})
+                state.update(name, body)
                 return True
             case "DELETE", ["collections", name]:
                 return state.drop(name)
@@ -942,9 +557,7 @@ class Rest(BaseHTTPRequestHandler):
                 state.change_aliases(actions)
                 return True
             case "GET", ["collections", name, "cluster"]:
-                keys = state.get(name).keys or []
-                shards = [{"shard_id": row, "shard_key": each} for row, each in enumerate(keys)]
-                return {"local_shards": shards, "remote_shards": []}
+                return {"local_shards": state.shards(name), "remote_shards": []}
             case "PUT", ["collections", name, "shards"]:
                 state.add_shard_key(name, body["shard_key"])
                 return True
@@ -959,27 +572,31 @@ class Rest(BaseHTTPRequestHandler):
                 state.delete(name, body["points"], *shard_within(body))
                 return {"operation_id": 1, "status": "completed" if wait else "acknowledged"}
             case "POST", ["collections", name, "points", "count"]:
-                must = (body.get("filter") or {}).get("must") or [{"has_vector": None}]
-                vector = must[0]["has_vector"]
-                return {"count": state.count(name, vector, body.get("shard_key"))}
+                return {"count": state.count(name, conditions(body), body.get("shard_key"))}
             case "POST", ["collections", name, "points", "scroll"]:
                 ids, after = state.scroll(
-                    name, body.get("offset"), body.get("limit", 10), *shard_within(body)
-                )
+                    name, body.get("offset"), body.get("limit", 10), body.get("shard_key"),
+                    conditions(body),
+                )  # fmt: skip
                 points = [self._retrieved(name, each, body) for each in ids]
                 return {"points": points, "next_page_offset": after}
             case "POST", ["collections", name, "points"]:
                 known = state.get(name).shard(body.get("shard_key"))
                 ids = [each for each in map(checked_id, body["ids"]) if each in known]
                 return [self._retrieved(name, e, body) for e in sorted(set(ids), key=order_of)]
+            case "POST", ["collections", _, "points", "query", *_] if not state.since(10):
+                raise UnknownCallError(self.path)
             case "POST", ["collections", name, "points", "query"]:
                 if body["query"] != {"sample": "random"}:
                     raise BadRequestError("the double knows random samples only here")
                 ids = state.sample(name, body["limit"], *shard_within(body))
                 return {"points": [{"id": each} for each in ids]}
             case "POST", ["collections", name, "points", "query", "batch"]:
+                state.get(name).within("search_max_batchsize", len(body["searches"]))
                 return [self._hits(name, each) for each in body["searches"]]
-        raise MissingError(f"no such path: {self.path}")
+            case "POST", ["collections", name, "points", "search", "batch"]:
+                return [self._hits(name, as_query(each))["points"] for each in body["searches"]]
+        raise UnknownCallError(self.path)
 
     def _point(self, point: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         vectors = point["vector"]
@@ -1010,11 +627,12 @@ class Rest(BaseHTTPRequestHandler):
         found = self.state.get(name).shard(body.get("shard_key"))
         point, made = found[record_id], {"id": record_id}
         wanted = body.get("with_payload", True)
+        fields = {keys_of(each)[0] for each in wanted} if isinstance(wanted, list) else set()
         if wanted:
             made["payload"] = (
                 point.payload
                 if wanted is True
-                else {k: v for k, v in point.payload.items() if k in wanted}
+                else {k: v for k, v in point.payload.items() if k in fields}
             )
         asked = body.get("with_vector", body.get("with_vectors"))
         if asked:
@@ -1029,9 +647,21 @@ class Rest(BaseHTTPRequestHandler):
 
     def _hits(self, name: str, search: Any) -> dict[str, Any]:
         hits = self.state.search(
-            name, search.get("using", ""), search["query"], search["limit"], *shard_within(search)
-        )
+            name, search.get("using", ""), search["query"], search["limit"],
+            search.get("params") or {}, *shard_within(search),
+        )  # fmt: skip
         return {"points": [{"id": each, "score": score} for each, score in hits]}
+
+
+def conditions(body: Mapping[str, Any]) -> list[Any]:
+    return (body.get("filter") or {}).get("must") or []
+
+
+def as_query(search: Mapping[str, Any]) -> dict[str, Any]:
+    """A search of the older call as a query."""
+    vector = search["vector"]
+    named = vector if isinstance(vector, dict) else {"name": "", "vector": vector}
+    return {**search, "using": named["name"], "query": named["vector"]}
 
 
 def shard_within(body: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -1048,7 +678,7 @@ class QdrantDouble:
     Args:
         host: A loopback address.
         api_key: What requests must bring; None for no check.
-        keeps_metadata: False acts like a server before 1.16.
+        version: What it acts like: old servers know less.
         cert, key, ca: PEM files: TLS on both ports; with *ca* clients must show a
             certificate that it signed.
     """
@@ -1058,12 +688,12 @@ class QdrantDouble:
         host: str = "127.0.0.1",
         api_key: str | None = None,
         *,
-        keeps_metadata: bool = True,
+        version: str = NEWEST,
         cert: Path | None = None,
         key: Path | None = None,
         ca: Path | None = None,
     ) -> None:
-        self.state = State(api_key, keeps_metadata=keeps_metadata)
+        self.state = State(api_key, version)
         self._host, self._tls = host, cert is not None
         handler = type("BoundRest", (Rest,), {"state": self.state})
         self._http = ThreadingHTTPServer((host, 0), handler)
@@ -1074,7 +704,7 @@ class QdrantDouble:
         )
         qdrant.add_CollectionsServicer_to_server(Collections(self.state), self._grpc)
         qdrant.add_PointsServicer_to_server(Points(self.state), self._grpc)
-        qdrant.add_QdrantServicer_to_server(Health(), self._grpc)
+        qdrant.add_QdrantServicer_to_server(Health(self.state), self._grpc)
         if cert is not None and key is not None:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(cert, key)
@@ -1126,8 +756,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--api-key")
+    parser.add_argument("--version", default=NEWEST, help="what it acts like, as 1.9.7")
     given = parser.parse_args()
-    with QdrantDouble(given.host, given.api_key) as double:
+    with QdrantDouble(given.host, given.api_key, version=given.version) as double:
         print(json.dumps({"url": double.url, "grpc_host": double.grpc_host}), flush=True)
         sys.stdin.read()
 

@@ -5,8 +5,9 @@ rules and begin with small letters; every value must be of its property's type; 
 become doubles, coordinates single precision, instants are printed the one way the server
 prints them; one bad object fails alone; an upsert replaces the whole object; a listing
 goes by id; NaN is taken; the first vector decides a dimension; inactive tenants answer
-nothing.  There is no auto-schema, there are no modules and no phone numbers, and calls
-that the product does not make are unimplemented.
+nothing.  There is no auto-schema and there are no phone numbers, the modules of `MODULES`
+are names, for an object that one would have to make a vector for fails, and calls that the
+product does not make are unimplemented.
 
 ``python -m tests.servers.weaviate_double`` runs one in a process of its own, prints a
 line of JSON with its address and stops when its standard input ends.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import operator
 import re
 import sys
 import threading
@@ -43,6 +45,7 @@ from weaviate.proto.v1 import (
     weaviate_pb2_grpc,
 )
 
+MODULES = ("text2vec-openai", "generative-openai")
 MOST_RESULTS = 10_000  # QUERY_MAXIMUM_RESULTS
 DISTANCES = ("cosine", "dot", "l2-squared", "manhattan", "hamming")
 SCALARS = ("text", "int", "number", "boolean", "date", "uuid", "geoCoordinates", "blob")
@@ -109,7 +112,24 @@ def checked_property(given: Mapping[str, Any], *, nested: bool = False) -> dict[
         raise WrongError(f"{name!r} is not a valid property name")
     if not nested and (name in ("id", "_id", "_additional") or name.endswith(TAKEN_ENDS)):
         raise WrongError(f"{name!r} is a reserved property name")
-    made = {**given, "name": name}
+    text = kinds[0] in ("text", "text[]")
+    made = {
+        "indexFilterable": True,
+        "indexSearchable": text,
+        "indexRangeFilters": False,
+        **({"tokenization": "word"} if text else {}),
+        **given,
+        "name": name,
+    }
+    if made["indexSearchable"] and not text:
+        raise WrongError("`indexSearchable` is allowed only for text/text[] data types")
+    if made["indexRangeFilters"] and kinds[0] not in ("int", "number", "date"):
+        raise WrongError("`indexRangeFilters` is allowed only for number/int/date data types")
+    if ("tokenization" in made) != text or made.get("tokenization", "word") not in (
+        "word",
+        "field",
+    ):
+        raise WrongError(f"tokenization is not allowed for {kinds[0]}, or not to be had here")
     if kinds[0] in NESTED:
         inside = given.get("nestedProperties") or []
         if not inside:
@@ -135,11 +155,23 @@ def checked_vector(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"vectorIndexType": kind, "vectorIndexConfig": config}
 
 
+def vectorizers(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Vector → the module that makes it, or ``none``."""
+    if "vectorConfig" not in settings:
+        return {"": settings["vectorizer"]}
+    return {name: next(iter(each["vectorizer"])) for name, each in settings["vectorConfig"].items()}
+
+
 class State:
-    """What the server holds."""
+    """What the server holds.
+
+    Attributes:
+        headers: Those of all requests, by either protocol.
+    """
 
     def __init__(self, api_key: str | None) -> None:
         self.api_key = api_key
+        self.headers: list[Mapping[str, Any]] = []
         self.classes: dict[str, Class] = {}
         self.lock = threading.RLock()
 
@@ -165,15 +197,16 @@ class State:
         }
         settings["class"] = name
         if "vectorConfig" in given:
-            for vector, each in given["vectorConfig"].items():
-                if list(each.get("vectorizer") or {}) != ["none"]:
-                    raise WrongError(f"vector {vector!r}: there are no modules")
             settings["vectorConfig"] = {
-                vector: {"vectorizer": {"none": {}}, **checked_vector(each)}
+                vector: {"vectorizer": each["vectorizer"], **checked_vector(each)}
                 for vector, each in given["vectorConfig"].items()
             }
         else:
             settings |= {"vectorizer": "none", **checked_vector(given)}
+            settings["vectorizer"] = given.get("vectorizer") or "none"
+        for module in [*vectorizers(settings).values(), *given.get("moduleConfig", {})]:
+            if module not in ("none", *MODULES):
+                raise WrongError(f"no module with name {module!r} present")
         self.classes[name] = Class(settings)
         try:
             for each in given.get("properties") or ():
@@ -208,6 +241,9 @@ class State:
             unknown = found.vectors.keys() - there.settings["vectorConfig"].keys()
         if unknown:
             raise WrongError(f"class {collection} does not have the vectors {sorted(unknown)}")
+        for name, module in vectorizers(there.settings).items():
+            if module != "none" and name not in found.vectors:
+                raise WrongError(f"vectorize {name!r}: {module} cannot be reached")
         for name, vector in found.vectors.items():
             dim = there.dims.setdefault(name, vector.shape[-1])
             if vector.shape[-1] != dim:
@@ -387,6 +423,7 @@ def call(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
     def serve(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
         headers = dict(context.invocation_metadata())
         state: State = self.state
+        state.headers.append(headers)
         if state.api_key and headers.get("authorization") != f"Bearer {state.api_key}":
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "unauthorized: invalid api key")
         try:
@@ -420,8 +457,9 @@ class Calls(weaviate_pb2_grpc.WeaviateServicer):
 
     @call
     def BatchDelete(self, request: Any) -> Any:
-        objects = self.state.get(request.collection).of(request.tenant)
-        gone = list(matching(request.filters, objects))
+        there = self.state.get(request.collection)
+        objects = there.of(request.tenant)
+        gone = list(matching(request.filters, there, objects))
         if len(gone) > MOST_RESULTS:
             raise WrongError("too many objects match")
         for each in gone:
@@ -440,7 +478,7 @@ class Calls(weaviate_pb2_grpc.WeaviateServicer):
         objects = there.of(request.tenant)
         if request.limit > MOST_RESULTS:
             raise WrongError(f"query maximum results exceeded: {request.limit}")
-        wanted = sorted(matching(request.filters, objects))
+        wanted = sorted(matching(request.filters, there, objects))
         if request.HasField("near_vector"):
             found = nearest(there, request, {each: objects[each] for each in wanted})
             return search_get_pb2.SearchReply(
@@ -453,32 +491,64 @@ class Calls(weaviate_pb2_grpc.WeaviateServicer):
         )
 
 
-def matching(filters: Any, objects: Mapping[str, Object]) -> Iterator[str]:
-    """The ids that a filter on ids lets through."""
+def matching(filters: Any, there: Class, objects: Mapping[str, Object]) -> Iterator[str]:
+    """The ids of what a filter lets through."""
     kind = base_pb2.Filters
     if filters.operator == kind.OPERATOR_UNSPECIFIED:
         yield from objects
         return
     if filters.operator == kind.OPERATOR_AND:
-        sets = [set(matching(each, objects)) for each in filters.filters]
+        sets = [set(matching(each, there, objects)) for each in filters.filters]
         yield from set.intersection(*sets)
         return
-    if filters.target.property != "_id":
-        raise WrongError("filters are on ids here")
-    if filters.operator == kind.OPERATOR_CONTAINS_ANY:
+    if filters.target.property == "_id" and filters.operator == kind.OPERATOR_CONTAINS_ANY:
         yield from dict.fromkeys(
             each for each in filters.value_text_array.values if each in objects
         )
         return
-    bound = filters.value_text
-    tests: dict[Any, Callable[[str], bool]] = {
-        kind.OPERATOR_NOT_EQUAL: lambda each: each != bound,
-        kind.OPERATOR_GREATER_THAN_EQUAL: lambda each: each >= bound,
-        kind.OPERATOR_LESS_THAN: lambda each: each < bound,
+    tests: dict[Any, Callable[[Any, Any], bool]] = {
+        kind.OPERATOR_EQUAL: operator.eq,
+        kind.OPERATOR_NOT_EQUAL: operator.ne,
+        kind.OPERATOR_GREATER_THAN: operator.gt,
+        kind.OPERATOR_GREATER_THAN_EQUAL: operator.ge,
+        kind.OPERATOR_LESS_THAN: operator.lt,
     }
     if filters.operator not in tests:
         raise WrongError(f"operator {filters.operator} is not to be had here")
-    yield from filter(tests[filters.operator], objects)
+    test, bound = tests[filters.operator], getattr(filters, filters.WhichOneof("test_value"))
+    if filters.target.property == "_id":
+        yield from (each for each in objects if test(each, bound))
+        return
+    yield from matching_values(filters.target.property, test, bound, there, objects)
+
+
+def matching_values(
+    name: str,
+    test: Callable[[Any, Any], bool],
+    bound: Any,
+    there: Class,
+    objects: Mapping[str, Object],
+) -> Iterator[str]:
+    """The same by a property, which must have an index for it."""
+    prop = next((each for each in there.settings["properties"] if each["name"] == name), None)
+    if prop is None:
+        raise WrongError(f"no such prop with name {name!r}")
+    if not prop["indexFilterable"] and not prop["indexRangeFilters"]:
+        raise WrongError(f"filtering by property {name!r} requires inverted index")
+    for record_id, each in objects.items():
+        value = each.properties.get(name)
+        for one in value if isinstance(value, list) else [value]:
+            if one is None:
+                continue
+            if prop["dataType"][0].startswith("date"):
+                met = test(datetime.fromisoformat(one), datetime.fromisoformat(bound))
+            elif prop.get("tokenization") == "word":
+                met = set(bound.lower().split()) <= set(one.lower().split())
+            else:
+                met = test(one, bound)
+            if met:
+                yield record_id
+                break
 
 
 def nearest(there: Class, request: Any, objects: Mapping[str, Object]) -> list[tuple[str, float]]:
@@ -553,6 +623,7 @@ class Rest(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         raw = self.rfile.read(int(self.headers.get("content-length") or 0))
         key = self.state.api_key
+        self.state.headers.append({name.lower(): each for name, each in self.headers.items()})
         parts = urlsplit(self.path)
         path = [unquote(each) for each in parts.path.strip("/").split("/")]
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
@@ -570,6 +641,8 @@ class Rest(BaseHTTPRequestHandler):
     def _result(self, path: list[str], query: Mapping[str, str], body: Any) -> Any:
         state = self.state
         match (self.command, *path):
+            case ("GET", "v1", "meta"):
+                return {"version": "1.39.0", "modules": {name: {} for name in MODULES}}
             case ("POST", "v1", "schema"):
                 return state.create(body)
             case ("GET", "v1", "schema", name):

@@ -67,6 +67,27 @@ FOREIGN = {
     "id map over ivf": (lambda: faiss.index_factory(DIM, "IDMap,IVF4,Flat"), 1000),
     "product quantiser": (lambda: faiss.index_factory(DIM, "PQ4x4"), None),
     "scalar quantiser": (lambda: faiss.index_factory(DIM, "SQ8"), None),
+    "refined": (lambda: faiss.index_factory(DIM, "PQ4x4,RFlat"), None),
+    "half floats, a quantiser": (lambda: faiss.index_factory(DIM, "SQfp16"), None),
+    "quantiser in a graph": (lambda: faiss.index_factory(DIM, "HNSW8,SQ8"), None),
+    "product quantiser in a graph": (lambda: faiss.index_factory(DIM, "HNSW8,PQ4x4"), None),
+    "quantiser in lists": (lambda: faiss.index_factory(DIM, "IVF4,SQ8"), 7),
+    "product quantiser in lists": (lambda: faiss.index_factory(DIM, "IVF4,PQ4x4"), None),
+    "id map over a quantiser": (lambda: faiss.index_factory(DIM, "IDMap,SQ8"), 1000),
+    "OPQ before a quantiser": (lambda: faiss.index_factory(DIM, "OPQ4_8,PQ4x4"), None),
+    "OPQ before a quantiser in lists": (lambda: faiss.index_factory(DIM, "OPQ4_8,IVF4,PQ4x4"), 7),
+    "PCA, as a quantiser": (lambda: faiss.index_factory(DIM, "PCA4,Flat"), None),
+    "id map over PCA, as a quantiser": (lambda: faiss.index_factory(DIM, "IDMap,PCA4,Flat"), 9),
+}
+
+UNREADABLE = {
+    "LSH": "vectors cannot be read out of a IndexLSH",
+    "IDMap,LSH": "vectors cannot be read out of a IndexLSH",
+    "PCA4,LSH": "vectors cannot be read out of a IndexLSH",
+    # it would crash
+    "IVF4,PQ4x4fs": "vectors cannot be read out of a IndexIVFPQFastScan",
+    "NSG8,Flat": "vectors cannot be read out of a IndexNSGFlat",
+    "RQ2x4": "vectors cannot be read out of a IndexResidualQuantizer",
 }
 
 
@@ -100,6 +121,34 @@ def test_an_index_of_others_is_read_with_its_own_ids(tmp_path: Path, kind: str) 
                 hits = source.search(VECTORS[:20], 3, exact=way)
                 assert [row[0] for row in hits.ids] == ids[:20].tolist()
     assert names(tmp_path) == ["x.faiss"]
+
+
+@pytest.mark.parametrize("factory", UNREADABLE)
+def test_an_index_that_keeps_no_vectors_is_refused(tmp_path: Path, factory: str) -> None:
+    index = faiss.index_factory(DIM, factory)
+    index.train(VECTORS)
+    if "IDMap" in factory:
+        index.add_with_ids(VECTORS, np.arange(len(VECTORS)))
+    else:
+        index.add(VECTORS)
+    faiss.write_index(index, str(tmp_path / "x.faiss"))
+    with (
+        opened(tmp_path / "x.faiss", Access.READ) as source,
+        pytest.raises(StoreError, match=UNREADABLE[factory]) as caught,
+    ):
+        source.describe()
+    assert "`vectors: vectors.npy`" in caught.value.hint
+
+
+def test_a_binary_index_is_refused(tmp_path: Path) -> None:
+    index = faiss.IndexBinaryFlat(64)
+    index.add(np.zeros((3, 8), np.uint8))
+    faiss.write_index_binary(index, str(tmp_path / "x.faiss"))
+    with (
+        opened(tmp_path / "x.faiss", Access.READ) as source,
+        pytest.raises(StoreError, match="is a binary index of FAISS"),
+    ):
+        source.describe()
 
 
 def test_the_metric_of_an_index_of_others_can_be_said(tmp_path: Path) -> None:
@@ -304,7 +353,7 @@ def test_a_copy_killed_anywhere_goes_on_to_the_same_records(tmp_path: Path) -> N
 def test_exact_search_goes_over_more_vectors_than_fit_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.stores.faiss._SEARCH_ROWS", 70)
+    monkeypatch.setattr("runner.stores.faiss_index._SEARCH_ROWS", 70)
     index = faiss.IndexHNSWFlat(DIM, 8)
     index.add(VECTORS)
     faiss.write_index(index, str(tmp_path / "x.faiss"))

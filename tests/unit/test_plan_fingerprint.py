@@ -35,6 +35,7 @@ def test_the_same_plan_has_the_same_fingerprint(tmp_path: Path) -> None:
     ("old", "new"),
     [
         ("", "batch_size: 7\n"),
+        ("", "keep_norm: false\n"),
         ("", "workers: 5\n"),
         ("", "validation: quick\n"),
         ("", "description: other words\n"),
@@ -66,6 +67,7 @@ def test_another_address_or_credential_does_not_change_it(tmp_path: Path) -> Non
         ("", "ids: {from: x}\n"),
         ("", "fields: {a: {type: int}}\n"),
         ("", "unsupported: json\n"),
+        ("", "keep_norm: true\n"),
         ("x = 1", "x = 2"),
         ("metric: l2", "metric: dot"),
         ("m: 16", "m: 17"),
@@ -78,6 +80,17 @@ def test_another_address_or_credential_does_not_change_it(tmp_path: Path) -> Non
 def test_what_changes_the_result_changes_it(tmp_path: Path, old: str, new: str) -> None:
     changed = BASE.replace(old, new) if old else BASE + new
     assert _fingerprint(tmp_path, changed) != _fingerprint(tmp_path)
+
+
+def test_other_tenants_change_it(tmp_path: Path) -> None:
+    base = BASE.replace(
+        'pgvector, dsn: "${DSN}", table: a, where: "x = 1"',
+        "weaviate, url: 'http://localhost:8080', collection: A, tenants: [a]",
+    )
+    assert "weaviate" in base
+    for old, new in (("[a]", "[a, b]"), ("[a]", "all"), ("[a]", "[a], inactive_tenants: leave")):
+        changed = base.replace(f"tenants: {old}", f"tenants: {new}")
+        assert _fingerprint(tmp_path, changed) != _fingerprint(tmp_path, base)
 
 
 def test_files_that_move_along_with_the_plan_do_not_change_it(tmp_path: Path) -> None:
