@@ -723,8 +723,10 @@ def loss_rows(
     """
     rows = []
     scaled_before = {each.field for each in losses if each.policy == "keep_norm"}
-    given = specs.get("source")
+    given, made = specs.get("source"), specs.get("target")
     for name, what in (given.extra.get(TYPED, {}) if given else {}).items():
+        if source == target and given and made and given.fields[name] == made.fields.get(name):
+            continue  # a type that the target has as well
         rows.append(LossRow(name, what, None, looked_at, "store", reversible=False))
     for side, store in (("source", source), ("target", target)):
         spec = specs.get(side)
