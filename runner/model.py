@@ -671,6 +671,7 @@ class Capabilities:
         lengths: Metric → shortest and longest vector, but for the zero vector, that comes back;
             a metric that is missing here has no limits.
         missing_vector: Whether a record may lack its vector.
+        missing_beside: Whether it may lack one of them if it has another.
         documents: Whether a document has a place of its own; else it is a metadata key.
         namespaces: Whether collections are divided into namespaces or tenants.
         named_vectors: Whether a collection has any number of vectors, each with a name; else
@@ -701,6 +702,7 @@ class Capabilities:
     zero_vector_ever: bool = True
     lengths: Mapping[Metric, tuple[float, float]] = field(default_factory=dict)
     missing_vector: bool = False
+    missing_beside: bool = False
     documents: bool = True
     namespaces: bool = False
     named_vectors: bool = False

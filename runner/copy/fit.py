@@ -26,6 +26,7 @@ from runner.copy.norms import NORM, Norms, with_norms
 from runner.jsonvalues import ValueKind, kind_of
 from runner.model import (
     Batch,
+    BoolArray,
     Capabilities,
     FloatArray,
     Id,
@@ -212,7 +213,22 @@ class Fitting:
             if not can_hold(each, rule):
                 misfits[row] = "the target cannot hold this id"
 
+    def _may_lack(self, batch: Batch) -> BoolArray:
+        """Which rows may be without one of their vectors, shape ``(n,)``."""
+        n = len(batch)
+        if self.capabilities.missing_vector or not self.capabilities.missing_beside:
+            return np.full(n, self.capabilities.missing_vector)
+        held = np.zeros(n, dtype=np.int64)
+        for name in batch.vectors:
+            held += batch.present.get(name, np.ones(n, dtype=np.bool_))
+        for terms in batch.sparse.values():
+            held += [each is not None for each in terms]
+        for rows in batch.multi.values():
+            held += [each is not None for each in rows]
+        return held > 0
+
     def _judge_vectors(self, batch: Batch, misfits: dict[int, str]) -> None:
+        may_lack = self._may_lack(batch)
         for name, array in batch.vectors.items():
             label = f"vector {name}" if name else "vector"
             spec = self.vectors.get(name)
@@ -227,31 +243,38 @@ class Fitting:
                     misfits[row] = f"{label} holds NaN or infinity"
             if spec is not None and spec.metric in self.capabilities.lengths:
                 self._judge_lengths(array, squared, spec.metric, label, misfits)
-            absent = batch.present.get(name)
-            needed = self.room.needs_vector or not self.capabilities.missing_vector
-            if absent is not None and needed:
-                for row in np.flatnonzero(~absent).tolist():
+            here = batch.present.get(name)
+            if here is not None:
+                lacking = ~here if self.room.needs_vector else ~here & ~may_lack
+                for row in np.flatnonzero(lacking).tolist():
                     misfits[row] = f"{label} is missing, which the target refuses"
+                # rows without one are zero
+                squared = np.where(here, squared, 1.0)
             if spec is not None:
                 self._judge_zeros(array, squared, spec.metric, label, misfits)
         for name, sparse in batch.sparse.items():
             for row, each in enumerate(sparse):
                 values = None if each is None else each.values
-                self._judge_kind(row, f"sparse vector {name}", values, misfits)
+                self._judge_kind(row, f"sparse vector {name}", values, misfits, may_lack)
         for name, multi in batch.multi.items():
             label = f"multi-vector {name}"
             dim = self.vectors[name].dim if name in self.vectors else 0
             for row, rows in enumerate(multi):
-                self._judge_kind(row, label, rows, misfits)
+                self._judge_kind(row, label, rows, misfits, may_lack)
                 if rows is not None and dim and rows.shape[1] != dim:
                     misfits[row] = f"{label} has {rows.shape[1]} components, expected {dim}"
 
     def _judge_kind(
-        self, row: int, label: str, values: FloatArray | None, misfits: dict[int, str]
+        self,
+        row: int,
+        label: str,
+        values: FloatArray | None,
+        misfits: dict[int, str],
+        may_lack: BoolArray,
     ) -> None:
         """What is asked of sparse and multi-vectors alike."""
         if values is None:
-            if not self.capabilities.missing_vector:
+            if not may_lack[row]:
                 misfits[row] = f"{label} is missing, which the target refuses"
         elif not np.isfinite(values).all():
             misfits[row] = f"{label} holds NaN or infinity"

@@ -39,6 +39,7 @@ from runner.model import (
     Proposal,
     Select,
     Severity,
+    Workload,
 )
 from runner.steps.marks import is_over
 from runner.stores import open_store, store_class
@@ -359,6 +360,10 @@ class DividedTarget(Target):
                     finding = replace(finding, what=f"{name}: {finding.what}")
                 told[finding] = None
         return list(told)
+
+    def workload_findings(self, workload: Workload) -> list[Finding]:
+        """Of the work in all of them together."""
+        return self._plain.workload_findings(workload)
 
     def storage_bytes(self) -> int | None:
         """Of all of them, as far as they say; those in one file take it up together."""

@@ -287,21 +287,25 @@ def wanted_indexes(
 ) -> tuple[dict[str, Mapping[str, Any]], list[Finding]]:
     """Path within metadata → schema of the indexes that *wanted* is to get; what stands against.
 
-    What another Qdrant had comes with all its parameters; what `CollectionSpec.filterable`
-    names beside gets an index of its type.
+    They are those of `CollectionSpec.filterable`; where that is None, what another Qdrant had.
+    An index that the other one had of the same kind comes with all its parameters.
 
     Args:
         wanted: The wanted collection.
         key: The plan's key that findings belong to.
     """
-    indexes = dict(wanted.extra.get("payload_indexes") or {})
-    there, unsaid = {field_of(path) for path in indexes}, []
-    for field, kind in (wanted.filterable or {}).items():
-        if field in there:
-            continue
-        path = path_of(field)
+    carried = wanted.extra.get("payload_indexes") or {}
+    if wanted.filterable is None:
+        return dict(carried), []
+    paths = {field_of(path): path for path in carried}
+    indexes: dict[str, Mapping[str, Any]] = {}
+    unsaid = []
+    for field, kind in wanted.filterable.items():
+        path = paths.get(field) or path_of(field)
         if path is None:
             unsaid.append(field)
+        elif path in carried and _KINDS.get(carried[path]["type"]) is kind:
+            indexes[path] = carried[path]
         else:
             indexes[path] = {"type": kind.value}
     if not unsaid:

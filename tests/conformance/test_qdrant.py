@@ -184,34 +184,44 @@ class QdrantConformance(StoreConformance):
             target.finish(replace(target.describe(), filterable=wanted))
             assert target.describe().filterable == wanted
 
-    def test_what_another_qdrant_had_wins_over_what_is_wanted(self, place):
+    def test_what_another_qdrant_had_comes_with_its_parameters(self, place):
         carried = {
             "year": {"type": "integer", "lookup": False, "range": True},
-            "person.name": {"type": "keyword"},
+            "person.name": {"type": "keyword", "is_tenant": True},
+            "team": {"type": "keyword"},
+            "state": {"type": "keyword"},
         }
         text = {"type": "text", "tokenizer": "whitespace", "lowercase": True}
-        wanted = {"year": FilterKind.FLOAT, "title": FilterKind.KEYWORD}
+        wanted = {
+            "person.name": FilterKind.KEYWORD,
+            "state": FilterKind.TEXT,
+            "title": FilterKind.KEYWORD,
+            "year": FilterKind.INTEGER,
+        }
         extra = {"payload_indexes": carried, "document_index": text}
         with place.open(document_field="body of it") as target:
             spec = replace(self.spec(Metric.DOT), filterable=wanted, extra=extra)
             target.create(target.propose(spec, 1, 1).spec)
             found = target.describe()
-            assert found.filterable == {
-                "person.name": FilterKind.KEYWORD,
-                "title": FilterKind.KEYWORD,
-                "year": FilterKind.INTEGER,
+            assert found.filterable == wanted
+            assert found.extra["payload_indexes"] == {
+                "person.name": carried["person.name"],
+                "state": {"type": "text"},
+                "title": {"type": "keyword"},
+                "year": carried["year"],
             }
-            assert found.extra["payload_indexes"] == {**carried, "title": {"type": "keyword"}}
             assert found.extra["document_index"].items() >= text.items()
         with place.open(document_field="other") as target:
             paths = target.describe().extra["payload_indexes"]
-            assert paths.keys() == {*carried, "title", '"body of it"'}
+            assert paths.keys() == {*wanted, '"body of it"'}
         with place.open(metadata_key="person") as target:
             assert "name" in target.describe().filterable
         with place.open(document_field="body of it") as target:
             alone = replace(self.spec(Metric.DOT), extra=extra)
             assert target.propose(alone, 1, 1).spec.filterable == {
                 "person.name": FilterKind.KEYWORD,
+                "state": FilterKind.KEYWORD,
+                "team": FilterKind.KEYWORD,
                 "year": FilterKind.INTEGER,
             }
 

@@ -163,10 +163,15 @@ def vectorizers(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 class State:
-    """What the server holds."""
+    """What the server holds.
+
+    Attributes:
+        headers: Those of all requests, by either protocol.
+    """
 
     def __init__(self, api_key: str | None) -> None:
         self.api_key = api_key
+        self.headers: list[Mapping[str, Any]] = []
         self.classes: dict[str, Class] = {}
         self.lock = threading.RLock()
 
@@ -418,6 +423,7 @@ def call(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
     def serve(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
         headers = dict(context.invocation_metadata())
         state: State = self.state
+        state.headers.append(headers)
         if state.api_key and headers.get("authorization") != f"Bearer {state.api_key}":
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "unauthorized: invalid api key")
         try:
@@ -617,6 +623,7 @@ class Rest(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         raw = self.rfile.read(int(self.headers.get("content-length") or 0))
         key = self.state.api_key
+        self.state.headers.append({name.lower(): each for name, each in self.headers.items()})
         parts = urlsplit(self.path)
         path = [unquote(each) for each in parts.path.strip("/").split("/")]
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}

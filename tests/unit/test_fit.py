@@ -281,3 +281,18 @@ def test_sparse_and_multi_vectors_are_judged_as_dense_ones_are():
     ]
     lax = Fitting(replace(OPEN, missing_vector=True), {"": VectorSpec(2)}).fit(found)
     assert [each.reason for each in lax.misfits] == ["sparse vector s holds NaN or infinity"]
+
+
+def test_a_vector_may_be_missing_beside_another_one():
+    here = np.array([True, False, False])
+    found = batch({}, {}, {}).with_(
+        present={"": here},
+        sparse={"s": [None, SparseVector(np.array([1], np.uint32), np.ones(1, np.float32)), None]},
+    )
+    found.vectors[""][~here] = 0
+    can = replace(OPEN, missing_beside=True, zero_vector=False, zero_vector_ever=False)
+    vectors = {"": VectorSpec(2), "s": VectorSpec(0, kind=VectorKind.SPARSE)}
+    fitted = Fitting(can, vectors).fit(found)
+    assert fitted.batch.ids == ["id-0", "id-1"]
+    strict = Fitting(replace(can, missing_beside=False), vectors).fit(found)
+    assert strict.batch.ids == []

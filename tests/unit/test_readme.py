@@ -52,10 +52,6 @@ def test_the_extras_are_those_that_can_be_installed() -> None:
     assert found == {"all"} | project["optional-dependencies"].keys() & set(store_names())
 
 
-def test_the_plans_that_ship_are_counted_right() -> None:
-    assert f"{len(list((ROOT / 'plans').glob('*.yaml')))} commented plans" in README
-
-
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))
 def test_every_link_leads_somewhere(path: str) -> None:
     assert (ROOT / path).exists()

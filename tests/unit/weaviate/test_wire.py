@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 import httpx
@@ -24,6 +26,9 @@ from runner.model import (
 from runner.stores.base import Access, Connection, Location
 from runner.stores.weaviate import WeaviateStore
 from runner.stores.weaviate_wire import Address
+from tests.servers.fault_proxy import FaultProxy
+from tests.servers.http_proxy import HttpProxy
+from tests.servers.tls import Authority, TlsProxy
 from tests.servers.weaviate_double import WeaviateDouble
 from tests.unit.weaviate.places import UUIDS, batch, ids_of, made, opened
 
@@ -198,3 +203,155 @@ def test_settings_that_grpc_cannot_keep_are_refused(tmp_path: Path) -> None:
     for connection in (Connection(insecure=True), Connection(proxy="https://p:1")):
         with pytest.raises(PlanError):
             opened(where, tmp_path, connection=connection)
+
+
+# Connections
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "ca")
+
+
+def ends(options: dict[str, Any]) -> tuple[tuple[str, int], tuple[str, int]]:
+    """Host and port of both protocols."""
+    parts = urlsplit(options["url"])
+    assert parts.hostname is not None
+    assert parts.port is not None
+    return (parts.hostname, parts.port), (parts.hostname, options["grpc_port"])
+
+
+@pytest.fixture
+def secured(options: dict[str, Any], authority: Authority) -> Iterator[dict[str, Any]]:
+    """The same server behind TLS, which asks for a client's certificate."""
+    rest, grpc_ = ends(options)
+    pair = authority.server("127.0.0.1")
+    more = {"client_ca": authority.ca_file}
+    with (
+        TlsProxy(rest, pair, alpn=["http/1.1"], **more) as front,  # type: ignore[arg-type]
+        TlsProxy(grpc_, pair, alpn=["h2"], **more) as back,  # type: ignore[arg-type]
+    ):
+        yield {**options, "url": f"https://{front.address}", "grpc_port": back.port}
+
+
+def test_tls_with_a_private_authority_works_with_it_and_fails_clearly_without(
+    secured: dict[str, Any], authority: Authority, tmp_path: Path
+) -> None:
+    mine, stranger = authority.client(), Authority(tmp_path / "other", "another authority")
+    files = {"cert_file": mine.cert, "key_file": mine.key}
+    right = Connection(timeout_s=20, ca_file=authority.ca_file, **files)
+    with made(secured, tmp_path, connection=right) as store:
+        store.write(batch(20))
+        assert (store.count(), ids_of(store)) == (20, sorted(UUIDS[:20]))
+        assert store.findings() == []
+        store.drop()
+    for wrong in (
+        Connection(timeout_s=20),
+        Connection(timeout_s=20, ca_file=stranger.ca_file, **files),
+        Connection(timeout_s=20, ca_file=authority.ca_file),
+    ):
+        with opened(secured, tmp_path, connection=wrong) as store:
+            for ask in (store.describe, lambda: store._wire.count("Docs", "")):
+                with pytest.raises(StoreError, match="no trusted TLS connection") as caught:
+                    ask()
+                assert not isinstance(caught.value, TransientStoreError)
+                assert "target.connection.ca_file" in caught.value.hint
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["ends", "is reset"])
+@pytest.mark.parametrize("which", ["rest", "grpc"])
+def test_a_tls_connection_that_breaks_may_pass(
+    secured: dict[str, Any], authority: Authority, tmp_path: Path, which: str, reset: bool
+) -> None:
+    mine = authority.client()
+    right = Connection(
+        timeout_s=20, ca_file=authority.ca_file, cert_file=mine.cert, key_file=mine.key
+    )
+    rest, grpc_ = ends(secured)
+    with FaultProxy(rest if which == "rest" else grpc_, reset=reset) as proxy:
+        proxy.cut_after(100, answers=True, times=10**9)
+        way = {"url": f"https://{proxy.address}"} if which == "rest" else {"grpc_port": proxy.port}
+        with (
+            opened({**secured, **way}, tmp_path, connection=right) as store,
+            pytest.raises(TransientStoreError),
+        ):
+            store.describe() if which == "rest" else store._wire.count("Docs", "")
+        proxy.heal()
+
+
+@pytest.mark.parametrize("which", ["rest", "grpc"])
+def test_a_server_that_no_longer_answers_is_given_up(
+    options: dict[str, Any], tmp_path: Path, which: str
+) -> None:
+    rest, grpc_ = ends(options)
+    with made(options, tmp_path) as store:
+        store.write(batch(3))
+    with FaultProxy(rest if which == "rest" else grpc_, "127.0.0.87") as stalling:
+        url = f"http://{stalling.address}" if which == "rest" else options["url"]
+        host = stalling.address if which == "grpc" else "{}:{}".format(*grpc_)
+        connection = Connection(timeout_s=1, grpc_host=host)
+        with opened(options, tmp_path, url=url, connection=connection) as store:
+
+            def ask() -> object:
+                return store.read_mark() if which == "rest" else store.count()
+
+            before = ask()
+            stalling.stall()
+            with pytest.raises(TransientStoreError):
+                ask()
+            stalling.go_on()
+            assert ask() == before
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_a_proxy_is_used_only_where_the_plan_names_it(
+    options: dict[str, Any],
+    secured: dict[str, Any],
+    authority: Authority,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    secure: bool,
+) -> None:
+    where = secured if secure else options
+    mine = authority.client()
+    with HttpProxy("127.0.0.88") as proxy, HttpProxy("127.0.0.88") as elsewhere:
+        for name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"):
+            monkeypatch.setenv(name, f"http://{elsewhere.address}")
+        for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+            monkeypatch.delenv(name, raising=False)
+
+        def look(url: str | None) -> None:
+            connection = Connection(timeout_s=20, proxy=url)
+            if secure:
+                connection = replace(
+                    connection,
+                    ca_file=authority.ca_file,
+                    cert_file=mine.cert,
+                    key_file=mine.key,
+                )
+            with made(where, tmp_path, connection=connection) as store:
+                store.write(batch(3))
+                assert store.count() == 3
+                store.drop()
+
+        look(None)
+        assert proxy.asked == []
+        look(f"http://user:word@{proxy.address}")
+        assert elsewhere.asked == []
+    ports = {f"{host}:{port}" for host, port in ends(where)}
+    assert {each for each in ports for first, _ in proxy.asked if each in first} == ports
+    assert all(headers["proxy-authorization"] == "Basic dXNlcjp3b3Jk" for _, headers in proxy.asked)
+
+
+def test_headers_of_the_plan_come_with_every_request(
+    double: WeaviateDouble, tmp_path: Path
+) -> None:
+    where = {"url": double.url, "grpc_port": double.grpc_port, "collection": "Headed"}
+    double.state.headers.clear()
+    connection = Connection(headers={"X-Team": "search"})
+    with made(where, tmp_path, connection=connection) as store:
+        store.write(batch(3))
+        list(store.scan_ids())
+        store.drop()
+    assert len(double.state.headers) > 3
+    assert all(each["x-team"] == "search" for each in double.state.headers)
