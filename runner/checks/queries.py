@@ -198,7 +198,7 @@ def _judge(ends: Ends, check: QueryCheck, judged: _Judged) -> CheckResult:
         verdict=Verdict.PASSED if passed else Verdict.FAILED,
         summary=(
             f"recall@{check.k}  {source_words} · target {recall_target.mean():.3f} · "
-            f"overlap {overlap.mean():.3f}"
+            f"overlap {overlap.mean():.3f}{_why_others(ends, judged)}"
         ),
         coverage=f"{len(queries):,} queries",
         threshold=_gate(check),
@@ -314,17 +314,25 @@ def _find_truths(ends: Ends, judged: Sequence[_Judged], k: int) -> None:
             neighbours.feed(batch.namespace, batch.ids, batch)
     for each, found in zip(judged, exact, strict=True):
         each.truth = found.result()
-    spaces = ends.preparation.namespaces
-    # else one namespace there holds the records of several here, or the other way round
-    alike = spaces.field is None and not spaces.restore and not ends.held_before
     others = []
     for each in judged:
-        if alike and each.here is each.there:
+        if not _why_others(ends, each):
             names = _translation(ends, each.queries, each.truth.all_ids())
             each.in_target = each.truth.translated(names)
         else:
             others.append(each)
     _find_truths_of_target(ends, others, k)
+
+
+def _why_others(ends: Ends, judged: _Judged) -> str:
+    """Why the target's true neighbours are others than the source's; empty where they are not."""
+    spaces = ends.preparation.namespaces
+    if spaces.field is not None or spaces.restore:
+        # one namespace there holds the records of several here, or the other way round
+        return " (namespaces are divided anew)"
+    if ends.held_before:
+        return " (among the records that were there before)"
+    return "" if judged.here is judged.there else " (by another metric)"
 
 
 def _own_on_target(ends: Ends, queries: _Queries) -> list[Id | None]:

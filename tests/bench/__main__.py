@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +33,7 @@ from tests.bench import memory, pipes
 from tests.servers import outside, postgres
 
 DIM = 384
-STORES = ["chroma", "pgvector", "faiss", "qdrant", "pinecone", "files"]
+STORES = ["chroma", "pgvector", "faiss", "qdrant", "pinecone", "weaviate", "files"]
 INDEX = {"pgvector": "none", "faiss": "flat"}
 """Building a graph would be most of the time, and is the library's own."""
 FEW = {"chroma": 20_000}
@@ -124,6 +125,7 @@ class Servers:
     dsn: str
     qdrant: outside.QdrantAddress
     pinecone: outside.PineconeAddress
+    weaviate: dict[str, Any]
 
 
 class Bench:
@@ -134,6 +136,7 @@ class Bench:
         self.dsn = servers.dsn
         self.qdrant = servers.qdrant
         self.pinecone = servers.pinecone
+        self.weaviate = servers.weaviate
         self.records = records
         self._fresh = 0
 
@@ -161,6 +164,8 @@ class Bench:
                     "index": name.replace("_", "-"),
                     "requests_per_s": 100_000,  # what the client can do, not what one may ask
                 }
+            case "weaviate":
+                options = {**self.weaviate, "collection": name.capitalize()}
             case _:
                 options = {"path": str(self.folder / f"{name}.parquet")}
         if side == "target" and store in INDEX:
@@ -264,7 +269,7 @@ class Bench:
 
         piped = [self._onto(target, place, threads(1)), self._onto(target, place, threads(2))]
         # a process forked beside the threads of gRPC, Chroma or Pinecone's calls would hang
-        if not {"chroma", "qdrant", "pinecone"} & {place.store, target}:
+        if not {"chroma", "qdrant", "pinecone", "weaviate"} & {place.store, target}:
             piped.append(
                 self._onto(
                     target,
@@ -317,8 +322,9 @@ def _servers() -> Iterator[Servers]:
         postgres.shared().database() as dsn,
         outside.qdrant() as qdrant,
         outside.pinecone("127.0.0.77") as pinecone,
+        outside.weaviate() as weaviate,
     ):
-        yield Servers(dsn, qdrant, pinecone)
+        yield Servers(dsn, qdrant, pinecone, weaviate)
 
 
 def _print(row: Row) -> None:

@@ -100,6 +100,7 @@ def test_a_changed_metric_must_be_asked_for_and_then_each_store_is_judged_by_its
     (check,) = queries_of(result)
     assert check.evidence["recall_target_mean"] >= 0.95
     assert check.evidence["overlap_mean"] < 0.9
+    assert check.summary.endswith("(by another metric)")
     assert check.evidence["score_difference"] is None
 
 
