@@ -17,7 +17,7 @@ are cut by id.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
@@ -140,6 +140,14 @@ class WeaviateStore(Target):
         address = Address.of(location)
         collection = cls.endpoint(location).collection
         return Whereabouts((f"{host_of(address.host)}:{address.port}{address.prefix}", collection))
+
+    def touched(self) -> dict[str, str]:
+        """The tenants that were activated, with the state they had."""
+        return self._tenants.woken
+
+    def take_over(self, touched: Mapping[str, str]) -> None:
+        """Put back those tenants as well that an earlier process activated."""
+        self._tenants.take_over(touched)
 
     def close(self) -> None:
         """Put back the tenants that were activated, and end all connections."""

@@ -20,9 +20,7 @@ from runner.errors import (
     StoreError,
     TransientStoreError,
 )
-from runner.model import (
-    Select,
-)
+from runner.model import Select
 from runner.stores.base import Access, Connection, Location
 from runner.stores.weaviate import WeaviateStore
 from runner.stores.weaviate_wire import Address
