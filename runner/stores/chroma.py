@@ -685,6 +685,7 @@ class ChromaCloudStore(ChromaServerStore):
     capabilities = replace(
         ChromaServerStore.capabilities,
         ids=IdRule(empty=False, max_bytes=128),
+        keys=replace(_CAPABILITIES.keys, max_bytes=36),
         max_batch_records=300,
     )
     index_type = "spann"

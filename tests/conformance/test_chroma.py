@@ -1,4 +1,7 @@
-"""Chroma keeps the suite's properties, in this process and as a server."""
+"""Chroma keeps the suite's properties: in this process, as a server, and as Chroma Cloud.
+
+The last by a double of our own, for want of a key.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.stores.chroma import ChromaStore
+from runner.stores.chroma import ChromaCloudStore, ChromaStore
 from runner.testing import Place, StoreConformance
 from tests.servers import chroma
+from tests.servers.chroma_cloud_double import API_KEY, DATABASE, TENANT, Cloud
 
 
 class TestEmbeddedChroma(StoreConformance):
@@ -37,3 +41,24 @@ class TestChromaServer(StoreConformance):
         for each in (name, f"{name}_new", f"{name}_old"):
             with place.open(collection=each) as left:
                 left.drop()
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[Cloud]:
+    cloud = Cloud("127.0.0.75")
+    yield cloud
+    cloud.stop()
+
+
+class TestChromaCloudDouble(StoreConformance):
+    store = ChromaCloudStore
+    examples = 10
+
+    @pytest.fixture
+    def place(self, tmp_path: Path, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Place:
+        monkeypatch.setattr("runner.stores.chroma_http._CLOUD", cloud.host)
+        options = {
+            "url": cloud.url, "tenant": TENANT, "database": DATABASE, "api_key": API_KEY,
+            "collection": f"test-{uuid.uuid4().hex}",
+        }  # fmt: skip
+        return Place(ChromaCloudStore, options, tmp_path)
