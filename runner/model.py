@@ -612,6 +612,7 @@ class Room:
         ids: Which ids; None for those that the store can hold.
         documents, metadata: ``kept``; ``altered``: there is no place for them, and the plan
             says so, so that they are left out; ``refused``: there is no place for them.
+        fields: Metadata fields that have a place of their own, whatever *metadata* says.
         max_document_chars: Longest document in characters; None for no limit.
         needs_document, needs_vector: Whether every record must have one.
     """
@@ -619,6 +620,7 @@ class Room:
     ids: IdRule | None = None
     documents: Outcome = Outcome.KEPT
     metadata: Outcome = Outcome.KEPT
+    fields: tuple[str, ...] = ()
     max_document_chars: int | None = None
     needs_document: bool = False
     needs_vector: bool = False
@@ -663,6 +665,11 @@ class Capabilities:
         max_metadata_bytes: Largest metadata object as JSON, in bytes; None for no limit.  A
             document that is a metadata key counts.
         max_dim: Most components of a dense vector.
+        max_sparse_dim: A sparse vector's indices are below it, and below the dimension that its
+            collection declares; None for any index, whatever is declared.
+        max_sparse_components: Most components of a sparse vector that are there; None for no
+            limit.
+        sparse_zeros: Whether one of those may be 0.
         metrics: Metric → how a vector comes back under it; a missing metric is not offered.
         tolerance: Largest absolute error of a component, for vectors of length 1, where the
             fidelity is not exact.
@@ -697,6 +704,9 @@ class Capabilities:
     nul_text: bool = True
     max_metadata_bytes: int | None = None
     max_dim: int = 65_535
+    max_sparse_dim: int | None = None
+    max_sparse_components: int | None = None
+    sparse_zeros: bool = True
     tolerance: float = 0.0
     zero_vector: bool = True
     zero_vector_ever: bool = True

@@ -85,12 +85,15 @@ class Location:
             except ``store`` and ``connection``.  Holds secrets in clear: never print it.
         connection: How to reach it.
         side: ``source`` or ``target``: for messages.
+        touch: Whether what the plan asks to be done to this place so that it can be read, and to
+            be undone at the end, may be done now: in a run that was allowed to, not before.
     """
 
     store: str
     options: Mapping[str, Any] = field(repr=False)
     connection: Connection = Connection()
     side: str = "source"
+    touch: bool = False
 
 
 # Each is refused on a store that was opened for reading; see Store.__init_subclass__.

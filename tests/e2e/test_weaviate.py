@@ -13,6 +13,7 @@ from runner.model import Batch, CollectionSpec, FilterKind, Metadata, VectorSpec
 from runner.results import RunResult, Verdict
 from runner.stores.base import Access
 from runner.stores.weaviate import WeaviateStore
+from runner.stores.weaviate_wire import Wire
 from tests.e2e.places import DIM, Places, records
 
 COUNT = 30
@@ -158,7 +159,7 @@ def test_tenants_are_added_to_those_of_a_collection_that_is_there(served: Places
 
 
 def test_inactive_tenants_are_refused_or_activated_by_permission_and_put_back(
-    served: Places,
+    served: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent = fill(served, "TenantsAsleep", tenants("acme", "globex"))
     sleep(served, sent, "globex")
@@ -170,7 +171,17 @@ def test_inactive_tenants_are_refused_or_activated_by_permission_and_put_back(
     with pytest.raises(HazardError, match="activate-tenants"):
         load_plan(served.plan(waking, there)).run()
     assert states(served, sent) == {"acme": "ACTIVE", "globex": "INACTIVE"}
+    woken: list[Any] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(Wire, "set_tenants", lambda *given: woken.append(given))
+        plan = load_plan(served.plan(waking, there, "dry", allow=["activate-tenants"]))
+        assert plan.dry_run().source.records == COUNT
+        assert plan.inspect().exit_code == 0
+        with pytest.raises(HazardError):
+            load_plan(served.plan(waking, there)).run()
+    assert woken == []
     result = move(served, waking, there, allow=["activate-tenants"])
+    assert load_plan(served.folder / "weaviate-weaviate.yaml").verify().verdict is Verdict.PASSED
     assert result.records == 2 * COUNT + 1
     assert states(served, sent) == {"acme": "ACTIVE", "globex": "INACTIVE"}
 
