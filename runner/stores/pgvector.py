@@ -443,7 +443,7 @@ class PgvectorStore(Target):
         names = self._names()
         held = {k: v for k, v in wanted.vectors.items() if v.kind is not VectorKind.MULTI}
         columns = self._new_columns(held)
-        all_names = [self._table_name, *names.values(), *columns.values(), *fields]
+        all_names = [self._table_name, *names.values(), self._serial, *columns.values(), *fields]
         findings += name_findings(
             [each for each in all_names if isinstance(each, str)], self.location
         )
@@ -517,6 +517,8 @@ class PgvectorStore(Target):
             place = extension_schema(session)
             key = "bigint" if spec.id_kind == "integer" else 'text COLLATE "C"'
             columns = [f"{quote_ident(str(names['id']), session)} {key} PRIMARY KEY"]
+            if self._serial:
+                columns.append(f"{quote_ident(self._serial, session)} bigserial UNIQUE")
             if names["document"]:
                 columns.append(f"{quote_ident(names['document'], session)} text")
             if names["metadata"]:
@@ -719,6 +721,11 @@ class PgvectorStore(Target):
         given = self._options.get("columns") or {}
         return {each: given.get(each, usual) for each, usual in DEFAULT_NAMES.items()}
 
+    @property
+    def _serial(self) -> str | None:
+        """A column of a table that we create which the database numbers, for others to read."""
+        return (self._options.get("columns") or {}).get("serial")
+
     def _new_columns(self, vectors: Mapping[str, VectorSpec]) -> dict[str, str]:
         """Vector → its column, in a table that we create.
 
@@ -791,7 +798,7 @@ class PgvectorStore(Target):
     ) -> list[Finding]:
         """Names that two columns would share, that nothing comes for, or that none can have."""
         given = self._options.get("columns") or {}
-        used = [*filter(None, names.values()), *columns.values(), *fields]
+        used = [*filter(None, [*names.values(), self._serial]), *columns.values(), *fields]
         found = [
             Finding(
                 f"two columns would be called {name!r}",
@@ -960,6 +967,7 @@ class PgvectorStore(Target):
         names = spec.extra["columns"]
         columns = [
             f"{names['id']} {'bigint' if spec.id_kind == 'integer' else 'text'} primary key",
+            *([f"{self._serial} bigserial"] if self._serial else []),
             *([f"{names['document']} text"] if names["document"] else []),
             *([f"{names['metadata']} jsonb"] if names["metadata"] else []),
             *(f"{names['vectors'][name]} {_sql_type(each)}" for name, each in spec.vectors.items()),
