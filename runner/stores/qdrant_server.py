@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -68,7 +68,7 @@ _MARK = "vector-migration-runner"
 _MARK_ALIAS = "vector-migration-runner--"
 _QUERIES_AT_ONCE = 64
 _DELETED_AT_ONCE = 10_000
-_SHARD_POLL_S = 0.05
+_CLUSTER_POLL_S = 0.05
 _CARRIED_PARAMS = (
     "shard_number", "sharding_method", "replication_factor", "write_consistency_factor",
     "on_disk_payload",
@@ -222,6 +222,8 @@ class QdrantServer(QdrantStore):
                 settings[key] = extra[name]
         self._wire.create(self._collection, settings)
         self._known = self._real = None
+        # the next request may reach a node that has not heard of it
+        self._until(lambda: self._look() is not None, "it was made, and is not to be seen yet")
         for shard in extra.get("shard_keys") or ():
             self._add_shard_key(shard)
         # Before there are points: they then shape the vector index, too.
@@ -419,14 +421,25 @@ class QdrantServer(QdrantStore):
             TransientStoreError: They are not ready after the time of a request.
         """
         self._wire.add_shard_key(self._at, shard)
+        self._until(
+            lambda: bool(self._wire.shard_keys(self._at).get(shard)),
+            f"the shards of key {shard!r} are not active yet",
+        )
+
+    def _until(self, reached: Callable[[], bool], otherwise: str) -> None:
+        """Wait for the nodes of a cluster to agree, at most for the time of a request.
+
+        Raises:
+            TransientStoreError: *otherwise*: how it still is.
+        """
         give_up = time.monotonic() + self._address.connection.timeout_s
-        while not self._wire.shard_keys(self._at).get(shard):
+        while not reached():
             if time.monotonic() > give_up:
                 raise TransientStoreError(
-                    f"{self._place}: the shards of key {shard!r} are not active yet",
+                    f"{self._place}: {otherwise}",
                     "look at the cluster's state; going on later is fine",
                 )
-            time.sleep(_SHARD_POLL_S)
+            time.sleep(_CLUSTER_POLL_S)
 
     def _carry_findings(self, wanted: CollectionSpec) -> list[Finding]:
         key, version, found = f"{self.location.side}.collection", self._wire.version(), []
@@ -438,6 +451,10 @@ class QdrantServer(QdrantStore):
         if VectorKind.MULTI in kinds and version < (1, 10):
             what = f"the server is {_shown(version)}; multi-vectors came with 1.10"
             found.append(Finding(what, "upgrade it, or leave them out: `source.vectors`", key=key))
+        if wanted.extra.get("metadata") and version < (1, 16):
+            what = f"the server is {_shown(version)}; the metadata of the source's collection stay "
+            what += "behind, for collections have none before 1.16"
+            found.append(Finding(what, "upgrade it", Severity.NOTE, key))
         sparse = wanted.extra.get("sparse_vectors") or {}
         if version < (1, 10) and any(each.get("modifier") for each in sparse.values()):
             what = f"the server is {_shown(version)}; the modifier idf, which the source's sparse "

@@ -237,6 +237,7 @@ class State:
 
     Attributes:
         version: What it acts like.
+        looks_until_seen: How many looks at a collection do not find it, as on another node.
         looks_until_active: How many looks at the cluster show a new shard key initialising.
         distributed: Whether it can have shard keys.
         throttle: How many of the next requests are refused, and with which Retry-After.
@@ -248,7 +249,7 @@ class State:
     def __init__(self, api_key: str | None = None, version: str = NEWEST) -> None:
         self.api_key = api_key
         self.version = version
-        self.looks_until_active = 0
+        self.looks_until_active = self.looks_until_seen = 0
         self.throttle = 0
         self.retry_after: str | None = "7"
         self.looks_until_indexed = 0
@@ -380,6 +381,9 @@ class State:
 
     def info(self, name: str) -> dict[str, Any]:
         found = self.get(name)
+        if self.looks_until_seen:
+            self.looks_until_seen -= 1
+            raise MissingError(f"Not found: Collection `{name}` doesn't exist!")
         indexed = found.indexed()
         if found.looks_until_indexed:
             found.looks_until_indexed -= 1

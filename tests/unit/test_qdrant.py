@@ -897,6 +897,19 @@ def test_shard_keys_are_namespaces(double, tmp_path, transport):
 
 
 @BOTH
+def test_a_node_that_has_not_heard_of_a_new_collection_is_waited_for(double, tmp_path, transport):
+    connection = Connection(grpc_host=double.grpc_host, timeout_s=0.5)
+    with opened(double, tmp_path, transport=transport, connection=connection) as target:
+        double.state.looks_until_seen = 3
+        target.create(SPEC)
+        assert double.state.looks_until_seen == 0
+        target.drop()
+        double.state.looks_until_seen = 10**9
+        with pytest.raises(TransientStoreError, match="it was made, and is not to be seen yet"):
+            target.create(SPEC)
+
+
+@BOTH
 def test_shards_that_never_take_points_are_given_up(double, tmp_path, transport):
     state = double.state
     state.make("docs", {"vectors": {"size": 8, "distance": "Dot"}, "sharding_method": "custom"})
@@ -987,9 +1000,10 @@ def test_old_servers_are_spoken_to_as_they_understand(tmp_path, transport, versi
         wanted = CollectionSpec(
             "docs",
             {"m": VectorSpec(3, kind=VectorKind.MULTI), "s": specs["s"]},
-            extra={"sparse_vectors": {"s": {"modifier": "idf"}}},
+            extra={"sparse_vectors": {"s": {"modifier": "idf"}}, "metadata": {"a": 1}},
         )
-        multi, idf = target.propose(wanted, 1, 1).findings
+        multi, metadata, idf = target.propose(wanted, 1, 1).findings
+        assert "the metadata of the source's collection stay behind" in metadata.what
         assert multi.what == "the server is 1.9; multi-vectors came with 1.10"
         assert (multi.severity, idf.severity) == (Severity.PROBLEM, Severity.WARNING)
 
