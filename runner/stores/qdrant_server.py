@@ -236,8 +236,8 @@ class QdrantServer(QdrantStore):
         there = {field_of(path) for path in schema}
         for path, each in wanted.items():
             if field_of(path) not in there:
-                if each["type"] == "uuid" and self._wire.version() < (1, 11):
-                    each = {"type": "keyword"}
+                if self._wire.version() < (1, 11):
+                    each = _former_index(each)
                 self._wire.index_field(self._at, path, each)
 
     def can_swap(self) -> bool:
@@ -597,6 +597,12 @@ def _parts(points: Sequence[bytes], most_bytes: int, most: int) -> Iterator[list
         size += len(point) + 1
     if group:
         yield group
+
+
+def _former_index(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A payload index as servers before 1.11 know it: without UUIDs and most parameters."""
+    kind = "keyword" if schema["type"] == "uuid" else schema["type"]
+    return schema if kind in ("text", "integer") else {"type": kind}
 
 
 def _shown(version: Version) -> str:

@@ -414,6 +414,8 @@ class State:
             raise BadRequestError(f"Format error in JSON body: {error}") from error
         if kind is rest.PayloadSchemaType.UUID and not self.since(11):
             raise BadRequestError("Format error in JSON body: unknown variant `uuid`")
+        if len(wanted) > 1 and not self.since(11) and wanted["type"] not in ("text", "integer"):
+            raise BadRequestError("Format error: no variant of untagged enum PayloadFieldSchema")
         keys_of(field_name)
         found.within("max_payload_index_count", len({*found.indexes, field_name}))
         found.indexes[field_name] = wanted
