@@ -113,6 +113,7 @@ class Filters(StrEnum):
 
     DECLARED = "declared"  # those that are asked for
     ALWAYS = "always"  # every field that it can filter by
+    ADJUSTABLE = "adjustable"  # all of them, but where some are asked for only those
     NONE = "none"
 
 
@@ -611,6 +612,7 @@ class Room:
         ids: Which ids; None for those that the store can hold.
         documents, metadata: ``kept``; ``altered``: there is no place for them, and the plan
             says so, so that they are left out; ``refused``: there is no place for them.
+        fields: Metadata fields that have a place of their own, whatever *metadata* says.
         max_document_chars: Longest document in characters; None for no limit.
         needs_document, needs_vector: Whether every record must have one.
     """
@@ -618,6 +620,7 @@ class Room:
     ids: IdRule | None = None
     documents: Outcome = Outcome.KEPT
     metadata: Outcome = Outcome.KEPT
+    fields: tuple[str, ...] = ()
     max_document_chars: int | None = None
     needs_document: bool = False
     needs_vector: bool = False
@@ -662,6 +665,11 @@ class Capabilities:
         max_metadata_bytes: Largest metadata object as JSON, in bytes; None for no limit.  A
             document that is a metadata key counts.
         max_dim: Most components of a dense vector.
+        max_sparse_dim: A sparse vector's indices are below it, and below the dimension that its
+            collection declares; None for any index, whatever is declared.
+        max_sparse_components: Most components of a sparse vector that are there; None for no
+            limit.
+        sparse_zeros: Whether one of those may be 0.
         metrics: Metric → how a vector comes back under it; a missing metric is not offered.
         tolerance: Largest absolute error of a component, for vectors of length 1, where the
             fidelity is not exact.
@@ -670,6 +678,7 @@ class Capabilities:
         lengths: Metric → shortest and longest vector, but for the zero vector, that comes back;
             a metric that is missing here has no limits.
         missing_vector: Whether a record may lack its vector.
+        missing_beside: Whether it may lack one of them if it has another.
         documents: Whether a document has a place of its own; else it is a metadata key.
         namespaces: Whether collections are divided into namespaces or tenants.
         named_vectors: Whether a collection has any number of vectors, each with a name; else
@@ -695,11 +704,15 @@ class Capabilities:
     nul_text: bool = True
     max_metadata_bytes: int | None = None
     max_dim: int = 65_535
+    max_sparse_dim: int | None = None
+    max_sparse_components: int | None = None
+    sparse_zeros: bool = True
     tolerance: float = 0.0
     zero_vector: bool = True
     zero_vector_ever: bool = True
     lengths: Mapping[Metric, tuple[float, float]] = field(default_factory=dict)
     missing_vector: bool = False
+    missing_beside: bool = False
     documents: bool = True
     namespaces: bool = False
     named_vectors: bool = False

@@ -199,7 +199,7 @@ class CheckResult:
 
     Attributes:
         name: ``count``, ``shape``, ``ids``, ``checksum``, ``metadata``, ``queries``,
-            ``dead letters``, ``audit``.
+            ``dead letters``, ``audit``; of one of several vectors ``queries: title``.
         verdict: Whether the threshold was met.
         summary: One line of evidence: ``1,512 = 1,512``.
         coverage: What was looked at: ``all compared``, ``at most 0.3 % wrong (95 %)``.
@@ -211,7 +211,8 @@ class CheckResult:
         evidence: Everything else as JSON values; for ``queries``:
             ``recall_source``, ``recall_target``, ``overlap`` (lists, one number a query),
             ``recall_source_mean``, ``recall_target_mean``, ``overlap_mean``,
-            ``lower_bound``, ``k``, ``latency_source_ms``, ``latency_target_ms`` (lists),
+            ``lower_bound``, ``k``, ``vector``, ``score_difference``,
+            ``latency_source_ms``, ``latency_target_ms`` (lists),
             ``worst`` (list of ``{"query", "found", "k"}``).
     """
 
@@ -231,10 +232,10 @@ _OF_RECORDS = {"count", "ids", "checksum", "metadata", "queries"}
 
 def verdict_of(checks: Iterable[CheckResult]) -> Verdict:
     """Failed if any check failed; skipped if none looked at the records in the target."""
-    verdicts = {each.name: each.verdict for each in checks}
-    if Verdict.FAILED in verdicts.values():
+    verdicts = [(each.name.partition(":")[0], each.verdict) for each in checks]
+    if any(verdict is Verdict.FAILED for _, verdict in verdicts):
         return Verdict.FAILED
-    looked = any(verdicts.get(name) is Verdict.PASSED for name in _OF_RECORDS)
+    looked = any(name in _OF_RECORDS and each is Verdict.PASSED for name, each in verdicts)
     return Verdict.PASSED if looked else Verdict.SKIPPED
 
 

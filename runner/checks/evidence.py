@@ -6,7 +6,6 @@ that the source holds is judged against the source itself.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as parquet
 
 from runner.checks.compare import differences
 from runner.checks.digest import (
@@ -32,16 +30,7 @@ from runner.checks.digest import (
     record_digests,
 )
 from runner.checks.quality import (
-    ExactNeighbours,
-    GroundTruth,
-    exact_scores,
     fault_rate_bound,
-    order_kept,
-    overlap_at_k,
-    paired_lower_bound,
-    rank_biased_overlap,
-    recall_at_k,
-    top1_agreement,
 )
 from runner.copy.journal import Journal
 from runner.copy.prepare import Preparation, identities
@@ -49,21 +38,17 @@ from runner.model import (
     Batch,
     BatchSize,
     CollectionSpec,
-    FloatArray,
     Id,
     IndexSpec,
     Select,
-    VectorKind,
 )
-from runner.plan.model import QueryCheck, Validation
+from runner.plan.model import Validation
 from runner.results import CheckResult, Verdict
-from runner.stores.base import Searchable, Source, Target
+from runner.stores.base import Source, Target
 from runner.words import named, plural
 
 _SHOWN = 100
 _FETCH = 1000
-_LEAST_ORDER = 0.5
-"""Below it answers are in no order at all, or in the reverse of the true one."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +158,8 @@ def _present_before(ends: Ends) -> IdSet:
     return ends.others.among(IdSet(ends.journal.present_before()))
 
 
-def _written_ids(journal: Journal) -> IdSet:
+def written_ids(journal: Journal) -> IdSet:
+    """The ids of everything that the run wrote."""
     return IdSet((namespace, ids) for namespace, ids, *_ in journal.written())
 
 
@@ -190,7 +176,7 @@ def ids_check(ends: Ends) -> CheckResult:
 
     Of a part of the source nobody can say what it should be: it is left out there.
     """
-    written = _written_ids(ends.journal)
+    written = written_ids(ends.journal)
     before = _present_before(ends)
     seen = np.zeros(len(written), dtype=np.bool_)
     arrived: Counter[str] = Counter()
@@ -498,12 +484,12 @@ def _index_differences(promised: IndexSpec | None, found: IndexSpec | None) -> l
 
 def metadata_check(ends: Ends, sample: int) -> CheckResult:
     """A sample fetched from the source, prepared anew, against what the target holds."""
-    chosen = _sample_of_source(ends, "metadata", sample)
+    chosen = sample_of_source(ends, "metadata", sample)
     compared = 0
     failures: list[str] = []
     values: list[str] = []
     wrong = 0
-    prepared = (ends.preparation.prepare(each) for each in _fetched(ends.source, chosen))
+    prepared = (ends.preparation.prepare(each) for each in fetched(ends.source, chosen))
     for expected in (batch for each in prepared for batch in each.batches):
         came = ends.target.fetch(expected.ids, namespace=expected.namespace)
         found = differences(
@@ -535,7 +521,7 @@ def metadata_check(ends: Ends, sample: int) -> CheckResult:
     )
 
 
-def _sample_of_source(ends: Ends, purpose: str, count: int) -> dict[str, list[Id]]:
+def sample_of_source(ends: Ends, purpose: str, count: int) -> dict[str, list[Id]]:
     """Namespace → source ids, the same for the same plan; spread over the whole set."""
     kept: list[tuple[str, Id]] = []
     seed = f"{ends.fingerprint}:{purpose}"
@@ -547,9 +533,9 @@ def _sample_of_source(ends: Ends, purpose: str, count: int) -> dict[str, list[Id
     if not ends.limited:
         return chosen
     # only a part of the source was copied: what was not written cannot be compared
-    written = _written_ids(ends.journal)
+    written = written_ids(ends.journal)
     copied: dict[str, list[Id]] = {}
-    for batch in _fetched(ends.source, chosen):
+    for batch in fetched(ends.source, chosen):
         pairs = ends.preparation.target_ids(batch)
         places = written.places(keys_of(identity_digests(pairs.values())))
         copied.setdefault(batch.namespace, []).extend(
@@ -558,7 +544,7 @@ def _sample_of_source(ends: Ends, purpose: str, count: int) -> dict[str, list[Id
     return copied
 
 
-def _fetched(
+def fetched(
     store: Source, chosen: Mapping[str, Sequence[Id]], select: Select = Select.ALL
 ) -> Iterator[Batch]:
     """The records that have *chosen* ids, namespace by namespace, some at a time."""
@@ -602,374 +588,6 @@ def audit_check(journal: Journal, exported: Path) -> CheckResult:
         else "",
         evidence={"lines": lines, "last_hash": journal.audit_head},
     )
-
-
-# search quality
-
-
-@dataclass
-class _Queries:
-    """What to search for.
-
-    Attributes:
-        vectors: Shape ``(q, dim)``.
-        labels: What each is called in the report.
-        own: The source id that a query was taken from, left out of its answers.
-        namespaces: Of the source, in which each is asked.
-        homes: Of the target.
-    """
-
-    vectors: FloatArray
-    labels: list[str]
-    own: list[Id | None]
-    namespaces: list[str]
-    homes: list[str]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def queries_check(ends: Ends, check: QueryCheck) -> CheckResult:
-    """Recall of both stores against exact search over the source's own vectors."""
-    names = [
-        name for name, each in ends.source_spec.vectors.items() if each.kind is VectorKind.DENSE
-    ]
-    if not names:
-        return CheckResult("queries", Verdict.SKIPPED, "the source has no dense vector")
-    name = names[0]
-    if not ends.journal.totals().records:
-        return CheckResult("queries", Verdict.SKIPPED, "nothing to compare")
-    if ends.limited:
-        return CheckResult("queries", Verdict.SKIPPED, "only a part of the source was copied")
-    queries = _load_queries(ends, check, name)
-    threshold = f"recall of the target ≥ {check.min_recall_ratio:g} of the source's"
-    if not len(queries):
-        return CheckResult("queries", Verdict.FAILED, "no query could be made", threshold=threshold)
-    if not isinstance(ends.target, Searchable) or not ends.target.capabilities.searches:
-        return CheckResult("queries", Verdict.SKIPPED, "the target cannot search")
-    truth = _ground_truth(ends, queries, check.k, name)
-    target_name = ends.preparation.vector_names.get(name, name)
-    found_target, ms_target = _search(ends.target, queries, queries.homes, check.k, target_name)
-    to_target = _translation(ends, queries, truth.all_ids())
-    own = [
-        None if each is None else row.get(each)
-        for row, each in zip(to_target, queries.own, strict=True)
-    ]
-    found_target = _without_own(found_target, own, check.k)
-    spaces = ends.preparation.namespaces
-    # else one namespace there holds the records of several here, or the other way round
-    alike = spaces.field is None and not spaces.restore
-    in_target = (
-        truth.translated(to_target)
-        if alike and not ends.held_before
-        else _truth_of_target(ends, queries, own, check.k, name)
-    )
-    recall_target = recall_at_k(
-        in_target,
-        found_target,
-        _scored(ends.target, queries.homes, ends, queries, in_target, found_target, name),
-    )
-    in_order = order_kept(in_target, found_target)
-    searches = isinstance(ends.source, Searchable) and ends.source.capabilities.searches
-    if searches:
-        assert isinstance(ends.source, Searchable)
-        spaces_asked = queries.namespaces
-        found_source, ms_source = _search(ends.source, queries, spaces_asked, check.k, name)
-        found_source = _without_own(found_source, queries.own, check.k)
-        recall_source = recall_at_k(
-            truth,
-            found_source,
-            _scored(ends.source, spaces_asked, ends, queries, truth, found_source, name),
-        )
-        to_target = _translation(ends, queries, found_source)
-        as_target = [
-            [row[each] for each in ids if each in row]
-            for row, ids in zip(to_target, found_source, strict=True)
-        ]
-    else:
-        # a source that cannot search counts as perfect
-        recall_source, ms_source = np.ones(len(queries)), []
-        as_target = in_target.ids
-    overlap = overlap_at_k(as_target, found_target, check.k)
-    bound = paired_lower_bound(
-        recall_source, recall_target, check.min_recall_ratio, seed=int(ends.fingerprint[:8], 16)
-    )
-    ordered = float(np.nanmean(in_order)) if np.isfinite(in_order).any() else 1.0
-    passed = bound >= 0 and ordered >= _LEAST_ORDER
-    worst = np.argsort(recall_target, kind="stable")[:10]
-    worst_rows = [
-        {
-            "query": queries.labels[row],
-            "found": round(float(recall_target[row]) * check.k),
-            "k": check.k,
-        }
-        for row in worst.tolist()
-        if recall_target[row] < 1
-    ]
-    failures = [f"{each['query']}: {each['found']} of {each['k']} found" for each in worst_rows]
-    if ordered < _LEAST_ORDER:
-        failures.insert(0, f"only {ordered:.0%} of neighbouring answers are in their true order")
-    source_words = f"source {recall_source.mean():.3f}" if searches else "source cannot search"
-    return CheckResult(
-        name="queries",
-        verdict=Verdict.PASSED if passed else Verdict.FAILED,
-        summary=(
-            f"recall@{check.k}  {source_words} · target {recall_target.mean():.3f} · "
-            f"overlap {overlap.mean():.3f}"
-        ),
-        coverage=f"{len(queries):,} queries",
-        threshold=threshold,
-        failures=() if passed else tuple(failures),
-        advice="" if passed else _likely_cause(ends, name, target_name),
-        evidence={
-            "k": check.k,
-            "recall_source": recall_source.tolist() if searches else [],
-            "recall_target": recall_target.tolist(),
-            "overlap": overlap.tolist(),
-            "recall_source_mean": float(recall_source.mean()),
-            "recall_target_mean": float(recall_target.mean()),
-            "overlap_mean": float(overlap.mean()),
-            "rank_biased_overlap_mean": float(
-                rank_biased_overlap(as_target, found_target, check.k).mean()
-            ),
-            "top1_agreement": float(top1_agreement(as_target, found_target).mean()),
-            "order_kept": ordered,
-            "lower_bound": float(bound),
-            "latency_source_ms": ms_source,
-            "latency_target_ms": ms_target,
-            "worst": worst_rows,
-        },
-    )
-
-
-def _load_queries(ends: Ends, check: QueryCheck, name: str) -> _Queries:
-    if check.file is not None:
-        table = parquet.read_table(check.file)
-        rows = table.column("vector").to_pylist()
-        labels = (
-            table.column("text").to_pylist()
-            if "text" in table.column_names
-            else table.column("id").to_pylist()
-            if "id" in table.column_names
-            else list(range(len(rows)))
-        )
-        asked = (
-            [each or "" for each in table.column("namespace").to_pylist()]
-            if "namespace" in table.column_names
-            else [""] * len(rows)
-        )
-        spaces = ends.preparation.namespaces
-        return _Queries(
-            np.asarray(rows, dtype=np.float32).reshape(len(rows), -1),
-            [str(each) for each in labels],
-            [None] * len(rows),
-            # a source whose records carry their namespaces has none of its own
-            [""] * len(rows) if spaces.restore else asked,
-            [spaces.on_target(each) for each in asked],
-        )
-    chosen = _sample_of_source(ends, "queries", check.sample or 0)
-    parts: list[FloatArray] = []
-    found = _Queries(np.zeros((0, 0), np.float32), [], [], [], [])
-    for namespace in sorted(chosen):
-        select = Select.VECTORS | ends.preparation.needs_for_ids
-        for batch in _fetched(ends.source, {namespace: chosen[namespace]}, select):
-            there = _with_vector(batch, name)
-            homes = ends.preparation.target_ids(batch)
-            parts.append(there.vectors[name])
-            found.labels += [f"like {named(namespace, each)}" for each in there.ids]
-            found.own += there.ids
-            found.namespaces += [namespace] * len(there)
-            found.homes += [homes.get(each, ("", each))[0] for each in there.ids]
-    if parts:
-        found.vectors = np.ascontiguousarray(np.concatenate(parts))
-    return found
-
-
-def _with_vector(batch: Batch, name: str) -> Batch:
-    """The records of *batch* that have that vector."""
-    present = batch.present.get(name)
-    return batch if present is None else batch.take(np.flatnonzero(present).tolist())
-
-
-def _ground_truth(ends: Ends, queries: _Queries, k: int, name: str) -> GroundTruth:
-    """Exact neighbours among the records of a query's namespace that were copied."""
-    exact = _Exact(ends, queries, queries.namespaces, queries.own, k, name)
-    dead = {(each.namespace, type(each.id), each.id) for each in ends.journal.dead_letters()}
-    for batch in _vectors_of(ends.source, Select.VECTORS):
-        if batch.namespace not in exact.spaces:
-            continue
-        there = _with_vector(batch, name)
-        if dead:
-            there = there.take([
-                row
-                for row, each in enumerate(there.ids)
-                if (there.namespace, type(each), each) not in dead
-            ])  # fmt: skip
-        exact.feed(there.namespace, there.ids, there.vectors[name])
-    return exact.result()
-
-
-def _truth_of_target(
-    ends: Ends, queries: _Queries, own: Sequence[Id | None], k: int, name: str
-) -> GroundTruth:
-    """Exact neighbours among what was copied and what the target held before, by target ids."""
-    exact = _Exact(ends, queries, queries.homes, own, k, name)
-    written = _written_ids(ends.journal)
-    for batch in _vectors_of(ends.source, Select.VECTORS | ends.preparation.needs_for_ids):
-        there = _with_vector(batch, name)
-        pairs = ends.preparation.target_ids(there)
-        records = [pairs.get(each) for each in there.ids]
-        known = [row for row, each in enumerate(records) if each is not None]
-        found = [each for each in records if each is not None]
-        copied = (written.places(keys_of(identity_digests(found))) >= 0).tolist()
-        rows: dict[str, list[int]] = {}
-        for (home, _), row, is_in in zip(found, known, copied, strict=True):
-            if is_in:
-                rows.setdefault(home, []).append(row)
-        for home, some in rows.items():
-            ids = [pairs[there.ids[row]][1] for row in some]
-            exact.feed(home, ids, there.vectors[name][some])
-    for batch in _vectors_of(ends.target, Select.VECTORS) if ends.held_before else ():
-        keys = keys_of(id_digests(batch.ids, batch.namespace))
-        strange = batch.take(np.flatnonzero(written.places(keys) < 0).tolist())
-        exact.feed(batch.namespace, strange.ids, next(iter(strange.vectors.values())))
-    return exact.result()
-
-
-class _Exact:
-    """Exact neighbours of queries, each within a namespace.
-
-    Args:
-        ends: What to look at.
-        queries: What to search for.
-        spaces: For each query its namespace.
-        own: For each query the id that is not to be found.
-        k: How many neighbours.
-        name: The source's vector.
-    """
-
-    def __init__(
-        self,
-        ends: Ends,
-        queries: _Queries,
-        spaces: Sequence[str],
-        own: Sequence[Id | None],
-        k: int,
-        name: str,
-    ) -> None:
-        metric = ends.source_spec.vectors[name].metric
-        rows: dict[str, list[int]] = {}
-        for row, namespace in enumerate(spaces):
-            rows.setdefault(namespace, []).append(row)
-        self.spaces = {
-            namespace: ExactNeighbours(
-                queries.vectors[some], k, metric, exclude=[own[row] for row in some]
-            )
-            for namespace, some in rows.items()
-        }
-        self._order = np.argsort([row for some in rows.values() for row in some]).tolist()
-
-    def feed(self, namespace: str, ids: Sequence[Id], vectors: FloatArray) -> None:
-        """Take in records of *namespace*, if any query asks there."""
-        if namespace in self.spaces:
-            self.spaces[namespace].feed(ids, vectors)
-
-    def result(self) -> GroundTruth:
-        """The neighbours of all queries, in their order."""
-        return GroundTruth.joined([each.result() for each in self.spaces.values()], self._order)
-
-
-def _vectors_of(store: Source, select: Select) -> Iterator[Batch]:
-    for partition in store.partitions(1):
-        for page in store.scan(partition, None, BatchSize(5000), select):
-            yield page.batch
-
-
-def _translation(
-    ends: Ends, queries: _Queries, answers: Sequence[Sequence[Id]]
-) -> list[dict[Id, Id]]:
-    """For each query, source id → target id of its own record and its *answers*.
-
-    Those that do not lie where it searches the target are left out.
-    """
-    needed: dict[str, dict[Id, None]] = {}
-    rows = list(zip(queries.namespaces, queries.own, answers, queries.homes, strict=True))
-    for namespace, own, ids, _ in rows:
-        wanted = needed.setdefault(namespace, {})
-        wanted.update(dict.fromkeys(ids if own is None else [own, *ids]))
-    chosen = {namespace: list(ids) for namespace, ids in needed.items()}
-    pairs: dict[str, dict[Id, tuple[str, Id]]] = {namespace: {} for namespace in needed}
-    for batch in _fetched(ends.source, chosen, ends.preparation.needs_for_ids):
-        pairs[batch.namespace].update(ends.preparation.target_ids(batch))
-    found = []
-    for namespace, own, ids, home in rows:
-        there = {
-            each: pairs[namespace][each]
-            for each in (ids if own is None else [own, *ids])
-            if each in pairs[namespace]
-        }
-        found.append({each: other for each, (space, other) in there.items() if space == home})
-    return found
-
-
-def _scored(
-    store: Source,
-    spaces: Sequence[str],
-    ends: Ends,
-    queries: _Queries,
-    truth: GroundTruth,
-    found: Sequence[Sequence[Id]],
-    name: str,
-) -> list[dict[Id, float]] | None:
-    """Exact scores of what *store* found, for queries with more ties than the truth knows of."""
-    if not truth.open_ties.any():
-        return None
-    metric = ends.source_spec.vectors[name].metric
-    scored: list[dict[Id, float]] = [{} for _ in found]
-    for row in np.flatnonzero(truth.open_ties).tolist():
-        batch = store.fetch(list(found[row]), Select.VECTORS, namespace=spaces[row])
-        vectors = next(iter(batch.vectors.values()))
-        scores = exact_scores(queries.vectors[row], vectors, metric)
-        scored[row] = dict(zip(batch.ids, scores.tolist(), strict=True))
-    return scored
-
-
-def _search(
-    store: Searchable, queries: _Queries, spaces: Sequence[str], k: int, name: str
-) -> tuple[list[list[Id]], list[float]]:
-    """The answers to each query, asked one by one, and how long each took in milliseconds."""
-    answers: list[list[Id]] = []
-    latency: list[float] = []
-    # the first one opens and warms
-    store.search(queries.vectors[:1], k + 1, vector=name, namespace=spaces[0])
-    for row, namespace in enumerate(spaces):
-        began = time.perf_counter()
-        hits = store.search(queries.vectors[row : row + 1], k + 1, vector=name, namespace=namespace)
-        latency.append(round((time.perf_counter() - began) * 1000, 3))
-        answers.append(hits.ids[0])
-    return answers, latency
-
-
-def _without_own(
-    answers: Sequence[Sequence[Id]], own: Sequence[Id | None], k: int
-) -> list[list[Id]]:
-    return [
-        [each for each in ids if mine is None or each != mine][:k]
-        for ids, mine in zip(answers, own, strict=True)
-    ]
-
-
-def _likely_cause(ends: Ends, source_name: str, target_name: str) -> str:
-    source = ends.source_spec.vectors[source_name]
-    target = ends.target_spec.vectors.get(target_name)
-    if target is not None and target.metric is not source.metric:
-        return (
-            f"the target compares by {target.metric.value}, the source by {source.metric.value}: "
-            "target.metric"
-        )
-    if ends.target_spec.index is not None and ends.target_spec.index.type != "flat":
-        return "the index searches too coarsely: raise target.index.ef_search, ef_construction or m"
-    return ""
 
 
 def evidence_of(result: CheckResult) -> dict[str, Any]:

@@ -9,7 +9,7 @@ is not on their overlap but on the paired difference of their recalls.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from runner.model import FloatArray, Hits, Id, Metric
 __all__ = [
     "ExactNeighbours", "GroundTruth", "exact_scores", "fault_rate_bound", "order_kept",
     "overlap_at_k", "paired_lower_bound", "rank_biased_overlap", "recall_at_k", "score_drift",
-    "top1_agreement",
+    "similarities", "top1_agreement",
 ]  # fmt: skip
 
 Scores = npt.NDArray[np.float64]
@@ -382,21 +382,63 @@ def order_kept(truth: GroundTruth, found: Answers) -> Scores:
     return shares
 
 
-def score_drift(left: Hits, right: Hits) -> float | None:
-    """The largest difference between the two stores' scores of one record and query.
+def similarities(
+    hits: Hits, metric: Metric, known: Sequence[Mapping[Id, float]]
+) -> list[dict[Id, float]] | None:
+    """What *hits* scored on the scale of this module, whatever scale the store uses.
 
-    None where nothing was found by both, or one gives similarities and the other
-    distances.  Whether both mean the same number is for the caller to know.
+    A store may give a similarity or a distance, squared or not.  Which it is, is told by those
+    hits whose similarity is *known* (for each query id → similarity).
+
+    Returns:
+        For each query id → similarity; None if no hit is known, or no reading fits.
     """
-    if left.higher_is_better is not right.higher_is_better:
+    pairs = [
+        (score, truth[each])
+        for ids, scores, truth in zip(hits.ids, hits.scores, known, strict=True)
+        for each, score in zip(ids, scores, strict=True)
+        if each in truth
+    ]
+    if not pairs:
         return None
-    largest: float | None = None
-    for row, one in enumerate(left.ids):
-        other = dict(zip(right.ids[row], right.scores[row], strict=True))
-        for each, score in zip(one, left.scores[row], strict=True):
-            if each in other:
-                largest = max(largest or 0.0, abs(score - other[each]))
-    return largest
+    given, wanted = np.array(pairs, np.float64).T
+    scale = max(1.0, float(np.abs(wanted).max()))
+    errors = [float(np.abs(read(given) - wanted).max()) for read in _READINGS[metric]]
+    best = int(np.argmin(errors))
+    if errors[best] > _READING_ERROR * scale:
+        return None
+    read = _READINGS[metric][best]
+    return [
+        dict(zip(ids, read(np.array(scores, np.float64)).tolist(), strict=True))
+        for ids, scores in zip(hits.ids, hits.scores, strict=True)
+    ]
+
+
+_READINGS: dict[Metric, list[Callable[[Scores], Scores]]] = {
+    Metric.COSINE: [lambda found: found, lambda found: 1 - found],
+    Metric.DOT: [lambda found: found, lambda found: -found, lambda found: 1 - found],
+    Metric.L2: [lambda found: found, lambda found: -found, lambda found: -found * np.abs(found)],
+}
+"""The scores that stores give → similarities."""
+
+_READING_ERROR = 1e-3
+"""How far a reading may be off, as a share of the largest similarity: stores compute in float32."""
+
+
+def score_drift(
+    left: Sequence[Mapping[Id, float]], right: Sequence[Mapping[Id, float]]
+) -> float | None:
+    """The largest difference between two stores' similarities of one record and query.
+
+    None where nothing was found by both.
+    """
+    shared = [
+        abs(score - other[each])
+        for one, other in zip(left, right, strict=True)
+        for each, score in one.items()
+        if each in other
+    ]
+    return max(shared, default=None)
 
 
 def paired_lower_bound(

@@ -22,10 +22,11 @@ import numpy as np
 
 from runner import jsonvalues
 from runner.copy.ids import can_hold
-from runner.copy.norms import NORM, Norms, with_norms
+from runner.copy.norms import NORM, Norms, scaled, with_norms
 from runner.jsonvalues import ValueKind, kind_of
 from runner.model import (
     Batch,
+    BoolArray,
     Capabilities,
     FloatArray,
     Id,
@@ -34,9 +35,12 @@ from runner.model import (
     Metric,
     Outcome,
     Room,
+    SparseVector,
+    VectorKind,
     VectorSpec,
 )
 from runner.plan.model import FieldPolicy, Unsupported
+from runner.words import shown_list
 
 JSON_FIELDS = "runner_json"
 """Where a record remembers, as a JSON list of names, which of its fields are JSON text."""
@@ -143,6 +147,9 @@ class Fitting:
         )
         self._known_keys: dict[str, str] = {}
         self._norms = Norms(vectors) if keep_norm else None
+        dense = [name for name, each in vectors.items() if each.kind is VectorKind.DENSE]
+        self.scales = bool(dense) and scaled(vectors) == dense
+        """Whether the target scales every dense vector to length 1."""
 
     def fit(self, batch: Batch) -> Fitted:
         """*batch* as the target can hold it; the batch itself where it fits already."""
@@ -179,11 +186,25 @@ class Fitting:
                 batch = batch.with_(documents=[None] * len(batch))
                 losses[Loss("document", "documents are left out", "drop", False)] += held
         if self.room.metadata is Outcome.ALTERED:
-            held = sum(map(bool, batch.metadata.objects()))
-            if held:
-                batch = batch.with_(metadata=Metadata.of([None] * len(batch)))
-                losses[Loss("metadata", "metadata is left out", "drop", False)] += held
+            batch = self._leave_out_metadata(batch, losses)
         return batch
+
+    def _leave_out_metadata(self, batch: Batch, losses: Counter[Loss]) -> Batch:
+        kept = set(self.room.fields)
+        left = Counter(name for each in batch.metadata.objects() for name in each.keys() - kept)
+        if not left:
+            return batch
+        if kept:
+            for name, held in left.items():
+                losses[Loss(name, "the target has no place for it", "drop", False)] += held
+        else:
+            held = sum(map(bool, batch.metadata.objects()))
+            losses[Loss("metadata", "metadata is left out", "drop", False)] += held
+        rest = [
+            {name: value for name, value in each.items() if name in kept}
+            for each in batch.metadata.objects()
+        ]
+        return batch.with_(metadata=Metadata.of(rest))
 
     def _keep_norms(
         self, norms: Norms, batch: Batch, misfits: dict[int, str], losses: Counter[Loss]
@@ -212,7 +233,22 @@ class Fitting:
             if not can_hold(each, rule):
                 misfits[row] = "the target cannot hold this id"
 
+    def _may_lack(self, batch: Batch) -> BoolArray:
+        """Which rows may be without one of their vectors, shape ``(n,)``."""
+        n = len(batch)
+        if self.capabilities.missing_vector or not self.capabilities.missing_beside:
+            return np.full(n, self.capabilities.missing_vector)
+        held = np.zeros(n, dtype=np.int64)
+        for name in batch.vectors:
+            held += batch.present.get(name, np.ones(n, dtype=np.bool_))
+        for terms in batch.sparse.values():
+            held += [each is not None for each in terms]
+        for rows in batch.multi.values():
+            held += [each is not None for each in rows]
+        return held > 0
+
     def _judge_vectors(self, batch: Batch, misfits: dict[int, str]) -> None:
+        may_lack = self._may_lack(batch)
         for name, array in batch.vectors.items():
             label = f"vector {name}" if name else "vector"
             spec = self.vectors.get(name)
@@ -227,31 +263,57 @@ class Fitting:
                     misfits[row] = f"{label} holds NaN or infinity"
             if spec is not None and spec.metric in self.capabilities.lengths:
                 self._judge_lengths(array, squared, spec.metric, label, misfits)
-            absent = batch.present.get(name)
-            needed = self.room.needs_vector or not self.capabilities.missing_vector
-            if absent is not None and needed:
-                for row in np.flatnonzero(~absent).tolist():
+            here = batch.present.get(name)
+            if here is not None:
+                lacking = ~here if self.room.needs_vector else ~here & ~may_lack
+                for row in np.flatnonzero(lacking).tolist():
                     misfits[row] = f"{label} is missing, which the target refuses"
+                # rows without one are zero
+                squared = np.where(here, squared, 1.0)
             if spec is not None:
                 self._judge_zeros(array, squared, spec.metric, label, misfits)
+                _judge_type(array, spec.dtype, label, misfits)
         for name, sparse in batch.sparse.items():
             for row, each in enumerate(sparse):
                 values = None if each is None else each.values
-                self._judge_kind(row, f"sparse vector {name}", values, misfits)
+                self._judge_kind(row, f"sparse vector {name}", values, misfits, may_lack)
+                if each is not None and (wrong := self._against_sparse(name, each)):
+                    misfits[row] = f"sparse vector {name} {wrong}"
         for name, multi in batch.multi.items():
             label = f"multi-vector {name}"
             dim = self.vectors[name].dim if name in self.vectors else 0
             for row, rows in enumerate(multi):
-                self._judge_kind(row, label, rows, misfits)
+                self._judge_kind(row, label, rows, misfits, may_lack)
                 if rows is not None and dim and rows.shape[1] != dim:
                     misfits[row] = f"{label} has {rows.shape[1]} components, expected {dim}"
 
+    def _against_sparse(self, name: str, vector: SparseVector) -> str:
+        """Why the target cannot hold *vector*; empty if it can."""
+        can = self.capabilities
+        if can.max_sparse_dim is not None and len(vector.indices):
+            declared = self.vectors[name].dim if name in self.vectors else 0
+            dim = min(declared or can.max_sparse_dim, can.max_sparse_dim)
+            highest = int(vector.indices[-1])
+            if highest >= dim:
+                return f"has index {highest:,}, the target takes those below {dim:,}"
+        most = can.max_sparse_components
+        if most is not None and len(vector.indices) > most:
+            return f"has {len(vector.indices):,} components, the target takes {most:,}"
+        if not can.sparse_zeros and not vector.values.all():
+            return "holds a component that is 0, which the target refuses"
+        return ""
+
     def _judge_kind(
-        self, row: int, label: str, values: FloatArray | None, misfits: dict[int, str]
+        self,
+        row: int,
+        label: str,
+        values: FloatArray | None,
+        misfits: dict[int, str],
+        may_lack: BoolArray,
     ) -> None:
         """What is asked of sparse and multi-vectors alike."""
         if values is None:
-            if not self.capabilities.missing_vector:
+            if not may_lack[row]:
                 misfits[row] = f"{label} is missing, which the target refuses"
         elif not np.isfinite(values).all():
             misfits[row] = f"{label} holds NaN or infinity"
@@ -313,9 +375,11 @@ class Fitting:
 
     def _judge_place_of_metadata(self, batch: Batch, misfits: dict[int, str]) -> None:
         if self.room.metadata is Outcome.REFUSED:
+            kept = set(self.room.fields)
             for row, found in enumerate(batch.metadata.objects()):
-                if found:
-                    misfits[row] = "the target has no place for metadata" + _NAME_OR_LEAVE_OUT
+                if rest := found.keys() - kept:
+                    what = f"the fields {shown_list(sorted(rest))}" if kept else "metadata"
+                    misfits[row] = f"the target has no place for {what}" + _NAME_OR_LEAVE_OUT
 
     def _telltales(self) -> list[bytes] | None:
         can, keys = self.capabilities, self.capabilities.keys
@@ -568,6 +632,23 @@ class Fitting:
                 misfits[row] = f"{what} {size:,} bytes, the target holds {limit:,}"
 
 
+_FLOAT16_END = 65_520  # from here on a component becomes infinite
+
+
+def _judge_type(array: FloatArray, dtype: str, label: str, misfits: dict[int, str]) -> None:
+    """What components of another type than float32 cannot be at all."""
+    if dtype == "bit":
+        wrong = (array != 0) & (array != 1)
+        why = "holds components other than 0 and 1, the target keeps bits"
+    elif dtype == "float16":
+        wrong = np.abs(array) >= _FLOAT16_END
+        why = "holds components that are infinite as float16, which the target keeps"
+    else:
+        return
+    for row in np.flatnonzero(wrong.any(axis=1)).tolist():
+        misfits.setdefault(row, f"{label} {why}")
+
+
 class _MisfitError(Exception):
     """This record cannot be made to fit; says why."""
 
@@ -598,8 +679,13 @@ def _as_text(value: Any) -> str:
     return jsonvalues.dumps(value).decode()
 
 
-def unfitted(batch: Batch) -> Batch:
-    """*batch* with everything that `Fitting` turned into something else turned back."""
+def unfitted(batch: Batch, *, norms: bool = True) -> Batch:
+    """*batch* with everything that `Fitting` turned into something else turned back.
+
+    Args:
+        batch: As a store holds it.
+        norms: Whether vectors become as long as they were.
+    """
     restored: list[dict[str, Any]] | None = None
     for companion, restore in ((JSON_FIELDS, _as_spelled), (INTEGER_FIELDS, _as_integer)):
         if batch.metadata.may_have_key(companion):
@@ -610,7 +696,7 @@ def unfitted(batch: Batch) -> Batch:
         restored = [_with_fields(each) for each in objects]
     if restored is not None:
         batch = batch.with_(metadata=Metadata(objects=restored))
-    return with_norms(batch)
+    return with_norms(batch) if norms else batch
 
 
 def _with_fields(found: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from runner.stores.base import Location
 # between a run and its resume.
 _DECIDING = (
     "where", "columns", "vectors", "document_field", "metric", "index", "namespaces",
-    "filter_indexes", "metadata_key", "layout", "tenants", "inactive_tenants",
+    "filter_indexes", "metadata_key", "layout", "sharding_method", "tenants", "inactive_tenants",
 )  # fmt: skip
 
 

@@ -75,7 +75,7 @@ def charts_of(result: RunResult) -> dict[str, list[Chart]]:
     """The charts that *result* has numbers for, under the name of their check, or ``copy``."""
     found: dict[str, list[Chart]] = {}
     for check in result.checks:
-        if check.name == "queries":
+        if check.name.partition(":")[0] == "queries":
             charts = [_recall(check), _latency(check)]
             found[check.name] = [each for each in charts if each is not None]
     throughput = _throughput(result.throughput)

@@ -355,12 +355,13 @@ def _schema(console: Console, found: InspectedSide, *, everything: bool) -> None
     for row in rows:
         distinct = "over 1,000" if row.distinct is None else number(row.distinct)
         nulls = f"{share(row.nulls, row.records)} null" if row.nulls else ""
+        more = " · ".join(each for each in (nulls, clean(row.note)) if each)
         table.add_row(
             _name(row.name),
             Text(clean(", ".join(row.kinds))),
             Text(share(row.records, row.looked_at)),
             Text(f"{distinct} distinct"),
-            Text(nulls),
+            Text(more),
         )
     _put(console, table)
     _more(console, len(found.fields) - len(rows))

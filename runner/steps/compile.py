@@ -630,7 +630,8 @@ def _field_rows(found: Preflight, effects: Sequence[FieldEffect]) -> list[FieldR
     named = {each.field: each for each in effects if each.field}
     rows = []
     arrived = set()
-    for name, summary in before.fields.items():
+    # by name: the order in which stores give fields may change from one look to the next
+    for name, summary in sorted(before.fields.items()):
         effect = named.get(name)
         becomes, note = _fate(name, summary, found, effect)
         typed = found.source_spec.extra.get(TYPED, {}).get(name)
@@ -638,7 +639,7 @@ def _field_rows(found: Preflight, effects: Sequence[FieldEffect]) -> list[FieldR
             note = typed
         arrived.add(becomes if becomes in after.fields else name)
         rows.append(_row(name, summary, before, becomes, note))
-    for name, summary in after.fields.items():
+    for name, summary in sorted(after.fields.items()):
         if name not in arrived and name not in before.fields:
             note = named[name].note if name in named else "added"
             rows.append(_row("", summary, after, name, note))
@@ -698,10 +699,10 @@ def _row(
 
 def field_rows(inventory: Inventory, filterable: Mapping[str, FilterKind]) -> list[FieldRow]:
     """The fields of one side, as they are, and which of them have a filter index."""
-    notes = {name: f"filter index: {kind}" for name, kind in filterable.items()}
+    notes = {name: f"{kind} index" for name, kind in filterable.items()}
     return [
         _row(name, each, inventory, "", notes.get(name, ""))
-        for name, each in inventory.fields.items()
+        for name, each in sorted(inventory.fields.items())
     ]
 
 
@@ -722,8 +723,10 @@ def loss_rows(
     """
     rows = []
     scaled_before = {each.field for each in losses if each.policy == "keep_norm"}
-    given = specs.get("source")
+    given, made = specs.get("source"), specs.get("target")
     for name, what in (given.extra.get(TYPED, {}) if given else {}).items():
+        if source == target and given and made and given.fields[name] == made.fields.get(name):
+            continue  # a type that the target has as well
         rows.append(LossRow(name, what, None, looked_at, "store", reversible=False))
     for side, store in (("source", source), ("target", target)):
         spec = specs.get(side)
@@ -748,9 +751,10 @@ def _vector_loss(store: str, fidelity: Fidelity, dtype: str, side: str) -> str:
         if fidelity is Fidelity.QUANTISED:
             return f"{store} holds approximations only ({dtype}); they are what is copied"
         return ""
+    rounds = f" and rounds components ({dtype})" if dtype != "float32" else ""
     return {
         Fidelity.ROUNDED: f"{store} rounds components ({dtype})",
-        Fidelity.NORMALISED: f"{store} scales vectors to length 1",
+        Fidelity.NORMALISED: f"{store} scales vectors to length 1{rounds}",
         Fidelity.QUANTISED: f"{store} keeps an approximation ({dtype})",
     }[fidelity]
 

@@ -6,6 +6,7 @@ what is there before it acts again.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from typing import assert_never
 from runner.checks import evidence
 from runner.checks.digest import Kept
 from runner.checks.evidence import Ends, Others, kept_of
+from runner.checks.queries import queries_checks
 from runner.copy.journal import Journal
 from runner.copy.pipeline import Copier, CopySettings, Progress, records_in_flight
 from runner.copy.prepare import Preparation
@@ -109,6 +111,7 @@ class Execution:
         self.listener = listener
         self.show_values = show_values
         self.retrying = Retrying(stop, self._note_retry)
+        self._moments_lock = threading.Lock()
         self._retries_before: int = journal.fact("retries", 0)
         self.run_id: str = journal.fact("run_id")
         self.mark_id = mark_id_of(journal)
@@ -361,10 +364,22 @@ class Execution:
             meter.note,
         )
         try:
-            with self._bulk_load():
+            with self.source.snapshot(self._note_moment), self._bulk_load():
                 copier.run()
         finally:
             meter.end()
+
+    def _note_moment(self, moment: str, why: str) -> None:
+        """Keep as of when the source is read; of a resumed run every part has its own."""
+        with self._moments_lock:
+            moments = self.journal.fact("source_moments", [])
+            if not why and moments:
+                why = "the run was resumed"
+            self.journal.keep(
+                "source snapshot",
+                {"as_of": moment, "why": why},
+                source_moments=[*moments, [moment, why]],
+            )
 
     def _strangers(self) -> Strangers:
         """What the target holds, as far as it can be known before the copy, that is not ours.
@@ -616,6 +631,7 @@ def run_checks(
         check("metadata", lambda: evidence.metadata_check(ends, validation.metadata_sample))
     queries = validation.queries
     if queries is not None:
-        check("queries", lambda: evidence.queries_check(ends, queries))
+        before_each("queries")
+        results += retrying.call("the check of queries", lambda: queries_checks(ends, queries))
     check("dead letters", lambda: evidence.dead_letters_check(ends, validation.max_dead_letters))
     return results

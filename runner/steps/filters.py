@@ -72,8 +72,9 @@ def choose_filters(
                 findings.append(_unknown(name, after))
             else:
                 made[name] = kind
-    carried = made is None and source[0].filterable is not None and _same(document)
-    without = [] if carried else [name for name in has if name not in (made or {})]
+    kept = made is None and source[0].filterable is not None and _same(document)
+    kept |= made is None and target.filters is Filters.ADJUSTABLE
+    without = [] if kept else [name for name in has if name not in (made or {})]
     if without:
         findings.append(_left_without(without, source[1], target))
     return ChosenFilters(made, tuple(findings))
@@ -130,7 +131,7 @@ def _left_without(names: Sequence[str], source: Capabilities, target: Capabiliti
         f"the source filters by an index on {shown_list(sorted(names), 20)}; the target would not"
     )
     hint = ""
-    if target.filters is Filters.DECLARED:
+    if target.filters is not Filters.NONE:
         hint = "`target.filter_indexes: auto` makes them, a list makes some"
     lost = source.filters is Filters.DECLARED
     return Finding(what, hint, Severity.WARNING if lost else Severity.NOTE, key=_KEY)

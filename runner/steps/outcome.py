@@ -116,6 +116,28 @@ def _source_remarks(journal: Journal, command: str) -> list[Remark]:
     ]
 
 
+def _moment_remarks(journal: Journal) -> list[Remark]:
+    """That the source was read as of several moments, or of none that all of it shares."""
+    moments = journal.fact("source_moments", [])
+    if len(moments) < 2 and all(moment for moment, _ in moments):
+        return []
+    said = [
+        (f"as of {moment}" if moment else "each range as of when it was begun")
+        + (f" ({why})" if why else "")
+        for moment, why in moments
+    ]
+    shown = said if len(said) <= 5 else [*said[:4], f"{len(said) - 5} more", said[-1]]
+    return [
+        Remark(
+            "",
+            "the source was not read as of one moment: " + ", then ".join(shown) + "; what was "
+            "written there in between is in the target in part",
+            "`runner verify` names records that came or went; if the source was written to, and "
+            "its records belong together, take this run back and run again without a break",
+        )
+    ]
+
+
 def report(plan: LoadedPlan, *, show_values: bool) -> RunResult:
     """The result of the newest run; see `runner.api.Plan.report`."""
     folder, journal = plan.newest_journal("report", read_only=True)
@@ -209,7 +231,11 @@ def result_of(
         hazards=tuple(HazardRow(**each) for each in journal.fact("hazards", [])),
         checks=checks,
         throughput=tuple(_points(journal)),
-        warnings=(*warnings_of(journal), *_source_remarks(journal, command)),
+        warnings=(
+            *warnings_of(journal),
+            *_source_remarks(journal, command),
+            *_moment_remarks(journal),
+        ),
         plan_text=journal.fact("plan_text", ""),
         fingerprint=journal.fact("fingerprint"),
         target_digest=target_digest(journal),

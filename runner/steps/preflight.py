@@ -231,15 +231,15 @@ def _workload(
 ) -> Workload:
     validation = document.validation
     records = count if document.limit is None else min(count, document.limit)
+    batches = -(-records // document.batch_size.records)
+    every_tenth = min(records, -(-batches // 10) * document.batch_size.records)
     queries = validation.queries
     return Workload(
         records=records,
         size_bytes=records * average_bytes,
         dims=sum(each.dim for each in spec.dense.values()),
-        batches=-(-records // document.batch_size.records),
-        read_back={"every_batch": records, "sample": -(-records // 10), "none": 0}[
-            validation.checksum
-        ],
+        batches=batches,
+        read_back={"every_batch": records, "sample": every_tenth, "none": 0}[validation.checksum],
         lists_ids=validation.ids,
         sampled=min(records, validation.metadata_sample),
         queries=0 if queries is None else queries.sample or 0,

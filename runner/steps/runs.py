@@ -184,7 +184,7 @@ def _go_on(
     folder.scratch.mkdir(parents=True)
     try:
         retrying = Retrying(part.stop)
-        with plan.open("source", Access.READ, folder.scratch, retrying) as source:
+        with plan.open("source", Access.READ, folder.scratch, retrying, touch=True) as source:
             if retrying.call("looking at the source", source.describe) is None:
                 raise no_source(plan)
             journal.keep(

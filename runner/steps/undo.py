@@ -116,7 +116,7 @@ def _in_flight(plan: LoadedPlan, journal: Journal, target: Target, scratch: Path
         return []
     retrying = patience()
     try:
-        with plan.open("source", Access.READ, scratch, retrying) as source:
+        with plan.open("source", Access.READ, scratch, retrying, touch=True) as source:
             preparation = plan.preparation_of(journal, target)
             return retrying.call(
                 "reading the source",

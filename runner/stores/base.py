@@ -85,12 +85,15 @@ class Location:
             except ``store`` and ``connection``.  Holds secrets in clear: never print it.
         connection: How to reach it.
         side: ``source`` or ``target``: for messages.
+        touch: Whether what the plan asks to be done to this place so that it can be read, and to
+            be undone at the end, may be done now: in a run that was allowed to, not before.
     """
 
     store: str
     options: Mapping[str, Any] = field(repr=False)
     connection: Connection = Connection()
     side: str = "source"
+    touch: bool = False
 
 
 # Each is refused on a store that was opened for reading; see Store.__init_subclass__.
@@ -235,6 +238,16 @@ class Store(ABC):
         """
         del id_kind  # most stores hold the same ids in every collection
         return self.capabilities.ids
+
+    def snapshot(self, note: Callable[[str, str], None]) -> AbstractContextManager[None]:
+        """While open, every `scan` reads the collection as of one moment, if it can be.
+
+        Args:
+            note: Told, from any thread, of each moment (UTC) that is read as of and why it is
+                another one than before; of no moment (``""``) and why, where there is none.
+        """
+        del note
+        return nullcontext()
 
     def known_as(self) -> str | None:
         """What the server calls the collection that exists, the same however a plan reaches

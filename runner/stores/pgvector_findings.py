@@ -11,15 +11,17 @@ from psycopg2.extensions import connection as Session  # noqa: N812 - SQL's own 
 from runner.errors import CapabilityError
 from runner.model import Finding, IndexSpec, Severity, VectorKind, VectorSpec
 from runner.stores.base import Location
-from runner.stores.pgvector_session import all_rows, literal, one_row, row_or_none
-from runner.stores.pgvector_table import BUILD_PARAMS, INDEX_DEFAULTS, Table, pages_are_sorted
-
-MAX_DIM = 16_000
-MAX_INDEXED_DIM = 2_000
-MAX_INDEXED_HALF_DIM = 4_000
-MAX_INDEXED_BITS = 64_000
-MAX_INDEXED_NONZERO = 1_000
-MAX_NAME_BYTES = 63
+from runner.stores.pgvector_indexes import (
+    BUILD_PARAMS,
+    INDEX_DEFAULTS,
+    MAX_DIM,
+    MAX_INDEXED_BITS,
+    MAX_INDEXED_HALF_DIM,
+    MAX_INDEXED_NONZERO,
+    MAX_NAME_BYTES,
+)
+from runner.stores.pgvector_session import all_rows, is_pooled, literal, one_row, row_or_none
+from runner.stores.pgvector_table import Table, pages_are_sorted
 
 _INDEX_RANGES = {
     "m": (2, 100), "ef_construction": (4, 1000), "lists": (1, 32_768),
@@ -38,13 +40,12 @@ def server_findings(session: Session, location: Location) -> list[Finding]:
                 key=_key(location, "dsn"),
             )
         )
-    # A pooler hands out a process number of its own at login.
-    if one_row(session, "SELECT pg_backend_pid()")[0] != session.info.backend_pid:
+    if is_pooled(session):
         found.append(
             Finding(
-                "a connection pooler stands before the server; in transaction mode it loses "
-                "the session's settings",
-                "give the server's own address, or the pooler's session mode",
+                "a connection pooler stands before the server: the copy keeps some of its "
+                "connections for as long as it runs, and its own time limits end what they end",
+                "give the server's own address",
                 Severity.WARNING,
                 _key(location, "dsn"),
             )
@@ -63,15 +64,25 @@ def server_findings(session: Session, location: Location) -> list[Finding]:
                 _key(location, "dsn"),
             )
         )
-    if location.side == "target" and one_row(session, "SELECT pg_is_in_recovery()")[0]:
-        found.append(
-            Finding(
-                "the server is a read-only replica; expected one that can be written",
-                "give the primary's address",
-                key=_key(location, "dsn"),
-            )
-        )
+    if one_row(session, "SELECT pg_is_in_recovery()")[0]:
+        found.append(_replica_finding(location))
     return found
+
+
+def _replica_finding(location: Location) -> Finding:
+    if location.side == "target":
+        return Finding(
+            "the server is a read-only replica; expected one that can be written",
+            "give the primary's address",
+            key=_key(location, "dsn"),
+        )
+    return Finding(
+        "the server is a replica: it gives a long read up where that keeps it from following its "
+        "primary, and the copy then goes on as of another moment",
+        "raise its max_standby_streaming_delay meanwhile, or set hot_standby_feedback = on",
+        Severity.NOTE,
+        _key(location, "dsn"),
+    )
 
 
 def table_findings(session: Session, table: Table, where: str, location: Location) -> list[Finding]:

@@ -1,4 +1,9 @@
-"""Connections to PostgreSQL: a pool, statements, and errors by SQLSTATE."""
+"""Connections to PostgreSQL: a pool, statements, and errors by SQLSTATE.
+
+Behind a pooler that gives a connection away after every transaction, what is set for a
+session is lost, and somebody else's session gets it: there everything is set for each
+transaction anew.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +13,16 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from io import BytesIO
 from typing import Any
 
 import psycopg2
 from psycopg2 import errorcodes
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, parse_dsn
 from psycopg2.extensions import connection as Session  # noqa: N812 - SQL's own word for one
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
-from psycopg2.extensions import parse_dsn
 
 from runner.errors import (
     AuthError,
@@ -30,6 +35,7 @@ from runner.errors import (
 from runner.model import Finding, Severity
 from runner.stores.base import Access, Location
 from runner.stores.pgvector_copy import Received
+from runner.stores.pgvector_password import password_of
 
 
 class Sessions:
@@ -45,27 +51,35 @@ class Sessions:
 
     @contextmanager
     def transaction(
-        self, *, patient: bool = False, snapshot: bool = False, commit: bool = True
+        self,
+        *,
+        patient: bool = False,
+        begin: Callable[[Session], None] | None = None,
+        commit: bool = True,
     ) -> Iterator[Session]:
         """A connection within a transaction, committed if all goes well.
 
         Args:
             patient: Statements may take longer than one request usually does.
-            snapshot: All statements see the same state.
+            begin: What to do before anything else, to see one state all along.
             commit: False where the caller commits.
         """
         session = self._take()
         try:
-            if snapshot:
-                run(session, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            if begin is not None:
+                begin(session)
             if patient:
                 run(session, "SET LOCAL statement_timeout = 0")
                 session.watch = None
             yield session
-            if commit and not snapshot:
+            if commit and begin is None:
                 session.commit()
         finally:
             self._put_back(session)
+
+    def connect(self) -> Session:
+        """A connection outside the pool, for the caller to close."""
+        return _connect(self._location, self._access, self._watch)
 
     def close(self) -> None:
         """Close all, those in use by an unfinished scan too."""
@@ -181,9 +195,11 @@ class _WatchedSession(Session):
 
     Attributes:
         watch: Who watches; None where nobody is to.
+        prelude: What every transaction begins with; empty where all is set for the session.
     """
 
     watch: _Watch | None = None
+    prelude: str = ""
 
     def watched(self) -> AbstractContextManager[None]:
         """While open, a request is under way."""
@@ -206,12 +222,19 @@ class _WatchedCursor(Cursor):
     def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002 - psycopg2's word
         """Run a statement."""
         with self.connection.watched():
+            self._begin()
             super().execute(query, vars)
 
     def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
         """Run a COPY."""
         with self.connection.watched():
+            self._begin()
             super().copy_expert(sql, file, size)
+
+    def _begin(self) -> None:
+        session = self.connection
+        if session.prelude and session.info.transaction_status == TRANSACTION_STATUS_IDLE:
+            super().execute(session.prelude)
 
 
 def dsn_parts(location: Location) -> dict[str, Any]:
@@ -237,6 +260,7 @@ def _connect_arguments(location: Location) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "connect_timeout": timeout_s,
         "tcp_user_timeout": 1000 * timeout_s,
+        "keepalives_idle": 60,  # the session that holds a snapshot is idle while others read
         "application_name": "vector-migration-runner",
         **dsn_parts(location),
         "client_encoding": "UTF8",
@@ -255,11 +279,18 @@ def _connect_arguments(location: Location) -> dict[str, Any]:
 
 
 def _connect(location: Location, access: Access, watch: _Watch) -> _WatchedSession:
+    arguments = _connect_arguments(location)
+    if location.options.get("password_command") is not None:
+        if "password" in arguments:
+            raise PlanError(
+                f"{location.side}.dsn has a password, and {location.side}.password_command is "
+                "to say one too",
+                "leave one of them out",
+            )
+        arguments["password"] = password_of(location)
     try:
         session: _WatchedSession = psycopg2.connect(
-            connection_factory=_WatchedSession,
-            cursor_factory=_WatchedCursor,
-            **_connect_arguments(location),
+            connection_factory=_WatchedSession, cursor_factory=_WatchedCursor, **arguments
         )
     except psycopg2.OperationalError as error:
         if refused := _REFUSED_SETTING.search(str(error)):
@@ -269,23 +300,49 @@ def _connect(location: Location, access: Access, watch: _Watch) -> _WatchedSessi
             ) from None
         raise _connect_error(error, location) from error
     session.watch = watch
-    limits = [
-        f"SET statement_timeout = {round(1000 * location.connection.timeout_s)}",
-        "SET idle_in_transaction_session_timeout = 0",
-        "SET jit = off",  # compiling a chunk's query takes longer than running it
+    try:
+        settings = _settings(session, location)
+        if is_pooled(session):
+            read_only = ["SET TRANSACTION READ ONLY"] if access is Access.READ else []
+            local = [f"SET LOCAL {each}" for each in settings]
+            session.rollback()
+            session.prelude = "; ".join([*local, *read_only])
+            return session
+        if access is Access.READ:
+            settings.append("default_transaction_read_only = on")
+        run(session, "; ".join(f"SET {each}" for each in settings))
+        session.commit()
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def is_pooled(session: Session) -> bool:
+    """Whether a pooler stands before the server: it tells a process number of its own at login."""
+    return bool(one_row(session, "SELECT pg_backend_pid()")[0] != session.info.backend_pid)
+
+
+def _settings(session: Session, location: Location) -> list[str]:
+    """What holds for all that we do."""
+    settings = [
+        f"statement_timeout = {round(1000 * location.connection.timeout_s)}",
+        "idle_in_transaction_session_timeout = 0",
+        # what values look like as JSON is not to depend on who reads them
+        "timezone = 'UTC'",
+        "intervalstyle = 'postgres'",
+        "bytea_output = 'hex'",
+        "extra_float_digits = 1",
+        "jit = off",  # compiling a chunk's query takes longer than running it
     ]
     if session.server_version >= 140_000:
-        limits.append("SET idle_session_timeout = 0")
+        settings.append("idle_session_timeout = 0")
     if session.server_version >= 170_000:
-        limits.append("SET transaction_timeout = 0")
-    if access is Access.READ:
-        limits.append("SET default_transaction_read_only = on")
+        settings.append("transaction_timeout = 0")
     if location.side == "source":
         # A policy that hides rows, of a view's tables too, is an error then, not half a copy.
-        limits.append("SET row_security = off")
-    run(session, "; ".join(limits))
-    session.commit()
-    return session
+        settings.append("row_security = off")
+    return settings
 
 
 def _hosts(parts: Mapping[str, Any]) -> str:
@@ -327,6 +384,11 @@ def insecure_findings(location: Location) -> Iterator[Finding]:
 # ---- errors
 
 _AUTH_CLASSES = ("28",)
+_TIMED_OUT = (
+    errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+    errorcodes.IDLE_SESSION_TIMEOUT,
+    errorcodes.TRANSACTION_TIMEOUT,
+)
 _TRANSIENT_CLASSES = (
     errorcodes.CLASS_CONNECTION_EXCEPTION,
     errorcodes.CLASS_TRANSACTION_ROLLBACK,
@@ -358,8 +420,14 @@ def mapped_error(error: psycopg2.Error, location: Location) -> StoreError:
     if code == errorcodes.DUPLICATE_TABLE:
         return CollectionMismatchError(what, "somebody else has just made it")
     lost = not code and isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
-    if lost or (code[:2] in _TRANSIENT_CLASSES and code not in _LASTING):
-        return TransientStoreError(what, "the server may be restarting or out of connections")
+    passing = code[:2] in _TRANSIENT_CLASSES and code not in _LASTING
+    if lost or passing or code in _TIMED_OUT:
+        # of an idle session that it ended, libpq passes on no more than that it is gone
+        return TransientStoreError(
+            what,
+            "the server may be restarting, out of connections, or ending idle sessions by a time "
+            "limit",
+        )
     return StoreError(what, _HINTS.get(code, ""))
 
 

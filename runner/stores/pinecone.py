@@ -131,6 +131,7 @@ class PineconeStore(Target):
         max_dim=MAX_DIM,
         zero_vector=False,
         zero_vector_ever=False,
+        missing_beside=True,
         documents=False,
         namespaces=True,
         sparse_vectors=True,
@@ -476,6 +477,8 @@ class PineconeStore(Target):
                 self.patience.visible_s,
                 lambda: self._counted(namespaces) == records,
             )
+            # they count right from now on, and cost nothing
+            self._changed = False
         if "enabled" in (
             self.location.options.get("deletion_protection"),
             spec.extra.get("deletion_protection"),

@@ -140,6 +140,8 @@ def _vectors(batch: Batch, layout: Layout) -> list[FloatArray | None]:
 
 
 def _checked(values: FloatArray | None, terms: SparseVector | None) -> FloatArray | None:
+    if terms is not None and not len(terms.indices):
+        raise _UnfitError("its sparse vector is empty")
     if values is None:
         if terms is None:
             raise _UnfitError("it has no vector")

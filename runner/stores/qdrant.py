@@ -78,6 +78,7 @@ from runner.stores.qdrant_settings import (
     collection_settings,
     filterable_of,
     key_of,
+    proposed_extra,
     proposed_names,
     summary_of,
     vector_findings,
@@ -98,7 +99,8 @@ class QdrantStore(Target):
     """One collection of Qdrant: calling this opens the class that fits the location.
 
     Location options: ``url`` (with ``api_key``, ``transport``) or ``path``; ``collection``;
-    ``vectors``: ``all``, the name of one or a list of names; ``document_field``; ``metric``;
+    ``vectors``: ``all``, the name of one or a list of names; ``document_field``;
+    ``metadata_key``; ``metric``; ``sharding_method``: ``custom`` for shard keys as namespaces;
     ``index`` with ``type``, ``m``, ``ef_construction``, ``ef_search``.
     """
 
@@ -175,6 +177,7 @@ class QdrantStore(Target):
             id_kind="mixed",
             filterable=self._filterable(extra),
             extra=extra,
+            namespaces=found.get("namespaces") or "default",
         )
 
     def partitions(self, n: int) -> list[Partition]:
@@ -283,7 +286,8 @@ class QdrantStore(Target):
             vectors[key_of(own, spec, alone=len(names) == 1)] = vector_spec(own, made, self._place)
         indexes, unsaid = wanted_indexes(wanted, f"{self.location.side}.filter_indexes")
         findings += [*unsaid, *self._place_findings(size_bytes), *self._carry_findings(wanted)]
-        extra = {k: each for k, each in wanted.extra.items() if k != "vector_name"}
+        sharded = self.capabilities.namespaces and wanted.namespaces == "named"
+        extra = proposed_extra(wanted.extra, sharded=sharded)
         if vectors.keys() == {DEFAULT_VECTOR}:
             extra["vector_name"] = next(iter(names.values()))
         proposed = CollectionSpec(
@@ -293,8 +297,11 @@ class QdrantStore(Target):
             id_kind="mixed",
             filterable=filterable_of(indexes),
             extra=extra,
+            namespaces="named" if sharded else "default",
         )
         told = [summary_of(names, wanted), str(proposed.index)]
+        if sharded:
+            told.append("a shard key for each namespace")
         if proposed.filterable:
             fields = ", ".join(f"{field} {kind}" for field, kind in proposed.filterable.items())
             told.append(f"filter indexes: {fields}")
@@ -306,18 +313,30 @@ class QdrantStore(Target):
         return collection_settings(spec, common_index=bool(self._option("index")))
 
     def append_findings(self) -> list[Finding]:
-        """Vectors that the plan leaves out, and that a record loses when it is overwritten."""
-        self._vectors  # noqa: B018 - looks at the collection
+        """Vectors that a record loses when it is overwritten, and those of whole numbers only."""
+        key = f"{self.location.side}.vectors"
+        found = [
+            Finding(
+                f"{self._place}: vector {str(each)!r} holds whole numbers from 0 to 255 (uint8); "
+                "records with other components are refused",
+                "scale and round them by a transform, or choose another collection",
+                Severity.WARNING,
+                key,
+            )
+            for each in self._vectors
+            if each.spec.dtype == "uint8"
+        ]
         if self._knows_all:
-            return []
+            return found
         return [
+            *found,
             Finding(
                 f"{self._place} has more vectors than are written "
                 f"({', '.join(map(str, self._vectors))}); a record that is overwritten loses them",
                 "leave `vectors` out to write all",
                 Severity.WARNING,
-                f"{self.location.side}.vectors",
-            )
+                key,
+            ),
         ]
 
     def write(self, batch: Batch, *, fresh: bool = False) -> None:
@@ -613,7 +632,7 @@ def _guessed_bytes(spec: VectorSpec) -> int:
 
 
 def _class_for(location: Location) -> type[QdrantStore]:
-    """Server, embedded shard or client folder; the file system is looked at, nothing opened."""
+    """Server, cluster, embedded shard or client folder; looks at the file system at most."""
     options = location.options
     if bool(options.get("url")) == bool(options.get("path")):
         raise PlanError(
@@ -621,7 +640,8 @@ def _class_for(location: Location) -> type[QdrantStore]:
             "url: http://localhost:6333 for a server, path: ./folder for an embedded one",
         )
     if options.get("url"):
-        module, name = "qdrant_server", "QdrantServer"
+        sharded = options.get("sharding_method") == "custom"
+        module, name = "qdrant_server", "QdrantCluster" if sharded else "QdrantServer"
     elif (Path(str(options["path"])) / "meta.json").is_file():
         module, name = "qdrant_folder", "QdrantFolder"
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -18,7 +18,7 @@ from runner.stores.qdrant_wire import Rows
 
 __all__ = [
     "UNKNOWN_VERSION", "Address", "FullError", "RefusedError", "ShardKey", "Transport",
-    "UnknownCallError", "Version", "Want", "certificate_error", "version_of",
+    "UnknownCallError", "Version", "Want", "active_keys", "certificate_error", "version_of",
 ]  # fmt: skip
 
 _REST_PORT, _GRPC_PORT = 6333, 6334
@@ -45,6 +45,22 @@ Version = tuple[int, int]
 """Major and minor version of a server."""
 UNKNOWN_VERSION: Version = (99, 0)
 """Of a server that does not say: it is taken for a new one."""
+
+
+def active_keys(shards: Iterable[tuple[int, ShardKey | None, bool]]) -> dict[ShardKey, bool]:
+    """Shard key → whether each of its shards has a replica that takes points.
+
+    Args:
+        shards: For each replica of each shard: the shard, its key, and whether it is active.
+    """
+    keys: dict[ShardKey, set[int]] = {}
+    active = set()
+    for shard, key, is_active in shards:
+        if key is not None:
+            keys.setdefault(key, set()).add(shard)
+        if is_active:
+            active.add(shard)
+    return {key: own <= active for key, own in keys.items()}
 
 
 def version_of(text: str) -> Version:
@@ -115,8 +131,8 @@ class Transport(Protocol):
         """Remove aliases, then make others (alias → collection), as one act."""
         ...
 
-    def shard_keys(self, collection: str) -> list[ShardKey]:
-        """The keys of a collection with custom sharding."""
+    def shard_keys(self, collection: str) -> dict[ShardKey, bool]:
+        """The keys of a collection with custom sharding → whether they take points already."""
         ...
 
     def add_shard_key(self, collection: str, shard: ShardKey) -> None:
@@ -126,7 +142,7 @@ class Transport(Protocol):
     def count(
         self, collection: str, *, has_vector: str | None = None, shard: ShardKey | None = None
     ) -> int:
-        """Exact number of points, or of those that have this vector."""
+        """Exact number of points, or (from 1.13) of those that have this vector."""
         ...
 
     def scroll(
@@ -147,7 +163,7 @@ class Transport(Protocol):
         ...
 
     def sample(self, collection: str, n: int, shard: ShardKey | None = None) -> list[Id]:
-        """Ids of *n* random points."""
+        """Ids of *n* random points; servers before 1.11 cannot tell."""
         ...
 
     def encode(

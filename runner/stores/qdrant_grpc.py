@@ -30,6 +30,7 @@ from runner.stores.qdrant_address import (
     UnknownCallError,
     Version,
     Want,
+    active_keys,
     certificate_error,
     version_of,
 )
@@ -41,6 +42,10 @@ __all__ = ["GrpcTransport"]
 _RECEIVED_BYTES = 64 << 20
 # Servers and proxies of other makes end at 4 MiB; a request has a few bytes more than its points.
 _REQUEST_BYTES = (4 << 20) - (64 << 10)
+
+# Older servers read the outer fields of `Vector` only.  The kinds came with 1.13; the outer
+# fields are what clients wrote until 1.16, when they were deprecated.
+_VECTORS_BY_KIND: Version = (1, 16)
 
 _Code = grpc.StatusCode
 _PASSING = {_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED, _Code.ABORTED, _Code.CANCELLED}
@@ -137,11 +142,7 @@ class GrpcTransport:
         try:
             wanted = models.CreateCollection(**settings)
         except ValueError as error:  # pydantic's errors are such
-            raise StoreError(
-                f"qdrant {self._address.grpc}: settings of {collection} cannot be said by the "
-                f"installed qdrant-client: {error}",
-                "upgrade it, or write `transport: rest`",
-            ) from error
+            raise self._unsayable(f"settings of {collection}", error) from error
         request = qdrant.CreateCollection(
             collection_name=collection,
             shard_number=wanted.shard_number,
@@ -167,6 +168,13 @@ class GrpcTransport:
             method: Any = RestToGrpc.convert_sharding_method(wanted.sharding_method)
             request.sharding_method = method
         self._call(self._collections.Create, request)
+
+    def _unsayable(self, what: str, error: ValueError) -> StoreError:
+        return StoreError(
+            f"qdrant {self._address.grpc}: {what} cannot be said by the installed "
+            f"qdrant-client: {error}",
+            "upgrade it, or write `transport: rest`",
+        )
 
     def update(self, collection: str, settings: Mapping[str, Any]) -> None:
         """Change the optimizers' threshold and the collection's metadata."""
@@ -198,7 +206,10 @@ class GrpcTransport:
             field_type=qdrant.FieldType.Value(f"FieldType{kind.capitalize()}"),
         )
         if len(schema) > 1:
-            params = getattr(models, f"{kind.capitalize()}IndexParams")(**schema)
+            try:
+                params = getattr(models, f"{kind.capitalize()}IndexParams")(**schema)
+            except ValueError as error:  # pydantic's errors are such
+                raise self._unsayable(f"the payload index of {field!r}", error) from error
             request.field_index_params.CopyFrom(RestToGrpc.convert_payload_schema_params(params))
         self._applied(self._call(self._points.CreateFieldIndex, request))
 
@@ -219,13 +230,19 @@ class GrpcTransport:
         if actions:
             self._call(self._collections.UpdateAliases, qdrant.ChangeAliases(actions=actions))
 
-    def shard_keys(self, collection: str) -> list[ShardKey]:
-        """The keys of a collection with custom sharding."""
+    def shard_keys(self, collection: str) -> dict[ShardKey, bool]:
+        """The keys of a collection with custom sharding → whether they take points already."""
         request = qdrant.CollectionClusterInfoRequest(collection_name=collection)
         reply = self._call(self._collections.CollectionClusterInfo, request)
         shards = [*reply.local_shards, *reply.remote_shards]
-        found = [each.shard_key for each in shards if each.HasField("shard_key")]
-        return list(dict.fromkeys(map(_plain_shard_key, found)))
+        return active_keys(
+            (
+                each.shard_id,
+                _plain_shard_key(each.shard_key) if each.HasField("shard_key") else None,
+                each.state == qdrant.ReplicaState.Active,
+            )
+            for each in shards
+        )
 
     def add_shard_key(self, collection: str, shard: ShardKey) -> None:
         """Make a shard key."""
@@ -303,7 +320,8 @@ class GrpcTransport:
         """Each point as a frame of the request."""
         encoder = self._encoders.get(vectors)
         if encoder is None:
-            encoder = self._encoders[vectors] = Encoder(vectors)
+            by_kind = self.version() >= _VECTORS_BY_KIND
+            encoder = self._encoders[vectors] = Encoder(vectors, by_kind=by_kind)
         return encoder.points(ids, columns, payloads)
 
     def upsert(
@@ -352,6 +370,8 @@ class GrpcTransport:
         shard: ShardKey | None = None,
     ) -> list[list[tuple[Id, float]]]:
         """The *k* nearest points of each query with their scores, best first."""
+        if self.version() < (1, 10):
+            return self._searched(collection, queries, k, vector, params, shard)
         tokens = vector.spec.kind is VectorKind.MULTI
         searches = [
             qdrant.QueryPoints(
@@ -367,6 +387,32 @@ class GrpcTransport:
         ]
         request = qdrant.QueryBatchPoints(collection_name=collection, query_points=searches)
         reply = self._call(self._points.QueryBatch, request)
+        return [[(_id(hit.id), hit.score) for hit in each.result] for each in reply.result]
+
+    def _searched(
+        self,
+        collection: str,
+        queries: FloatArray,
+        k: int,
+        vector: Chosen,
+        params: Mapping[str, Any],
+        shard: ShardKey | None,
+    ) -> list[list[tuple[Id, float]]]:
+        """As `search`, by the call that servers had before 1.10."""
+        searches = [
+            qdrant.SearchPoints(
+                collection_name=collection,
+                vector=query,
+                vector_name=vector.name or None,
+                limit=k,
+                params=qdrant.SearchParams(**params),
+                with_payload=qdrant.WithPayloadSelector(enable=False),
+                shard_key_selector=_selector(shard),
+            )
+            for query in queries.astype(np.float32).tolist()
+        ]
+        request = qdrant.SearchBatchPoints(collection_name=collection, search_points=searches)
+        reply = self._call(self._points.SearchBatch, request)
         return [[(_id(hit.id), hit.score) for hit in each.result] for each in reply.result]
 
     def close(self) -> None:

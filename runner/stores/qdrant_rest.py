@@ -25,8 +25,10 @@ from runner.stores.qdrant_address import (
     Address,
     RefusedError,
     ShardKey,
+    UnknownCallError,
     Version,
     Want,
+    active_keys,
     version_of,
 )
 from runner.stores.qdrant_points import Chosen, Columns, bad_values, plain_columns
@@ -126,12 +128,14 @@ class RestTransport:
         if actions:
             self._send("POST", "/collections/aliases", orjson.dumps({"actions": actions}))
 
-    def shard_keys(self, collection: str) -> list[ShardKey]:
-        """The keys of a collection with custom sharding."""
+    def shard_keys(self, collection: str) -> dict[ShardKey, bool]:
+        """The keys of a collection with custom sharding → whether they take points already."""
         found = self._call("GET", collection, "/cluster")
         shards = [*found.get("local_shards", []), *found.get("remote_shards", [])]
-        keys = [each.get("shard_key") for each in shards]
-        return list(dict.fromkeys(key for key in keys if key is not None))
+        return active_keys(
+            (each["shard_id"], each.get("shard_key"), each.get("state") == "Active")
+            for each in shards
+        )
 
     def add_shard_key(self, collection: str, shard: ShardKey) -> None:
         """Make a shard key."""
@@ -254,6 +258,8 @@ class RestTransport:
         shard: ShardKey | None = None,
     ) -> list[list[tuple[Id, float]]]:
         """The *k* nearest points of each query with their scores, best first."""
+        if self.version() < (1, 10):
+            return self._searched(collection, queries, k, vector, params, shard)
         shared: dict[str, Any] = {"limit": k, "params": dict(params), "with_payload": False}
         shared |= _within(shard)
         if vector.name:
@@ -265,6 +271,25 @@ class RestTransport:
         ]
         found = self._call("POST", collection, "/points/query/batch", {"searches": searches})
         return [[(hit["id"], hit["score"]) for hit in each["points"]] for each in found]
+
+    def _searched(
+        self,
+        collection: str,
+        queries: FloatArray,
+        k: int,
+        vector: Chosen,
+        params: Mapping[str, Any],
+        shard: ShardKey | None,
+    ) -> list[list[tuple[Id, float]]]:
+        """As `search`, by the call that servers had before 1.10."""
+        shared: dict[str, Any] = {"limit": k, "params": dict(params), "with_payload": False}
+        shared |= _within(shard)
+        searches = [
+            {"vector": {"name": vector.name, "vector": query} if vector.name else query, **shared}
+            for query in np.asarray(queries, np.float32).tolist()
+        ]
+        found = self._call("POST", collection, "/points/search/batch", {"searches": searches})
+        return [[(hit["id"], hit["score"]) for hit in each] for each in found]
 
     def close(self) -> None:
         """End all connections."""
@@ -308,11 +333,16 @@ class RestTransport:
 
     def _error(self, reply: httpx.Response) -> StoreError:
         code = reply.status_code
-        what = f"qdrant {self._address}: {_message(reply)} (HTTP {code})"
+        said = _message(reply)
+        what = f"qdrant {self._address}: {said or reply.reason_phrase} (HTTP {code})"
         if code in (401, 403):
             return AuthError(what, f"check `{self._address.side}.api_key`")
-        if code == 404:
+        if code == 404 and said:
             return CollectionNotFoundError(what)
+        if code == 404:
+            # what is missing is said in JSON; of a path that is not there nothing is said
+            hint = f"is `{self._address.side}.url` the REST endpoint?"
+            return UnknownCallError(what, hint)
         if code == 409:
             return CollectionMismatchError(what)
         if code == 429:
@@ -323,10 +353,11 @@ class RestTransport:
 
 
 def _message(reply: httpx.Response) -> str:
+    """What the server says of an error; empty where the answer is not Qdrant's."""
     try:
         status = orjson.loads(reply.content)["status"]
     except (ValueError, KeyError, TypeError):
-        return reply.reason_phrase
+        return ""
     found = status.get("error") if isinstance(status, dict) else status
     return str(found)
 

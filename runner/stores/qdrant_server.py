@@ -2,7 +2,13 @@
 
 An alias stands for its collection: whatever is done to `docs` is done to the collection
 behind it, and a replacement is put in its place by switching the alias.  Custom shard keys
-are namespaces: the same id under two keys is two points.
+are namespaces: the same id under two keys is two points.  As they take a cluster, and at
+least a shard each, a target has them where ``sharding_method: custom`` says so.
+
+Servers from 1.9 on are known.  What older ones lack is left out or done otherwise: the query
+API and multi-vectors came with 1.10, random samples and UUID indexes with 1.11, the
+condition ``has_vector``, strict mode and vectors by kind in gRPC with 1.13, collection
+metadata with 1.16.  The limits of a collection's strict mode are kept.
 """
 
 from __future__ import annotations
@@ -10,7 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,14 +25,17 @@ from runner.errors import CollectionMismatchError, Id, PlanError, StoreError, Tr
 from runner.model import (
     DEFAULT_VECTOR,
     Batch,
+    Capabilities,
     CollectionSpec,
     Endpoint,
     Finding,
     FloatArray,
     Hits,
     Metric,
+    Proposal,
     Select,
     Severity,
+    VectorKind,
 )
 from runner.stores.base import Access, Location
 from runner.stores.qdrant import QdrantStore, joined
@@ -36,16 +45,14 @@ from runner.stores.qdrant_address import (
     RefusedError,
     ShardKey,
     Transport,
+    Version,
     Want,
 )
 from runner.stores.qdrant_grpc import GrpcTransport
+from runner.stores.qdrant_indexing import SAVED_THRESHOLD, Indexing
 from runner.stores.qdrant_payloads import field_of
 from runner.stores.qdrant_points import (
-    SPARSE_SPEC,
-    Chosen,
     Columns,
-    all_vectors,
-    following,
     is_id,
     prepared,
 )
@@ -54,18 +61,14 @@ from runner.stores.qdrant_settings import index_settings, name_problem, placed_i
 from runner.stores.qdrant_wire import Rows
 from runner.stores.whereabouts import Whereabouts, host_of
 
-__all__ = ["QdrantServer"]
+__all__ = ["QdrantCluster", "QdrantServer"]
 
 _MARK = "vector-migration-runner"
-_SAVED_THRESHOLD = "vector-migration-runner.indexing-threshold"
 # Servers before 1.16 keep no collection metadata; there a mark is the name of an alias.
 _MARK_ALIAS = "vector-migration-runner--"
-_DEFAULT_THRESHOLD = 20_000
 _QUERIES_AT_ONCE = 64
 _DELETED_AT_ONCE = 10_000
-_SCROLLED_SPARSE = 1000
-_LOOKS_UNTIL_EMPTY_ARE_COUNTED = 6
-_BYTES_OF = {"float16": 2, "uint8": 1}
+_SHARD_POLL_S = 0.05
 _CARRIED_PARAMS = (
     "shard_number", "sharding_method", "replication_factor", "write_consistency_factor",
     "on_disk_payload",
@@ -76,15 +79,7 @@ _CARRIED_OPTIMIZERS = (
 
 
 class QdrantServer(QdrantStore):
-    """One collection of a server.
-
-    Attributes:
-        stalled_s: How long `finish` waits without any progress of the index.
-        poll_s: First and longest pause between two looks at it.
-    """
-
-    stalled_s: ClassVar[float] = 300.0
-    poll_s: ClassVar[tuple[float, float]] = (0.05, 2.0)
+    """One collection of a server."""
 
     def __init__(self, location: Location, access: Access, scratch: Path) -> None:
         super().__init__(location, access, scratch)
@@ -100,10 +95,11 @@ class QdrantServer(QdrantStore):
         self._shards: dict[str, ShardKey] | None = None
         self._sharding = threading.Lock()
         self._most_a_reply = 1 << 31
-        self._suspended_by_us = False
+        self._limits: Mapping[str, Any] = {}
         self._wire: Transport = (
             GrpcTransport(self._address) if kind == "grpc" else RestTransport(self._address)
         )
+        self._indexing = Indexing(self._wire, lambda: self._at, self._place)
 
     @classmethod
     def endpoint(cls, location: Location) -> Endpoint:
@@ -227,7 +223,7 @@ class QdrantServer(QdrantStore):
         self._wire.create(self._collection, settings)
         self._known = self._real = None
         for shard in extra.get("shard_keys") or ():
-            self._wire.add_shard_key(self._collection, shard)
+            self._add_shard_key(shard)
         # Before there are points: they then shape the vector index, too.
         self._index_fields(spec)
 
@@ -238,6 +234,8 @@ class QdrantServer(QdrantStore):
         there = {field_of(path) for path in schema}
         for path, each in wanted.items():
             if field_of(path) not in there:
+                if each["type"] == "uuid" and self._wire.version() < (1, 11):
+                    each = {"type": "keyword"}
                 self._wire.index_field(self._at, path, each)
 
     def can_swap(self) -> bool:
@@ -248,7 +246,7 @@ class QdrantServer(QdrantStore):
         """The collection of that name, or behind that alias, on the same server."""
         options = {**self.location.options, "collection": collection}
         location = replace(self.location, options=options)
-        opened = QdrantServer(location, self.access, self.scratch)
+        opened = type(self)(location, self.access, self.scratch)
         opened._replaces = self._collection
         return opened
 
@@ -303,146 +301,16 @@ class QdrantServer(QdrantStore):
 
     def bulk_load(self) -> AbstractContextManager[None]:
         """Indexing waits while this is open; `finish` ends that too, should we die in it."""
-        return self._without_indexing()
-
-    @contextmanager
-    def _without_indexing(self) -> Iterator[None]:
-        now, saved = self._thresholds()
-        if saved is None:
-            kept = {_SAVED_THRESHOLD: _DEFAULT_THRESHOLD if now is None else now}
-            self._wire.update(self._at, {"metadata": kept})
-        self._wire.update(self._at, {"optimizers_config": {"indexing_threshold": 0}})
-        self._suspended_by_us = True
-        try:
-            yield
-        finally:
-            self._restore_indexing()
-
-    def _restore_indexing(self) -> None:
-        now, saved = self._thresholds()
-        if saved is None and not (now == 0 and self._suspended_by_us):
-            return
-        threshold = _DEFAULT_THRESHOLD if saved is None else saved
-        self._wire.update(self._at, {"optimizers_config": {"indexing_threshold": threshold}})
-        self._wire.update(self._at, {"metadata": {_SAVED_THRESHOLD: None}})
-        self._suspended_by_us = False
-
-    def _thresholds(self) -> tuple[int | None, int | None]:
-        """The threshold as it is, and the one that was before we set it to 0."""
-        config = self._info()["config"]
-        now = (config.get("optimizer_config") or {}).get("indexing_threshold")
-        saved = (config.get("metadata") or {}).get(_SAVED_THRESHOLD)
-        return now, None if saved is None else int(saved)
+        return self._indexing.suspended()
 
     def finish(self, spec: CollectionSpec) -> None:
-        """Let the server index, and wait until it has.
+        """Make the payload indexes that are missing, let the server index, and wait for it.
 
         Raises:
-            TransientStoreError: It made no progress for `stalled_s`.
+            TransientStoreError: It made no progress for a long while.
         """
-        if not self._keeps_metadata() and self._thresholds()[0] == 0:
-            # A crash in bulk_load left it so, and there was nowhere to note what was before.
-            self._suspended_by_us = spec.index is None or spec.index.type not in ("none", "flat")
         self._index_fields(spec)
-        self._restore_indexing()
-        having = self._having()
-        empty: int | None = None
-        pause, longest = self.poll_s
-        seen, moved_at, calm, short = -1, time.monotonic(), 0, 0
-        while True:
-            info = self._info()
-            indexed = int(info.get("indexed_vectors_count") or 0)
-            due = self._due(info, having) - (empty or 0)
-            green = info["status"] == "green"
-            calm = calm + 1 if green and indexed >= due else 0
-            if calm == 2:
-                return
-            short = short + 1 if green and indexed == seen else 0
-            if empty is None and short >= _LOOKS_UNTIL_EMPTY_ARE_COUNTED:
-                # Sparse vectors without a term are not in the index, and nothing counts them.
-                empty = self._empty_sparse(info)
-            if indexed != seen:
-                seen, moved_at = indexed, time.monotonic()
-            if time.monotonic() - moved_at > self.stalled_s:
-                raise TransientStoreError(
-                    f"{self._place} is {info['status']} and has indexed {indexed:,} vectors of "
-                    f"{info.get('points_count') or 0:,} points, with no progress for "
-                    f"{self.stalled_s:.0f} s",
-                    "look at the server's log; going on later is fine",
-                )
-            time.sleep(pause)
-            pause = min(2 * pause, longest)
-
-    def _having(self) -> dict[str, int]:
-        """How many points have each of the vectors."""
-        info = self._info()
-        names = list(all_vectors(info["config"]["params"]))
-        points = int(info.get("points_count") or 0)
-        if names == [DEFAULT_VECTOR]:
-            return {DEFAULT_VECTOR: self._wire.count(self._at)}
-        try:
-            return {name: self._wire.count(self._at, has_vector=name) for name in names}
-        except RefusedError:
-            # Servers before 1.13 cannot tell; most points have them all.
-            return dict.fromkeys(names, points)
-
-    def _due(self, info: Mapping[str, Any], having: Mapping[str, int]) -> int:
-        """How many vectors must be indexed at least before searches use the index.
-
-        A segment stays unindexed while its vectors are smaller than the threshold.
-        While indexing has not begun, the server is green with none of the dense vectors
-        indexed; sparse ones count as indexed from the start.
-        """
-        config = info["config"]
-        threshold = (config.get("optimizer_config") or {}).get("indexing_threshold")
-        if threshold == 0:
-            return 0
-        kilobytes = _DEFAULT_THRESHOLD if threshold is None else threshold
-        segments = max(1, int(info.get("segments_count") or 1))
-        due = 0
-        for name, vector in all_vectors(config["params"]).items():
-            if vector is None:
-                due += having[name]
-                continue
-            hnsw = {**(config.get("hnsw_config") or {})}
-            hnsw |= {k: v for k, v in (vector.get("hnsw_config") or {}).items() if v is not None}
-            if hnsw.get("m") == 0:
-                continue
-            size = int(vector["size"]) * _BYTES_OF.get(str(vector.get("datatype")).lower(), 4)
-            due += max(0, having[name] - segments * (kilobytes * 1024 // size + 1))
-        return due
-
-    def _empty_sparse(self, info: Mapping[str, Any]) -> int:
-        """How many sparse vectors have no term; reads all of them."""
-        vectors = all_vectors(info["config"]["params"])
-        sparse = tuple(
-            Chosen(name, name, SPARSE_SPEC) for name, each in vectors.items() if each is None
-        )
-        if not sparse:
-            return 0
-        want = Want(sparse, len(sparse) == len(vectors), False)
-        empty = 0
-        for namespace in self.namespaces():
-            start: Id | None = None
-            while True:
-                rows = self._wire.scroll(
-                    self._at, start, _SCROLLED_SPARSE, want, self._shard(namespace)
-                )
-                for column in rows.columns.sparse.values():
-                    empty += sum(each is not None and not len(each.indices) for each in column)
-                start = following(rows.ids[-1]) if rows.ids else None
-                if start is None or len(rows.ids) < _SCROLLED_SPARSE:
-                    break
-        return empty
-
-    def _keeps_metadata(self) -> bool:
-        """Whether the server keeps what `update` says of metadata; noted by a first mark."""
-        probe = {_MARK + ".probe": 1}
-        self._wire.update(self._at, {"metadata": probe})
-        kept = (self._info()["config"].get("metadata") or {}).get(_MARK + ".probe") == 1
-        if kept:
-            self._wire.update(self._at, {"metadata": {_MARK + ".probe": None}})
-        return kept
+        self._indexing.finish(wanted=spec.index is None or spec.index.type not in ("none", "flat"))
 
     # Records
 
@@ -468,14 +336,17 @@ class QdrantServer(QdrantStore):
         A query to a multi-vector is one of a single token.
         """
         chosen = self._chosen_vector(vector)
-        params: dict[str, Any] = {"exact": exact}
+        limits = self._limits
+        params: dict[str, Any] = {"exact": exact and limits.get("search_allow_exact") is not False}
         ef = (self._option("index") or {}).get("ef_search")
         if ef and not exact:
-            params["hnsw_ef"] = int(ef)
+            params["hnsw_ef"] = min(int(ef), limits.get("search_max_hnsw_ef") or int(ef))
+        k = min(k, limits.get("max_query_limit") or k)
+        step = min(_QUERIES_AT_ONCE, limits.get("search_max_batchsize") or _QUERIES_AT_ONCE)
         found: list[list[tuple[Id, float]]] = []
-        for at in range(0, len(queries), _QUERIES_AT_ONCE):
-            some = prepared(queries[at : at + _QUERIES_AT_ONCE], chosen.spec)
-            shard = self._shard(namespace)
+        shard = self._shard(namespace)
+        for at in range(0, len(queries), step):
+            some = prepared(queries[at : at + step], chosen.spec)
             found += self._wire.search(self._at, some, k, chosen, params, shard)
         return Hits(
             ids=[[record_id for record_id, _ in each] for each in found],
@@ -499,12 +370,14 @@ class QdrantServer(QdrantStore):
         params, metadata = config["params"], config.get("metadata") or {}
         self._shards = None
         if str(params.get("sharding_method") or "").lower() == "custom":
-            self._shards = {str(each): each for each in self._wire.shard_keys(self._at)}
+            self._shards = self._named_shards()
         optimizers = {**(config.get("optimizer_config") or {})}
         optimizers["indexing_threshold"] = (
-            metadata.get(_SAVED_THRESHOLD) or optimizers.get("indexing_threshold") or None
+            metadata.get(SAVED_THRESHOLD) or optimizers.get("indexing_threshold") or None
         )
         strict = config.get("strict_mode_config") or {}
+        self._limits = strict if strict.get("enabled") else {}
+        self._most_a_reply = self._limits.get("max_query_limit") or self._most_a_reply
         indexes = {
             field: each.get("params") or {"type": each["data_type"]}
             for field, each in (found.get("payload_schema") or {}).items()
@@ -517,14 +390,60 @@ class QdrantServer(QdrantStore):
             "metadata": {k: v for k, v in metadata.items() if not k.startswith(_MARK)},
             "strict_mode": bool(strict.get("enabled")),
         }
-        return {**config, "extra": extra}
+        return {
+            **config,
+            "extra": extra,
+            "namespaces": "default" if self._shards is None else "named",
+        }
+
+    def _named_shards(self) -> dict[str, ShardKey]:
+        """Namespace → shard key, in the order of their shards.
+
+        Raises:
+            StoreError: Two keys, a number and a text, would be the same namespace.
+        """
+        found: dict[str, ShardKey] = {}
+        for each in self._wire.shard_keys(self._at):
+            if str(each) in found:
+                raise StoreError(
+                    f"{self._place} has the shard keys {each} and {str(each)!r}, a number and a "
+                    "text, which cannot be told apart as namespaces"
+                )
+            found[str(each)] = each
+        return found
+
+    def _add_shard_key(self, shard: ShardKey) -> None:
+        """Make a shard key, and wait until it takes points: its replicas are initialised first.
+
+        Raises:
+            TransientStoreError: They are not ready after the time of a request.
+        """
+        self._wire.add_shard_key(self._at, shard)
+        give_up = time.monotonic() + self._address.connection.timeout_s
+        while not self._wire.shard_keys(self._at).get(shard):
+            if time.monotonic() > give_up:
+                raise TransientStoreError(
+                    f"{self._place}: the shards of key {shard!r} are not active yet",
+                    "look at the cluster's state; going on later is fine",
+                )
+            time.sleep(_SHARD_POLL_S)
 
     def _carry_findings(self, wanted: CollectionSpec) -> list[Finding]:
-        if not wanted.extra.get("strict_mode"):
-            return []
-        what = "the source's strict mode is not carried over: its limits would hold for the checks"
-        hint = "set it on the new collection when the applications have switched"
-        return [Finding(what, hint, Severity.NOTE, f"{self.location.side}.collection")]
+        key, version, found = f"{self.location.side}.collection", self._wire.version(), []
+        if wanted.extra.get("strict_mode"):
+            what = "the source's strict mode is not carried over: its limits would hold for checks"
+            hint = "set it on the new collection when the applications have switched"
+            found.append(Finding(what, hint, Severity.NOTE, key))
+        kinds = {each.kind for each in wanted.vectors.values()}
+        if VectorKind.MULTI in kinds and version < (1, 10):
+            what = f"the server is {_shown(version)}; multi-vectors came with 1.10"
+            found.append(Finding(what, "upgrade it, or leave them out: `source.vectors`", key=key))
+        sparse = wanted.extra.get("sparse_vectors") or {}
+        if version < (1, 10) and any(each.get("modifier") for each in sparse.values()):
+            what = f"the server is {_shown(version)}; the modifier idf, which the source's sparse "
+            what += "vectors have, came with 1.10 and stays behind"
+            found.append(Finding(what, "upgrade it", Severity.WARNING, key))
+        return found
 
     def _shard(self, namespace: str, *, make: bool = False) -> ShardKey | None:
         """The shard key of *namespace*; None where there are none."""
@@ -543,9 +462,9 @@ class QdrantServer(QdrantStore):
                         f"{self._place} has no shard key {namespace!r}; it has: "
                         f"{', '.join(self._shards) or 'none'}"
                     )
-                there = {str(each): each for each in self._wire.shard_keys(self._at)}
+                there = self._named_shards()
                 if namespace not in there:
-                    self._wire.add_shard_key(self._at, namespace)
+                    self._add_shard_key(namespace)
                 self._shards[namespace] = there.get(namespace, namespace)
             return self._shards[namespace]
 
@@ -587,15 +506,10 @@ class QdrantServer(QdrantStore):
         return Want(self._vectors, self._knows_all, payload)
 
     def _sample_ids(self, n: int, namespace: str) -> list[Id]:
-        try:
-            return self._wire.sample(self._at, n, self._shard(namespace))
-        except TransientStoreError:
-            raise
-        except StoreError:
-            # Servers before 1.10 have no random sample; one range is right as well.
-            if self._wire.info(self._at) is None:
-                raise
-            return []
+        shard = self._shard(namespace)
+        if self._wire.version() < (1, 11):
+            return []  # no random sample; one range is right as well
+        return self._wire.sample(self._at, min(n, self._most_a_reply), shard)
 
     def _upsert(
         self,
@@ -612,7 +526,8 @@ class QdrantServer(QdrantStore):
             columns = columns.take(rows)
         points, unsaid = self._wire.encode(self._vectors, ids, columns, payloads)
         reasons = dict(failed) | {rows[at]: reason for at, reason in unsaid.items()}
-        for part in _parts(points, self._wire.request_bytes):
+        most = self._limits.get("upsert_max_batchsize") or len(points)
+        for part in _parts(points, self._wire.request_bytes, most):
             for at, reason in self._upsert_part(points, part, shard).items():
                 reasons[rows[at]] = reason
         return reasons
@@ -632,20 +547,43 @@ class QdrantServer(QdrantStore):
         return {}
 
 
-def _parts(points: Sequence[bytes], most: int) -> Iterator[list[int]]:
-    """Rows of the non-empty *points* in groups of at most *most* bytes."""
+class QdrantCluster(QdrantServer):
+    """A collection whose namespaces are shard keys, made where they are missing."""
+
+    capabilities: ClassVar[Capabilities] = replace(QdrantServer.capabilities, namespaces=True)
+
+    def propose(self, wanted: CollectionSpec, records: int, size_bytes: int) -> Proposal:
+        """A collection with custom sharding, where the records have namespaces."""
+        found = super().propose(wanted, records, size_bytes)
+        if wanted.namespaces in ("", "named"):
+            return found
+        some = "some records have" if wanted.namespaces == "both" else "the records have"
+        finding = Finding(
+            f"{some} no namespace; with custom sharding every point lies in a shard key",
+            "leave `sharding_method` out, and write `namespace_to: {field: …}` if some have one",
+            key=f"{self.location.side}.sharding_method",
+        )
+        return replace(found, findings=(*found.findings, finding))
+
+
+def _parts(points: Sequence[bytes], most_bytes: int, most: int) -> Iterator[list[int]]:
+    """Rows of the non-empty *points* in groups of at most *most*, and *most_bytes* bytes."""
     group: list[int] = []
     size = 0
     for at, point in enumerate(points):
         if not point:
             continue
-        if group and size + len(point) > most:
+        if group and (size + len(point) > most_bytes or len(group) == most):
             yield group
             group, size = [], 0
         group.append(at)
         size += len(point) + 1
     if group:
         yield group
+
+
+def _shown(version: Version) -> str:
+    return ".".join(map(str, version))
 
 
 def _alias_of(mark: str) -> str:

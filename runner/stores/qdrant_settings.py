@@ -33,8 +33,8 @@ from runner.stores.qdrant_points import METRICS, all_vectors
 
 __all__ = [
     "MAX_DIM", "carried", "collection_settings", "filterable_of", "index_settings", "key_of",
-    "name_problem", "placed_indexes", "proposed_names", "summary_of", "vector_findings",
-    "vector_settings", "wanted_indexes",
+    "name_problem", "placed_indexes", "proposed_extra", "proposed_names",
+    "summary_of", "vector_findings", "vector_settings", "wanted_indexes",
 ]  # fmt: skip
 
 MAX_DIM = 65_536
@@ -184,6 +184,17 @@ def carried(found: Mapping[str, Any], chosen: Iterable[str]) -> dict[str, Any]:
     return {name: each for name, each in everything.items() if each}
 
 
+def proposed_extra(extra: Mapping[str, Any], *, sharded: bool) -> dict[str, Any]:
+    """What a wanted collection takes over; *sharded*: whether namespaces become shard keys."""
+    taken = {key: each for key, each in extra.items() if key not in ("vector_name", "shard_keys")}
+    settings = dict(taken.pop("settings", None) or {})
+    settings.pop("sharding_method", None)
+    if sharded:
+        settings["sharding_method"] = "custom"
+        taken["shard_keys"] = list(extra.get("shard_keys") or ())
+    return {**taken, "settings": settings} if settings else taken
+
+
 def collection_settings(spec: CollectionSpec, *, common_index: bool) -> dict[str, Any]:
     """What a collection is made with: vectors, HNSW, quantisation; as `vector_settings`."""
     extra = spec.extra
@@ -276,21 +287,25 @@ def wanted_indexes(
 ) -> tuple[dict[str, Mapping[str, Any]], list[Finding]]:
     """Path within metadata → schema of the indexes that *wanted* is to get; what stands against.
 
-    What another Qdrant had comes with all its parameters; what `CollectionSpec.filterable`
-    names beside gets an index of its type.
+    They are those of `CollectionSpec.filterable`; where that is None, what another Qdrant had.
+    An index that the other one had of the same kind comes with all its parameters.
 
     Args:
         wanted: The wanted collection.
         key: The plan's key that findings belong to.
     """
-    indexes = dict(wanted.extra.get("payload_indexes") or {})
-    there, unsaid = {field_of(path) for path in indexes}, []
-    for field, kind in (wanted.filterable or {}).items():
-        if field in there:
-            continue
-        path = path_of(field)
+    carried = wanted.extra.get("payload_indexes") or {}
+    if wanted.filterable is None:
+        return dict(carried), []
+    paths = {field_of(path): path for path in carried}
+    indexes: dict[str, Mapping[str, Any]] = {}
+    unsaid = []
+    for field, kind in wanted.filterable.items():
+        path = paths.get(field) or path_of(field)
         if path is None:
             unsaid.append(field)
+        elif path in carried and _KINDS.get(carried[path]["type"]) is kind:
+            indexes[path] = carried[path]
         else:
             indexes[path] = {"type": kind.value}
     if not unsaid:

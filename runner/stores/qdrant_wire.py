@@ -106,6 +106,10 @@ _SPARSE_VALUES = _tag(qdrant.SparseVector, "values", _BYTES)
 _SPARSE_INDICES = _tag(qdrant.SparseVector, "indices", _BYTES)
 _MULTI = _tag(qdrant.Vector, "multi_dense", _BYTES)
 _MULTI_ROW = _tag(qdrant.MultiDenseVector, "vectors", _BYTES)
+_OUTER_DATA = _tag(qdrant.Vector, "data", _BYTES)
+_OUTER_INDICES = _tag(qdrant.Vector, "indices", _BYTES)
+_INDICES_DATA = _tag(qdrant.SparseIndices, "data", _BYTES)
+_OUTER_COUNT = _tag(qdrant.Vector, "vectors_count", _VARINT)
 _pack_double = Struct("<d").pack
 _unpack_double = Struct("<d").unpack
 
@@ -120,13 +124,18 @@ class Encoder:
 
     Args:
         vectors: The vectors that the points may have.
+        by_kind: Whether a vector's kind is said by the field that it stands in; else by the
+            outer fields of `Vector`, which are all that old servers read.
     """
 
-    def __init__(self, vectors: Sequence[Chosen]) -> None:
+    def __init__(self, vectors: Sequence[Chosen], *, by_kind: bool = True) -> None:
         self._vectors = tuple(vectors)
+        self._by_kind = by_kind
         self._lone_head = b""
         if len(vectors) == 1 and vectors[0].spec.kind is VectorKind.DENSE:
-            self._lone_head = _lone_dense_head(vectors[0].name, 4 * vectors[0].spec.dim)
+            self._lone_head = _lone_dense_head(
+                vectors[0].name, 4 * vectors[0].spec.dim, by_kind=by_kind
+            )
         empty = _framed(_tag(qdrant.Vectors, "vectors", _BYTES), b"")
         self._no_vector = _framed(_VECTORS, empty)
         self._strings: dict[str, dict[int, bytes]] = {}
@@ -168,7 +177,8 @@ class Encoder:
         bare = (self._no_vector,)
         if self._lone_head:
             return self._lone_parts(n, columns)
-        contents = {each.name: _contents(each, columns) for each in self._vectors}
+        by_kind = self._by_kind
+        contents = {each.name: _contents(each, columns, by_kind=by_kind) for each in self._vectors}
         if list(contents) == [""]:
             # an unnamed vector alone has a field of its own
             rows = contents[""] or [None] * n
@@ -251,9 +261,9 @@ class Encoder:
         return head
 
 
-def _lone_dense_head(name: str, size: int) -> bytes:
+def _lone_dense_head(name: str, size: int, *, by_kind: bool) -> bytes:
     """Everything of ``PointStruct.vectors`` that stands before the floats."""
-    head = _tag(qdrant.DenseVector, "data", _BYTES) + _varint(size)
+    head = (_DENSE_DATA if by_kind else _OUTER_DATA) + _varint(size)
     length = len(head) + size
 
     def wrap(tag: bytes) -> None:
@@ -262,7 +272,8 @@ def _lone_dense_head(name: str, size: int) -> bytes:
         head = tag + length_bytes + head
         length += len(tag) + len(length_bytes)
 
-    wrap(_DENSE)
+    if by_kind:
+        wrap(_DENSE)
     if name:
         wrap(_NAMED_VALUE)
         key = _framed(_NAME, name.encode())
@@ -273,18 +284,23 @@ def _lone_dense_head(name: str, size: int) -> bytes:
     return head
 
 
-def _contents(chosen: Chosen, columns: Columns) -> list[bytes | None]:
+def _contents(chosen: Chosen, columns: Columns, *, by_kind: bool) -> list[bytes | None]:
     """The content of a ``Vector`` message for each point; empty if none has this vector."""
     name = chosen.name
     if name in columns.sparse:
-        return _sparse_contents(columns.sparse[name])
+        return _sparse_contents(columns.sparse[name], by_kind=by_kind)
     if name in columns.multi:
+        if not by_kind:
+            return _flat_multi_contents(columns.multi[name])
         return _multi_contents(columns.multi[name], chosen.spec.dim)
     if name not in columns.dense:
         return []
     size, mask = 4 * chosen.spec.dim, columns.present.get(name)
-    floats = _DENSE_DATA + _varint(size)
-    head = _DENSE + _varint(len(floats) + size) + floats
+    if by_kind:
+        floats = _DENSE_DATA + _varint(size)
+        head = _DENSE + _varint(len(floats) + size) + floats
+    else:
+        head = _OUTER_DATA + _varint(size)
     raw = np.ascontiguousarray(columns.dense[name], dtype="<f4").tobytes()
     rows = range(len(columns.dense[name]))
     return [
@@ -293,7 +309,7 @@ def _contents(chosen: Chosen, columns: Columns) -> list[bytes | None]:
     ]
 
 
-def _sparse_contents(column: Sequence[SparseVector | None]) -> list[bytes | None]:
+def _sparse_contents(column: Sequence[SparseVector | None], *, by_kind: bool) -> list[bytes | None]:
     there = [each for each in column if each is not None]
     if not there:
         return [None] * len(column)
@@ -306,12 +322,17 @@ def _sparse_contents(column: Sequence[SparseVector | None]) -> list[bytes | None
             contents.append(None)
             continue
         end = at + len(each.values)
-        body = b""
+        floats = indices = b""
         if end > at:
             first = ends[at - 1] if at else 0
-            body = _framed(_SPARSE_VALUES, values[4 * at : 4 * end])
-            body += _framed(_SPARSE_INDICES, packed[first : ends[end - 1]])
-        contents.append(_framed(_SPARSE, body))
+            floats = values[4 * at : 4 * end]
+            indices = packed[first : ends[end - 1]]
+        if by_kind:
+            body = _framed(_SPARSE_VALUES, floats) + _framed(_SPARSE_INDICES, indices)
+            contents.append(_framed(_SPARSE, body if end > at else b""))
+        else:
+            listed = _framed(_OUTER_INDICES, _framed(_INDICES_DATA, indices))
+            contents.append(_framed(_OUTER_DATA, floats) + listed)
         at = end
     return contents
 
@@ -329,6 +350,17 @@ def _multi_contents(column: Sequence[FloatArray | None], dim: int) -> list[bytes
         block[:, len(head) :] = np.ascontiguousarray(each, dtype="<f4").view(np.uint8)
         contents.append(_framed(_MULTI, block.tobytes()))
     return contents
+
+
+def _flat_multi_contents(column: Sequence[FloatArray | None]) -> list[bytes | None]:
+    return [
+        None
+        if each is None
+        else _framed(_OUTER_DATA, np.ascontiguousarray(each, dtype="<f4").tobytes())
+        + _OUTER_COUNT
+        + _varint(len(each))
+        for each in column
+    ]
 
 
 def _packed_varints(numbers: npt.NDArray[np.uint32]) -> tuple[bytes, list[int]]:

@@ -94,7 +94,7 @@ class WeaviateStore(Target):
 
     name = "weaviate"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        filters=Filters.DECLARED,
+        filters=Filters.ADJUSTABLE,
         typed_fields=True,
         ids=IdRule(strings="uuid"),
         metrics=dict.fromkeys((Metric.COSINE, Metric.DOT, Metric.L2), Fidelity.EXACT),
@@ -117,7 +117,8 @@ class WeaviateStore(Target):
         self._collection = class_name(str(location.options["collection"]))
         self._address = Address.of(location)
         self._wire = Wire(self._address)
-        self._tenants = Tenants(self._wire, location, self._collection)
+        may_wake = location.touch or access is Access.WRITE
+        self._tenants = Tenants(self._wire, location, self._collection, may_wake=may_wake)
         self._view = View(self._wire, self._tenants, location, self._collection)
         self._place = self._view.place
         self._writer = Writer(self._wire, self._view, self._collection)

@@ -7,6 +7,7 @@ server says of itself; here its protocol definitions are used, and nothing else.
 from __future__ import annotations
 
 import ipaddress
+import socket
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ __all__ = ["Address", "FullError", "Wire", "ids_filter"]
 
 _REST_PORT, _GRPC_PORT = 8080, 50051
 _RECEIVED_BYTES = 256 << 20
+_LOOK_S = 5.0
 _Code = grpc.StatusCode
 _PASSING_CODES = {_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED, _Code.ABORTED, _Code.CANCELLED}
 _PASSING_STATUS = {408, 425, 429, 502, 503, 504}
@@ -290,14 +292,44 @@ class Wire:
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, ssl.SSLError) and not isinstance(cause, _BROKEN_TLS):
-                reason = getattr(cause, "verify_message", "") or cause.reason or str(cause)
-                return StoreError(
-                    f"weaviate {self._address}: no trusted TLS connection: {reason}",
-                    f"name the certificate authority in `{self._address.side}.connection.ca_file`",
-                )
+                return self._untrusted(cause, str(self._address))
             cause = cause.__cause__ or cause.__context__
         kind = "timed out" if isinstance(error, httpx.TimeoutException) else str(error)
         return TransientStoreError(f"weaviate {self._address}: {kind or type(error).__name__}")
+
+    def _untrusted(self, error: ssl.SSLError, endpoint: str) -> StoreError:
+        reason = getattr(error, "verify_message", "") or error.reason or str(error)
+        return StoreError(
+            f"weaviate {endpoint}: no trusted TLS connection: {reason}",
+            f"name the certificate authority in `{self._address.side}.connection.ca_file`, and "
+            "cert_file and key_file if the server asks for a client certificate",
+        )
+
+    def _certificate_error(self) -> StoreError | None:
+        """Why TLS with the gRPC endpoint fails; None if it does not, or nobody answers.
+
+        gRPC reports untrusted certificates as it does servers that are down.
+        """
+        address = self._address
+        if not address.tls or address.connection.proxy:
+            return None
+        host, _, port = address.grpc.rpartition(":")
+        host = host.strip("[]")
+        context = _tls_context(address)
+        context.set_alpn_protocols(["h2"])
+        try:
+            with (
+                socket.create_connection((host, int(port)), timeout=_LOOK_S) as plain,
+                context.wrap_socket(plain, server_hostname=host) as secured,
+            ):
+                # A missing client certificate is refused after the handshake; what a server
+                # of HTTP/2 says first else is its settings.
+                secured.recv(1)
+        except ssl.SSLError as error:
+            return None if isinstance(error, _BROKEN_TLS) else self._untrusted(error, address.grpc)
+        except OSError:
+            return None
+        return None
 
     def _refused(self, reply: httpx.Response) -> StoreError:
         status = reply.status_code
@@ -329,6 +361,9 @@ class Wire:
         if code is _Code.RESOURCE_EXHAUSTED:
             return FullError(what)
         if code in _PASSING_CODES:
+            untrusted = self._certificate_error() if code is _Code.UNAVAILABLE else None
+            if untrusted is not None:
+                return untrusted
             hint = (
                 f"is gRPC listening there? `{side}.grpc_port` names its port, "
                 f"`{side}.connection.grpc_host` another host"

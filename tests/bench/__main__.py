@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +33,7 @@ from tests.bench import memory, pipes
 from tests.servers import outside, postgres
 
 DIM = 384
-STORES = ["chroma", "pgvector", "faiss", "qdrant", "files"]
+STORES = ["chroma", "pgvector", "faiss", "qdrant", "pinecone", "weaviate", "files"]
 INDEX = {"pgvector": "none", "faiss": "flat"}
 """Building a graph would be most of the time, and is the library's own."""
 FEW = {"chroma": 20_000}
@@ -117,13 +118,25 @@ def make_parquet(path: Path, records: int) -> None:
             writer.write_table(table)
 
 
+@dataclass(frozen=True)
+class Servers:
+    """Where they are: a DSN, and the doubles."""
+
+    dsn: str
+    qdrant: outside.QdrantAddress
+    pinecone: outside.PineconeAddress
+    weaviate: dict[str, Any]
+
+
 class Bench:
     """Sources that are filled once, and targets that are fresh each time."""
 
-    def __init__(self, folder: Path, dsn: str, qdrant: outside.QdrantAddress, records: int) -> None:
+    def __init__(self, folder: Path, servers: Servers, records: int) -> None:
         self.folder = folder
-        self.dsn = dsn
-        self.qdrant = qdrant
+        self.dsn = servers.dsn
+        self.qdrant = servers.qdrant
+        self.pinecone = servers.pinecone
+        self.weaviate = servers.weaviate
         self.records = records
         self._fresh = 0
 
@@ -144,6 +157,15 @@ class Bench:
             case "qdrant":
                 options = {"url": self.qdrant.url, "collection": name}
                 return Location(store, options, Connection(grpc_host=self.qdrant.grpc_host), side)
+            case "pinecone":
+                options = {
+                    "control_host": self.pinecone.url,
+                    "api_key": self.pinecone.api_key,
+                    "index": name.replace("_", "-"),
+                    "requests_per_s": 100_000,  # what the client can do, not what one may ask
+                }
+            case "weaviate":
+                options = {**self.weaviate, "collection": name.capitalize()}
             case _:
                 options = {"path": str(self.folder / f"{name}.parquet")}
         if side == "target" and store in INDEX:
@@ -200,7 +222,10 @@ class Bench:
             },
         }
         os.environ["BENCH_DSN"] = self.dsn
-        text = json.dumps(document).replace(json.dumps(self.dsn), '"${BENCH_DSN}"')
+        os.environ["BENCH_KEY"] = self.pinecone.api_key
+        text = json.dumps(document)
+        for secret, name in ((self.dsn, "BENCH_DSN"), (self.pinecone.api_key, "BENCH_KEY")):
+            text = text.replace(json.dumps(secret), f'"${{{name}}}"')
         (folder / "plan.yaml").write_text(text)
         result = load_plan(folder / "plan.yaml").run()
         assert result.verdict == "passed", result.checks
@@ -243,8 +268,8 @@ class Bench:
             )
 
         piped = [self._onto(target, place, threads(1)), self._onto(target, place, threads(2))]
-        # a process forked beside the threads of gRPC or Chroma would hang
-        if not {"chroma", "qdrant"} & {place.store, target}:
+        # a process forked beside the threads of gRPC, Chroma or Pinecone's calls would hang
+        if not {"chroma", "qdrant", "pinecone", "weaviate"} & {place.store, target}:
             piped.append(
                 self._onto(
                     target,
@@ -264,6 +289,12 @@ class Bench:
             target, place, lambda to: pipes.write_alone(batches, to, read_back=read_back)
         )
         return write, pipes.digest_us(batches)
+
+    def packing(self, source: str) -> float:
+        """See `pipes.filled`, of what *source* holds."""
+        place = self.source(source, self.count("pinecone"))
+        with open_store(place, Access.READ, self.scratch("packing")) as store:
+            return pipes.filled([*pipes.pages(store)])
 
     def _onto(self, store: str, like: Location, act: Callable[[Target], float]) -> float:
         location = self.fresh(store)
@@ -286,9 +317,14 @@ class Bench:
 
 
 @contextmanager
-def _servers() -> Iterator[tuple[str, outside.QdrantAddress]]:
-    with postgres.shared().database() as dsn, outside.qdrant() as double:
-        yield dsn, double
+def _servers() -> Iterator[Servers]:
+    with (
+        postgres.shared().database() as dsn,
+        outside.qdrant() as qdrant,
+        outside.pinecone("127.0.0.77") as pinecone,
+        outside.weaviate() as weaviate,
+    ):
+        yield Servers(dsn, qdrant, pinecone, weaviate)
 
 
 def _print(row: Row) -> None:
@@ -340,11 +376,12 @@ def main() -> int:
     options = parser.parse_args()
     rows: list[Row] = []
     peaks: dict[int, int] = {}
+    packing: float | None = None
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="vmr-bench-"))
     try:
-        with _servers() as (dsn, qdrant):
-            bench = Bench(folder, dsn, qdrant, options.records)
+        with _servers() as servers:
+            bench = Bench(folder, servers, options.records)
             for source in options.sources:
                 for target in options.targets:
                     for read_back in (False, True):
@@ -353,7 +390,10 @@ def main() -> int:
                         )
                         rows.append(row)
                         _print(row)
-            os.environ["BENCH_DSN"] = dsn
+            if "pinecone" in options.targets:
+                packing = bench.packing(options.sources[0])
+                print(f"pinecone: full requests hold {packing:.1%} of the 2 MB that they may")
+            os.environ["BENCH_DSN"] = servers.dsn
             for records in options.memory:
                 table = bench.source("pgvector", records)
                 peaks[records] = memory.peak_bytes(table, folder, records)
@@ -370,6 +410,7 @@ def main() -> int:
                 "seconds": round(time.monotonic() - began),
                 "rows": [asdict(row) for row in rows],
                 "peak_bytes": peaks,
+                "pinecone_packing": packing,
             },
             indent=2,
         )

@@ -1,15 +1,19 @@
 """The suite over Qdrant: the embedded engine, our wire double, and a real server if there is one.
 
-``QDRANT_TEST_URL`` (and ``QDRANT_TEST_GRPC``, ``host:port``, where gRPC is not at port
-6334) names the real one; collections called ``runner-test-…`` are made and dropped there.
+``QDRANT_TEST_URL`` names the real one, from 1.9 on (and ``QDRANT_TEST_GRPC``, ``host:port``,
+where gRPC is not at port 6334; ``QDRANT_TEST_KEY``, where it wants an API key); collections
+called ``runner-test-…`` are made and dropped there.
 """
 
 from __future__ import annotations
 
 import os
 import uuid
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 
+import httpx
 import numpy as np
 import orjson
 import pytest
@@ -29,13 +33,17 @@ from runner.model import (
     VectorSpec,
 )
 from runner.stores.base import Access, Connection
+from runner.stores.qdrant_address import version_of
 from runner.stores.qdrant_edge import QdrantEdge
+from runner.stores.qdrant_indexing import Indexing
 from runner.stores.qdrant_rest import RestTransport
-from runner.stores.qdrant_server import QdrantServer
+from runner.stores.qdrant_server import QdrantCluster, QdrantServer
 from runner.testing import Place, StoreConformance, make_batch, read_all
 from tests.servers.qdrant_double import QdrantDouble
+from tests.servers.qdrant_state import NEWEST
 
 REAL_URL = os.environ.get("QDRANT_TEST_URL")
+REAL_KEY = os.environ.get("QDRANT_TEST_KEY")
 
 
 def mixed_batch(n: int, dim: int = 8) -> Batch:
@@ -176,34 +184,44 @@ class QdrantConformance(StoreConformance):
             target.finish(replace(target.describe(), filterable=wanted))
             assert target.describe().filterable == wanted
 
-    def test_what_another_qdrant_had_wins_over_what_is_wanted(self, place):
+    def test_what_another_qdrant_had_comes_with_its_parameters(self, place):
         carried = {
             "year": {"type": "integer", "lookup": False, "range": True},
-            "person.name": {"type": "keyword"},
+            "person.name": {"type": "keyword", "is_tenant": True},
+            "team": {"type": "keyword"},
+            "state": {"type": "keyword"},
         }
         text = {"type": "text", "tokenizer": "whitespace", "lowercase": True}
-        wanted = {"year": FilterKind.FLOAT, "title": FilterKind.KEYWORD}
+        wanted = {
+            "person.name": FilterKind.KEYWORD,
+            "state": FilterKind.TEXT,
+            "title": FilterKind.KEYWORD,
+            "year": FilterKind.INTEGER,
+        }
         extra = {"payload_indexes": carried, "document_index": text}
         with place.open(document_field="body of it") as target:
             spec = replace(self.spec(Metric.DOT), filterable=wanted, extra=extra)
             target.create(target.propose(spec, 1, 1).spec)
             found = target.describe()
-            assert found.filterable == {
-                "person.name": FilterKind.KEYWORD,
-                "title": FilterKind.KEYWORD,
-                "year": FilterKind.INTEGER,
+            assert found.filterable == wanted
+            assert found.extra["payload_indexes"] == {
+                "person.name": carried["person.name"],
+                "state": {"type": "text"},
+                "title": {"type": "keyword"},
+                "year": carried["year"],
             }
-            assert found.extra["payload_indexes"] == {**carried, "title": {"type": "keyword"}}
             assert found.extra["document_index"].items() >= text.items()
         with place.open(document_field="other") as target:
             paths = target.describe().extra["payload_indexes"]
-            assert paths.keys() == {*carried, "title", '"body of it"'}
+            assert paths.keys() == {*wanted, '"body of it"'}
         with place.open(metadata_key="person") as target:
             assert "name" in target.describe().filterable
         with place.open(document_field="body of it") as target:
             alone = replace(self.spec(Metric.DOT), extra=extra)
             assert target.propose(alone, 1, 1).spec.filterable == {
                 "person.name": FilterKind.KEYWORD,
+                "state": FilterKind.KEYWORD,
+                "team": FilterKind.KEYWORD,
                 "year": FilterKind.INTEGER,
             }
 
@@ -272,8 +290,13 @@ class QdrantConformance(StoreConformance):
             for size in (1, 2, 3, 4):
                 assert read_all(target, size).ids == ids
 
+    def skip_without_multi_vectors(self):
+        if not self.can.multi_vectors:
+            pytest.skip("this server has no multi-vectors")
+
     def of_kinds(self, place, batch):
         """A collection of `KINDS`, whatever the place's option says, holding *batch*."""
+        self.skip_without_multi_vectors()
         target = place.open(vectors="all")
         proposal = target.propose(KINDS, len(batch), batch.size_bytes)
         assert not proposal.findings
@@ -353,6 +376,8 @@ class QdrantConformance(StoreConformance):
 
     @pytest.mark.parametrize("kind", [VectorKind.SPARSE, VectorKind.MULTI], ids=str)
     def test_a_vector_of_another_kind_may_be_the_only_one(self, place, kind):
+        if kind is VectorKind.MULTI:
+            self.skip_without_multi_vectors()
         batch, name = batch_of_kinds(9), {"sparse": "terms", "multi": "tokens"}[kind]
         only = {name: getattr(batch, kind)[name]}
         batch = batch.with_(**{"vectors": {}, "present": {}, "sparse": {}, "multi": {}, kind: only})
@@ -384,6 +409,7 @@ class QdrantConformance(StoreConformance):
         assert found.sparse["terms"] == terms
 
     def test_bad_sparse_and_multi_vectors_are_named_and_the_others_written(self, place):
+        self.skip_without_multi_vectors()
         batch = batch_of_kinds(8)
         terms, tokens = list(batch.sparse["terms"]), list(batch.multi["tokens"])
         one = np.ones(2, np.float32)
@@ -461,9 +487,25 @@ def double():
 
 
 @pytest.fixture(scope="module")
-def old_double():
-    with QdrantDouble("127.0.0.62", version="1.15.0") as running:
-        yield running
+def old_doubles():
+    """The double of an older server, by its version."""
+    with ExitStack() as stack:
+        running = {}
+
+        def of(version):
+            if version not in running:
+                double = QdrantDouble("127.0.0.62", version=version)
+                running[version] = stack.enter_context(double)
+            return running[version]
+
+        yield of
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """What the double calls finished need not be waited for."""
+    monkeypatch.setattr(Indexing, "settled_s", 0.1)
+    monkeypatch.setattr(Indexing, "poll_s", (0.002, 0.02))
 
 
 def place_on(running, tmp_path, **options):
@@ -476,15 +518,27 @@ def place_on(running, tmp_path, **options):
 
 
 class ServerConformance(QdrantConformance):
+    """A server, of whatever version; without `namespaces` where it is no cluster."""
+
     store = QdrantServer
+    version = NEWEST
+
+    @property
+    def server_version(self):
+        return version_of(self.version)
+
+    @property
+    def can(self):
+        multi = self.server_version >= (1, 10)
+        return replace(self.store.capabilities, multi_vectors=multi)
 
     def ids_by_index(self, target, field, value):
         """With strict mode, which servers have from 1.13, a filter without an index is refused."""
+        if self.server_version < (1, 13):
+            pytest.skip("this server does not say whether a filter used an index")
         wire = RestTransport(target._address)
         path, limits = f"/collections/{target._at}", {"unindexed_filtering_retrieve": False}
         try:
-            if wire.version() < (1, 13):
-                pytest.skip("this server does not say whether a filter used an index")
             strict = {"strict_mode_config": {"enabled": True, **limits}}
             wire._send("PATCH", path, orjson.dumps(strict))
             within = {"must": [{"key": field, "match": {"value": value}}]}
@@ -495,18 +549,21 @@ class ServerConformance(QdrantConformance):
         return [each["id"] for each in points]
 
 
+@pytest.mark.usefixtures("quick")
 class TestDoubleOverGrpc(ServerConformance):
     @pytest.fixture
     def place(self, double, tmp_path):
         return place_on(double, tmp_path)
 
 
+@pytest.mark.usefixtures("quick")
 class TestDoubleOverRest(ServerConformance):
     @pytest.fixture
     def place(self, double, tmp_path):
         return place_on(double, tmp_path, transport="rest")
 
 
+@pytest.mark.usefixtures("quick")
 class TestDoubleWithNamedVector(ServerConformance):
     examples = 5
 
@@ -518,28 +575,70 @@ class TestDoubleWithNamedVector(ServerConformance):
         pytest.skip("the location chooses one vector")
 
 
-class TestDoubleOfAnOldServer(ServerConformance):
-    """A server before 1.16, which keeps no collection metadata."""
+@pytest.mark.usefixtures("quick")
+class TestDoubleWithShardKeys(ServerConformance):
+    """A cluster, in which each namespace is a shard key."""
 
+    store = QdrantCluster
+    namespaces = ("acme", "globex", "7")
     examples = 5
 
     @pytest.fixture
-    def place(self, old_double, tmp_path):
-        return place_on(old_double, tmp_path)
+    def place(self, double, tmp_path):
+        double.state.looks_until_active = 1
+        place = place_on(double, tmp_path, sharding_method="custom")
+        yield replace(place, store=QdrantCluster)
+        double.state.looks_until_active = 0
+
+
+@pytest.mark.usefixtures("quick")
+class TestDoubleOfServer15(ServerConformance):
+    """The last one without collection metadata, and with vectors as they were before 1.16."""
+
+    version = "1.15.5"
+    examples = 5
+
+    @pytest.fixture
+    def place(self, old_doubles, tmp_path):
+        return place_on(old_doubles(self.version), tmp_path)
+
+
+@pytest.mark.usefixtures("quick")
+class TestDoubleOfServer9(ServerConformance):
+    """One without the query API, multi-vectors, samples, `has_vector` and strict mode."""
+
+    version = "1.9.7"
+    examples = 5
+
+    @pytest.fixture(params=["grpc", "rest"])
+    def place(self, old_doubles, tmp_path, request):
+        return place_on(old_doubles(self.version), tmp_path, transport=request.param)
 
 
 class RealServer(ServerConformance):
+    """What `QDRANT_TEST_URL` names; each test has a collection of its own, and drops it."""
+
+    @property
+    def server_version(self):
+        return real_version()
+
     @pytest.fixture(params=["grpc", "rest"])
     def place(self, tmp_path, request):
         options = {"url": REAL_URL, "collection": f"runner-test-{uuid.uuid4().hex}"}
         options["transport"] = request.param
-        if os.environ.get("QDRANT_TEST_KEY"):
-            options["api_key"] = os.environ["QDRANT_TEST_KEY"]
+        if REAL_KEY:
+            options["api_key"] = REAL_KEY
         connection = Connection(grpc_host=os.environ.get("QDRANT_TEST_GRPC"))
-        place = Place(QdrantServer, options, tmp_path, connection=connection)
+        place = Place(self.store, options, tmp_path, connection=connection)
         yield place
         with replace(place, scratch=tmp_path / "end").open() as target:
             target.drop()
+
+
+@cache
+def real_version():
+    headers = {"api-key": REAL_KEY} if REAL_KEY else {}
+    return version_of(httpx.get(REAL_URL, headers=headers).json()["version"])
 
 
 if REAL_URL:

@@ -219,23 +219,38 @@ def test_documents_and_vectors_that_a_transform_changes_are_in_the_loss_report(
 
 
 def test_only_what_the_plan_drops_is_said_to_be_dropped(places: Places, cli: Cli) -> None:
-    """Not what only records have that do not fit; an empty key has a share as others have."""
-    own = [{"a": 1, "gone": 2}, {"a": 1, "": 3, "odd": 4}]
+    """Not what only records have that do not fit."""
+    own = [{"a": 1, "gone": 2}, {"a": 1, "deep": {"b": 3}, "odd": 4}]
     places.fill(places.options("files", "source"), records(2).with_(metadata=Metadata.of(own)))
     path = places.plan(
         places.options("files", "source"), places.options("chroma", "target"),
-        transforms=[{"drop": ["gone"]}],
+        transforms=[{"drop": ["gone"]}], unsupported="refuse",
     )  # fmt: skip
     tried = load_plan(path).dry_run()
     assert tried.exit_code == 3
     unfit = "only in records that do not fit"
     assert {each.name: each.note for each in tried.fields} == {
-        "a": "kept", "gone": "dropped by the plan", "": unfit, "odd": unfit,
+        "a": "kept", "gone": "dropped by the plan", "deep": unfit, "odd": unfit,
     }  # fmt: skip
     found = cli("run", "plan.yaml", "--dry-run", "--format", "markdown")
     lines = [line for line in found.stdout.splitlines() if unfit in line]
     assert len(lines) == 2
     assert all("50 %" in line for line in lines)
+
+
+def test_a_field_whose_name_does_not_fit_is_said_to_be_kept_beside(places: Places) -> None:
+    own = [{"a": 1, "": 3, "#b": None}]
+    places.fill(places.options("files", "source"), records(1).with_(metadata=Metadata.of(own)))
+    path = places.plan(places.options("files", "source"), places.options("chroma", "target"))
+    tried = load_plan(path).dry_run()
+    assert tried.exit_code == 0
+    beside = "kept in runner_fields"
+    assert {each.name: each.note for each in tried.fields if each.note != "added"} == {
+        "a": "kept", "": beside, "#b": beside,
+    }  # fmt: skip
+    assert [(each.field, each.reversible) for each in tried.losses if each.policy == "json"] == [
+        ("", True), ("#b", True),
+    ]  # fmt: skip
 
 
 def test_a_changed_metric_names_what_the_existing_collection_compares_by(served: Places) -> None:

@@ -87,3 +87,12 @@ def test_an_existing_collection_keeps_the_indexes_that_it_has(served: Places) ->
     seen = load_plan(served.plan(source, again, "kept_b")).dry_run()
     (warning,) = (each for each in seen.warnings if "stays as it is" in each.what)
     assert "target.filter_indexes" in warning.place
+
+
+def test_inspect_names_them(served: Places) -> None:
+    source = filled(served, "files", "seen_from")
+    target = served.options("qdrant-double", "seen_to") | {"filter_indexes": ["year"]}
+    plan = served.plan(source, target, "seen")
+    assert load_plan(plan).run().verdict is Verdict.PASSED
+    (there,) = (each for each in load_plan(plan).inspect().sides if each.side == "target")
+    assert {each.name: each.note for each in there.fields if each.note} == {"year": "integer index"}

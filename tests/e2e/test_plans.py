@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import shutil
+import sys
+import types
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,12 +19,13 @@ import numpy as np
 import psycopg2
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pydantic
 import pytest
 
-from runner import load_plan
+from runner import load_any, load_plan
 from runner.api import Plan
 from runner.copy.ids import uuid_for
-from runner.model import BatchSize
+from runner.model import BatchSize, IndexSpec
 from runner.plan.lint import lint_paths
 from runner.results import RunResult, Verdict
 from runner.stores.base import Access
@@ -32,8 +36,8 @@ SAMPLE = {"store": "files", "path": "plans/sample/documents.parquet"}
 CHROMA = {"store": "chroma", "path": ".demo/chroma", "collection": "docstrings"}
 
 
-def run(served: Places, name: str, **variables: str) -> tuple[Plan, RunResult]:
-    plan = load_plan(served.folder / "plans" / f"{name}.yaml", variables)
+def run(served: Places, name: str, *, only: str = "", **variables: str) -> tuple[Plan, RunResult]:
+    plan = load_plan(served.folder / "plans" / f"{name}.yaml", variables, only=only)
     return plan, plan.run()
 
 
@@ -261,6 +265,23 @@ def show_one_collection_each(served: Places, plan: Plan, result: RunResult) -> N
     assert (undone.action, undone.removed) == ("drop", 24)
 
 
+def in_several_collections(served: Places) -> None:
+    run(served, "one_collection_each")
+
+
+def show_several_sources(served: Places, plan: Plan, result: RunResult) -> None:
+    """Run as a whole as well: what was copied by itself stays, and the others follow."""
+    assert result.records == 6
+    several = load_any(plan.document.path)
+    assert several.run().exit_code == 0
+    there = {"store": "files", "path": ".demo/tickets.parquet"}
+    found = served.read(there)
+    assert len(found) == 18
+    assert {each[2]["queue"] for each in found.values()} == {"urgent", "later"}
+    with served.opened(there) as store:
+        assert store.namespaces() == ["1", "2", "3"]
+
+
 def in_weaviate(served: Places) -> None:
     """As an application may have it: named by UUIDs, each with its own name in a property."""
     with served.opened(served.options("weaviate", "Docstrings"), Access.WRITE) as collection:
@@ -279,12 +300,96 @@ def show_weaviate_to_faiss(served: Places, _plan: Plan, result: RunResult) -> No
     np.testing.assert_array_equal(found["textwrap.wrap"][0], sent["textwrap.wrap"][0])
 
 
+def in_a_chroma_server(served: Places) -> None:
+    put(served, served.options("chroma-server", "docstrings"))
+
+
+def show_chroma_to_pgvector(served: Places, plan: Plan, result: RunResult) -> None:
+    assert (plan.name, result.records) == ("chroma_to_pgvector-docstrings", 1500)
+    ((text, attributes, line),) = sql(
+        served,
+        "SELECT content, attributes, jsonb_typeof(attributes->'line') FROM docstrings_vectors"
+        " WHERE doc_id = 'abc.ABCMeta'",
+    )
+    assert text.startswith("Metaclass for defining Abstract Base Classes")
+    assert (attributes["module"], line) == ("abc", "number")
+    indexes = sql(served, "SELECT indexdef FROM pg_indexes WHERE tablename = 'docstrings_vectors'")
+    assert any("hnsw" in each and "m='16'" in each for (each,) in indexes)
+
+
+class Document(pydantic.BaseModel):
+    """As LangChain's pickles."""
+
+    id: str | None = None
+    metadata: dict[str, Any] = {}
+    page_content: str = ""
+
+
+class InMemoryDocstore:
+    """As LangChain's pickles."""
+
+    def __init__(self, documents: dict[str, Document]) -> None:
+        self._dict = documents
+
+
+LANGCHAIN = {
+    "langchain_core.documents.base": Document,
+    "langchain_community.docstore.in_memory": InMemoryDocstore,
+}
+
+
+def in_an_index_that_langchain_saved(served: Places) -> None:
+    sample = pq.read_table(served.folder / SAMPLE["path"])
+    vectors = np.asarray(sample["vector"].combine_chunks().flatten()).reshape(len(sample), -1)
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    folder = served.folder / ".demo" / "langchain"
+    folder.mkdir()
+    faiss.write_index(index, str(folder / "index.faiss"))
+    ids = sample["id"].to_pylist()
+    texts, metadata = sample["document"].to_pylist(), sample["metadata"].to_pylist()
+    with pytest.MonkeyPatch.context() as patch:
+        for module, cls in LANGCHAIN.items():
+            parts = module.split(".")
+            for end in range(1, len(parts) + 1):
+                name = ".".join(parts[:end])
+                patch.setitem(sys.modules, name, types.ModuleType(name))
+            patch.setattr(sys.modules[module], cls.__name__, cls, raising=False)
+            patch.setattr(cls, "__module__", module)
+        documents = {
+            each: Document(page_content=text, metadata=json.loads(said))
+            for each, text, said in zip(ids, texts, metadata, strict=True)
+        }
+        saved = (InMemoryDocstore(documents), dict(enumerate(ids)))
+        (folder / "index.pkl").write_bytes(pickle.dumps(saved))
+
+
+def show_faiss_to_qdrant(served: Places, _plan: Plan, result: RunResult) -> None:
+    """Text and metadata are where LangChain's QdrantVectorStore looks."""
+    assert result.records == 1500
+    there = {**qdrant(served, "docstrings_from_faiss"), "document_field": "page_content"}
+    _, text, payload = served.read(there)[uuid_for("textwrap.wrap")]
+    assert text.startswith("Wrap a single paragraph")
+    assert payload["metadata"]["module"] == "textwrap"
+
+
+def show_any_to_chroma(served: Places, plan: Plan, result: RunResult) -> None:
+    assert (plan.name, result.records) == ("any_to_chroma-documents_from_files", 1500)
+    there = served.options("chroma-server", "documents_from_files")
+    assert served.read(there).keys() == served.read(SAMPLE).keys()
+    with served.opened(there) as collection:
+        described = collection.describe()
+    assert described is not None
+    assert described.index == IndexSpec("hnsw", {"m": 32, "ef_construction": 200, "ef_search": 100})
+
+
 @dataclass(frozen=True)
 class Shipped:
-    """A plan: what has to be there, and what it shows."""
+    """A plan: what has to be there, what it shows, and by which of its sources."""
 
     prepare: Callable[[Places], None]
     show: Callable[[Places, Plan, RunResult], None]
+    only: str = ""
 
 
 SHIPPED = {
@@ -298,7 +403,11 @@ SHIPPED = {
     "export-to-parquet": Shipped(in_the_table_of_quickstart, show_export_to_parquet),
     "import-jsonl": Shipped(lambda _: None, show_import_jsonl),
     "replace-in-place": Shipped(in_a_table_with_old_contents, show_replace_in_place),
+    "chroma_to_pgvector": Shipped(in_a_chroma_server, show_chroma_to_pgvector),
+    "faiss_to_qdrant": Shipped(in_an_index_that_langchain_saved, show_faiss_to_qdrant),
+    "any_to_chroma": Shipped(lambda _: None, show_any_to_chroma),
     "one_collection_each": Shipped(lambda _: None, show_one_collection_each),
+    "several_sources": Shipped(in_several_collections, show_several_sources, only="urgent"),
     "weaviate_to_faiss": Shipped(in_weaviate, show_weaviate_to_faiss),
 }
 
@@ -311,15 +420,25 @@ def checkout(served: Places, monkeypatch: pytest.MonkeyPatch) -> Places:
     monkeypatch.setenv("PG_DSN", served.environment["TEST_DSN"])
     monkeypatch.setenv("QDRANT_URL", served.environment["TEST_QDRANT"])
     monkeypatch.setenv("QDRANT_GRPC", served.environment["TEST_QDRANT_GRPC"])
+    monkeypatch.setenv("CHROMA_URL", served.environment["TEST_CHROMA"])
     monkeypatch.setenv("WEAVIATE_URL", served.environment["TEST_WEAVIATE"])
     monkeypatch.setenv("WEAVIATE_GRPC_PORT", served.environment["TEST_WEAVIATE_GRPC_PORT"])
     monkeypatch.setenv("PINECONE_CONTROL", served.environment["TEST_PINECONE"])
     monkeypatch.setenv("PINECONE_API_KEY", served.environment["TEST_PINECONE_KEY"])
     monkeypatch.setenv("HASH_KEY", "a key of this test")
-    sql(served, "DROP TABLE IF EXISTS docstrings, docstrings_from_faiss, articles")
+    sql(
+        served,
+        "DROP TABLE IF EXISTS docstrings, docstrings_vectors, docstrings_from_faiss, articles",
+    )
     with served.opened(pinecone(served), Access.WRITE) as index:
         index.drop()
-    for name in ("docstrings", "docstrings_from_pinecone", "articles_acme", "articles_globex"):
+    for name in ("docstrings", "documents_from_files"):
+        with served.opened(served.options("chroma-server", name), Access.WRITE) as collection:
+            collection.drop()
+    for name in (
+        "docstrings", "docstrings_from_pinecone", "docstrings_from_faiss", "articles_acme",
+        "articles_globex",
+    ):  # fmt: skip
         with served.opened(qdrant(served, name), Access.WRITE) as collection:
             if collection.describe() is not None:
                 collection.drop()
@@ -335,7 +454,7 @@ def test_every_plan_that_ships_is_tried_and_listed() -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_plan_that_ships_runs_and_passes(checkout: Places, name: str) -> None:
     SHIPPED[name].prepare(checkout)
-    plan, result = run(checkout, name)
+    plan, result = run(checkout, name, only=SHIPPED[name].only)
     assert [each for each in result.checks if each.verdict is Verdict.FAILED] == []
     assert result.verdict is Verdict.PASSED
     SHIPPED[name].show(checkout, plan, result)

@@ -1,17 +1,19 @@
-"""Whole migrations of collections with tenants, as only Weaviate has them."""
+"""Whole migrations as only Weaviate has them: tenants, properties with types and indexes."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from runner import load_plan
-from runner.errors import HazardError, StoreError
-from runner.model import Batch, CollectionSpec, VectorSpec
+from runner.errors import CapabilityError, HazardError, RunnerError, StoreError
+from runner.model import Batch, CollectionSpec, FilterKind, Metadata, VectorSpec
 from runner.results import RunResult, Verdict
 from runner.stores.base import Access
 from runner.stores.weaviate import WeaviateStore
+from runner.stores.weaviate_wire import Wire
 from tests.e2e.places import DIM, Places, records
 
 COUNT = 30
@@ -86,8 +88,78 @@ def test_tenants_come_back_from_a_store_without_any(served: Places) -> None:
     assert served.digest(back) == served.digest(sent)
 
 
+def test_namespaces_of_files_become_tenants_and_come_back(served: Places) -> None:
+    sent = served.options("files", "tenants_filed")
+    with served.opened(sent, Access.WRITE) as target:
+        spec = CollectionSpec("any", {"": VectorSpec(DIM)}, id_kind="uuid", namespaces="named")
+        target.create(spec)
+        for batch in tenants("acme", "globex"):
+            target.write(batch)
+        target.finish(spec)
+    there, back = empty(served, "TenantsFiled"), served.options("files", "tenants_filed_back")
+    result = move(served, sent, there, namespace_to="tenant")
+    assert result.records == 2 * COUNT + 1
+    assert states(served, there) == {"acme": "ACTIVE", "globex": "ACTIVE"}
+    move(served, there, back, namespace_to="namespace")
+    assert served.digest(back) == served.digest(sent) == served.digest(there)
+
+
+def test_records_with_a_namespace_and_without_one_need_a_field(served: Places) -> None:
+    """A collection has tenants for all of its records or for none."""
+    sent = served.options("files", "tenants_mixed")
+    with served.opened(sent, Access.WRITE) as target:
+        spec = CollectionSpec("any", {"": VectorSpec(DIM)}, id_kind="uuid", namespaces="both")
+        target.create(spec)
+        for batch in tenants("", "acme"):
+            target.write(batch)
+        target.finish(spec)
+    there = empty(served, "TenantsMixed")
+    for word in ({}, {"namespace_to": "tenant"}):
+        with pytest.raises(CapabilityError, match="tenants for all of them or for none") as caught:
+            load_plan(served.plan(sent, there, **word)).run()
+        assert "namespace_to: {field: …}" in caught.value.hint
+    with served.opened(there) as store:
+        assert store.describe() is None
+    result = move(served, sent, there, namespace_to={"field": "tenant"})
+    assert result.records == 2 * COUNT + 1
+    back = served.options("files", "tenants_mixed_back")
+    move(served, there, back)
+    assert served.digest(back) == served.digest(sent)
+
+
+def test_only_the_tenants_that_the_plan_names_are_copied(served: Places) -> None:
+    sent = fill(served, "TenantsChosen", tenants("acme", "globex", "initech"))
+    there = empty(served, "TenantsOfThem")
+    result = move(served, {**sent, "tenants": ["globex", "initech"]}, there)
+    assert result.records == 2 * COUNT + 3
+    assert states(served, there).keys() == {"globex", "initech"}
+    other = empty(served, "TenantsMissing")
+    missing = load_plan(served.plan({**sent, "tenants": ["globex", "none"]}, other, "missing"))
+    with pytest.raises(CapabilityError, match="no tenant none") as caught:
+        missing.run()
+    assert "source.tenants" in caught.value.hint
+
+
+def test_tenants_are_added_to_those_of_a_collection_that_is_there(served: Places) -> None:
+    sent = fill(served, "TenantsMore", tenants("acme", "globex"))
+    there = fill(served, "TenantsThere2", tenants("initech"))
+    plan = load_plan(served.plan(sent, {**there, "if_exists": "append"}, batch_size=11))
+    assert plan.run().verdict is Verdict.PASSED
+    assert states(served, there).keys() == {"acme", "globex", "initech"}
+    undone = plan.rollback(confirmed=True)
+    assert undone.removed == 2 * COUNT + 1
+    with served.opened(there) as store:
+        assert store.count() == COUNT
+    plain = served.options("weaviate", "TenantsPlain")
+    with served.opened(plain, Access.WRITE) as target:
+        target.drop()
+    served.fill(plain, records(COUNT, kind="uuid"))
+    with pytest.raises(CapabilityError, match="default namespace only"):
+        load_plan(served.plan(sent, {**plain, "if_exists": "append"})).run()
+
+
 def test_inactive_tenants_are_refused_or_activated_by_permission_and_put_back(
-    served: Places,
+    served: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent = fill(served, "TenantsAsleep", tenants("acme", "globex"))
     sleep(served, sent, "globex")
@@ -99,7 +171,17 @@ def test_inactive_tenants_are_refused_or_activated_by_permission_and_put_back(
     with pytest.raises(HazardError, match="activate-tenants"):
         load_plan(served.plan(waking, there)).run()
     assert states(served, sent) == {"acme": "ACTIVE", "globex": "INACTIVE"}
+    woken: list[Any] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(Wire, "set_tenants", lambda *given: woken.append(given))
+        plan = load_plan(served.plan(waking, there, "dry", allow=["activate-tenants"]))
+        assert plan.dry_run().source.records == COUNT
+        assert plan.inspect().exit_code == 0
+        with pytest.raises(HazardError):
+            load_plan(served.plan(waking, there)).run()
+    assert woken == []
     result = move(served, waking, there, allow=["activate-tenants"])
+    assert load_plan(served.folder / "weaviate-weaviate.yaml").verify().verdict is Verdict.PASSED
     assert result.records == 2 * COUNT + 1
     assert states(served, sent) == {"acme": "ACTIVE", "globex": "INACTIVE"}
 
@@ -112,3 +194,106 @@ def test_inactive_tenants_that_are_left_are_named(served: Places) -> None:
     assert result.records == COUNT
     assert any("globex" in each.what for each in result.warnings)
     assert states(served, there).keys() == {"acme"}
+
+
+def test_filter_indexes_and_types_are_made_as_the_plan_says(served: Places) -> None:
+    """Dates and numbers for ranges, whole texts, and no index for what is not named."""
+    batch = records(COUNT, kind="uuid")
+    rows = [{**each, "on": f"2024-01-{1 + n:02}"} for n, each in enumerate(batch.metadata)]
+    sent = served.options("files", "filtered")
+    served.fill(sent, batch.with_(metadata=Metadata.of(rows)), id_kind="uuid")
+    there = empty(served, "Filtered")
+    asked = ["year", "title", "on", "tags"]
+    plan = {**there, "filter_indexes": asked}
+    tried = load_plan(served.plan(sent, plan, "dry", fields={"on": {"type": "date"}})).dry_run()
+    assert tried.exit_code == 0
+    move(served, sent, plan, fields={"on": {"type": "date"}})
+    assert served.digest(there) == served.digest(sent)
+    with served.opened(there) as store:
+        found = store.describe()
+        assert found is not None
+        assert found.filterable == {
+            "year": FilterKind.INTEGER, "title": FilterKind.KEYWORD, "on": FilterKind.DATETIME,
+            "tags": FilterKind.KEYWORD,
+        }  # fmt: skip
+        assert found.fields == {
+            "year": "int", "title": "text", "on": "date", "tags": "text[]", "open": "boolean",
+            "score": "number",
+        }  # fmt: skip
+        ranged = [each["name"] for each in found.extra["properties"] if each["indexRangeFilters"]]
+        assert sorted(ranged) == ["on", "year"]
+    again = empty(served, "FilteredAgain")
+    move(served, there, again)
+    with served.opened(again) as store:
+        carried = store.describe()
+        assert carried is not None
+        assert (carried.filterable, carried.fields) == (found.filterable, found.fields)
+    assert served.digest(again) == served.digest(sent)
+
+
+def test_every_field_can_be_filtered_by_where_the_plan_says_nothing(served: Places) -> None:
+    sent, there = served.options("chroma", "unsaid"), empty(served, "Unsaid")
+    served.fill(sent, records(COUNT, kind="uuid"))
+    tried = load_plan(served.plan(sent, there, "dry")).dry_run()
+    assert [each.what for each in tried.warnings if "filter" in each.what] == []
+    move(served, sent, there)
+    with served.opened(there) as store:
+        found = store.describe()
+        assert found is not None
+        assert found.filterable is not None
+        assert found.filterable.keys() == {"year", "title", "tags", "open", "score"}
+
+
+def test_a_type_that_no_property_has_is_refused_before_anything_is_made(served: Places) -> None:
+    sent, there = served.options("files", "untyped"), empty(served, "Untyped")
+    served.fill(sent, records(COUNT, kind="uuid"), id_kind="uuid")
+    plan = load_plan(served.plan(sent, there, fields={"title": {"type": "varchar"}}))
+    with pytest.raises(RunnerError, match="title cannot be of type 'varchar'") as caught:
+        plan.run()
+    assert "fields.title.type" in caught.value.what
+    with served.opened(there) as store:
+        assert store.describe() is None
+
+
+def test_several_vectors_and_what_made_them_go_to_another_collection(served: Places) -> None:
+    """A vectorizer is carried; a record that lacks its vector would get another one, and is
+    refused for that.
+    """
+    sent, there = empty(served, "Made"), empty(served, "MadeAgain")
+    batch = records(COUNT, kind="uuid")
+    image = np.ascontiguousarray(batch.vector[:, :5])
+    batch = batch.with_(vectors={"text": batch.vector, "image": image})
+    with served.opened(sent, Access.WRITE) as store:
+        assert isinstance(store, WeaviateStore)
+        made = {"text2vec-openai": {"model": "text-embedding-3-small"}}
+        store._wire.create(
+            {
+                "class": "Made",
+                "vectorConfig": {
+                    "text": {"vectorizer": made, "vectorIndexType": "hnsw"},
+                    "image": {"vectorizer": {"none": {}}, "vectorIndexType": "flat"},
+                },
+            }
+        )
+        store.write(batch)
+        before = store._view.now().settings["vectorConfig"]
+    result = move(served, sent, there)
+    assert any("makes vectors by text2vec-openai" in each.what for each in result.warnings)
+    assert served.digest(there) == served.digest(sent)
+    with served.opened(there) as store:
+        assert isinstance(store, WeaviateStore)
+        assert store._view.now().settings["vectorConfig"] == before
+    lacking = np.arange(COUNT) != 3
+    filed = served.options("files", "made_lacking")
+    with served.opened(filed, Access.WRITE) as target:
+        spec = CollectionSpec(
+            "any", {"text": VectorSpec(DIM), "image": VectorSpec(5)}, id_kind="uuid"
+        )
+        target.create(spec)
+        target.write(batch.with_(present={"text": lacking}))
+        target.finish(spec)
+    plan = served.plan(
+        filed, {**there, "if_exists": "append"}, "lacking", allow=["overwrite-records"]
+    )
+    with pytest.raises(RunnerError, match="text is missing, which the target refuses"):
+        load_plan(plan).run()

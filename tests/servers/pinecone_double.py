@@ -112,18 +112,24 @@ class Index:
     protection: str
     looks_until_ready: int = 0
     looks_until_gone: int | None = None
+    failed: bool = False
     namespaces: dict[str, Namespace] = field(default_factory=dict)
 
     @property
     def dense(self) -> dict[str, Any] | None:
         return next(
             (each for each in self.fields.values()
-             if each.get("type") in ("dense_vector", "semantic_text")), None,
+             if each.get("type") in ("dense_vector", "semantic_text") and "dimension" in each),
+            None,
         )  # fmt: skip
 
     @property
     def has_sparse(self) -> bool:
-        return any(each.get("type") == "sparse_vector" for each in self.fields.values())
+        return any(
+            each.get("type") == "sparse_vector"
+            or (each.get("type") == "semantic_text" and "dimension" not in each)
+            for each in self.fields.values()
+        )
 
     @property
     def metric(self) -> str:
@@ -151,8 +157,10 @@ class State:
             kind at a namespace a write shows there.
         tells_positions: Whether answers carry log positions.
         ready_after, gone_after: How many descriptions of an index it takes to come and go.
+        create_fails: Whether an index that is made never becomes ready.
         calls: How often each operation was asked for.
         upserts: Size in bytes and records of each upsert that was taken.
+        read_units, write_units: What all requests cost so far.
     """
 
     def __init__(self) -> None:
@@ -160,6 +168,9 @@ class State:
         self.tells_positions = True
         self.ready_after = 0
         self.gone_after = 0
+        self.create_fails = False
+        self.read_units = 0.0
+        self.write_units = 0
         self.calls: Counter[str] = Counter()
         self.upserts: list[tuple[int, int]] = []
         self.largest_at_once = 0
@@ -245,6 +256,7 @@ class State:
         self._check_tags(tags)
         protection = body.get("deletion_protection", "disabled")
         made = Index(name, fields, deployment, {**tags}, protection, self.ready_after)
+        made.failed = self.create_fails
         self.indexes[name] = made
         return made
 
@@ -289,6 +301,8 @@ class State:
         elif found.looks_until_ready:
             found.looks_until_ready -= 1
             state = "Initializing"
+        elif found.failed:
+            state = "InitializationFailed"
         ready = state == "Ready"
         return {
             "name": name,
@@ -334,6 +348,7 @@ class State:
         changes = {checked_id(each.get("id")): checked(index, each) for each in vectors}
         lsn = self.write(index, checked_namespace(body.get("namespace")), changes)
         self.upserts.append((size, len(vectors)))
+        self.write_units += max(5, -(-size // 1024))
         return {"upsertedCount": len(vectors)}, lsn
 
     def update(self, index: Index, body: Mapping[str, Any]) -> tuple[Any, int]:
@@ -346,6 +361,11 @@ class State:
         vector = {"values": body.get("values") or values, "metadata": metadata}
         return {}, self.write(index, name, {record_id: checked(index, vector)})
 
+    def read(self, units: int) -> dict[str, int]:
+        """The answer's word on what it cost."""
+        self.read_units += units
+        return {"readUnits": units}
+
     def fetch(self, index: Index, namespace: str, ids: list[str]) -> dict[str, Any]:
         if not 1 <= len(ids) <= 1000:
             raise bad(f"{len(ids)} ids; a request takes 1 to 1000")
@@ -354,7 +374,7 @@ class State:
         found = {each: shown(each, records[each]) for each in wanted if each in records}
         return {
             "vectors": found, "namespace": namespace,
-            "usage": {"readUnits": max(1, -(-len(found) // 10))},
+            "usage": self.read(max(1, -(-len(found) // 10))),
         }  # fmt: skip
 
     def list(self, index: Index, query: Mapping[str, list[str]]) -> dict[str, Any]:
@@ -371,7 +391,7 @@ class State:
         rest = sorted(each for each in records if each > after and each.startswith(prefix))
         made: dict[str, Any] = {
             "vectors": [{"id": each} for each in rest[:limit]], "namespace": namespace,
-            "usage": {"readUnits": 1},
+            "usage": self.read(1),
         }  # fmt: skip
         if len(rest) > limit:
             made["pagination"] = {"next": base64.b64encode(rest[limit - 1].encode()).decode()}
@@ -389,6 +409,7 @@ class State:
             ids = [*every]
         elif not (isinstance(ids, list) and 1 <= len(ids) <= 1000):
             raise bad("expected 1 to 1000 ids")
+        self.write_units += 5
         return self.write(index, namespace, dict.fromkeys(map(checked_id, ids)))
 
     def query(self, index: Index, body: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
@@ -422,7 +443,7 @@ class State:
                 made.pop("metadata", None)
             matches.append({**made, "score": value})
         return {
-            "matches": matches, "namespace": namespace, "usage": {"readUnits": 1},
+            "matches": matches, "namespace": namespace, "usage": self.read(1),
         }, view.lsn  # fmt: skip
 
     def stats(self, index: Index, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import os
 import shutil
 import socket
 import ssl
+import subprocess
 import tempfile
 import threading
 import uuid
@@ -97,6 +98,35 @@ class PostgresServer:
         if self._handle is not None:
             self._handle.cleanup()
             self._handle = None
+
+    @contextmanager
+    def standby(self, folder: Path) -> Iterator[str]:
+        """The DSN of a hot standby that follows this server, ended afterwards.
+
+        Args:
+            folder: An empty one, which the server's user can walk to.
+        """
+        runtime = folder / "run"
+        runtime.mkdir(mode=0o700)
+        pgserver = _import_pgserver(runtime)
+        copy = pgserver.get_server(folder / "data", start=False)
+        user = self._handle.system_user
+        if user is not None:
+            shutil.chown(copy.pgdata, user)
+        folder.chmod(0o755)
+        copy.pgdata.chmod(0o700)
+        subprocess.run(
+            [str(self._handle.bin_path / "pg_basebackup"), "--dbname", self.dsn,
+             "--pgdata", str(copy.pgdata), "--write-recovery-conf", "--checkpoint=fast"],
+            user=user, cwd="/", check=True, capture_output=True,
+        )  # fmt: skip
+        for each in copy.pgdata.glob(".s.PGSQL.*"):  # the other's, copied along
+            each.unlink()
+        copy.start()
+        try:
+            yield copy.get_uri()
+        finally:
+            copy.cleanup()
 
     @contextmanager
     def database(self, *, extension: bool = True) -> Iterator[str]:

@@ -756,8 +756,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--api-key")
+    parser.add_argument("--version", default=NEWEST, help="what it acts like, as 1.9.7")
     given = parser.parse_args()
-    with QdrantDouble(given.host, given.api_key) as double:
+    with QdrantDouble(given.host, given.api_key, version=given.version) as double:
         print(json.dumps({"url": double.url, "grpc_host": double.grpc_host}), flush=True)
         sys.stdin.read()
 

@@ -369,6 +369,8 @@ class State:
             if found.threshold == 0 and threshold:
                 found.looks_until_indexed = self.looks_until_indexed
             found.threshold = threshold
+        if found.status == "grey":
+            found.status = "green"
         if self.since(16):
             for key, value in metadata.items():
                 if value is None:

@@ -5,8 +5,9 @@ rules and begin with small letters; every value must be of its property's type; 
 become doubles, coordinates single precision, instants are printed the one way the server
 prints them; one bad object fails alone; an upsert replaces the whole object; a listing
 goes by id; NaN is taken; the first vector decides a dimension; inactive tenants answer
-nothing.  There is no auto-schema, there are no modules and no phone numbers, and calls
-that the product does not make are unimplemented.
+nothing.  There is no auto-schema and there are no phone numbers, the modules of `MODULES`
+are names, for an object that one would have to make a vector for fails, and calls that the
+product does not make are unimplemented.
 
 ``python -m tests.servers.weaviate_double`` runs one in a process of its own, prints a
 line of JSON with its address and stops when its standard input ends.
@@ -23,6 +24,7 @@ import re
 import sys
 import threading
 import uuid
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -33,7 +35,6 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import grpc
 import numpy as np
-from google.protobuf.json_format import MessageToDict
 from weaviate.proto.v1 import (
     aggregate_pb2,
     base_pb2,
@@ -44,6 +45,7 @@ from weaviate.proto.v1 import (
     weaviate_pb2_grpc,
 )
 
+MODULES = ("text2vec-openai", "generative-openai")
 MOST_RESULTS = 10_000  # QUERY_MAXIMUM_RESULTS
 DISTANCES = ("cosine", "dot", "l2-squared", "manhattan", "hamming")
 SCALARS = ("text", "int", "number", "boolean", "date", "uuid", "geoCoordinates", "blob")
@@ -82,6 +84,26 @@ class Class:
     tenants: dict[str, str] = field(default_factory=dict)
     objects: dict[str, dict[str, Object]] = field(default_factory=dict)
     dims: dict[str, int] = field(default_factory=dict)
+    _ordered: dict[str, list[str]] = field(default_factory=dict)
+
+    def put(self, tenant: str, record_id: str, found: Object) -> None:
+        objects = self.of(tenant)
+        if record_id not in objects:
+            self._ordered.pop(tenant, None)
+        objects[record_id] = found
+
+    def remove(self, tenant: str, ids: list[str]) -> None:
+        objects = self.of(tenant)
+        self._ordered.pop(tenant, None)
+        for each in ids:
+            del objects[each]
+
+    def ordered(self, tenant: str) -> list[str]:
+        """The ids of a tenant's objects, ascending."""
+        objects = self.of(tenant)
+        if tenant not in self._ordered:
+            self._ordered[tenant] = sorted(objects)
+        return self._ordered[tenant]
 
     @property
     def has_tenants(self) -> bool:
@@ -153,11 +175,23 @@ def checked_vector(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"vectorIndexType": kind, "vectorIndexConfig": config}
 
 
+def vectorizers(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Vector → the module that makes it, or ``none``."""
+    if "vectorConfig" not in settings:
+        return {"": settings["vectorizer"]}
+    return {name: next(iter(each["vectorizer"])) for name, each in settings["vectorConfig"].items()}
+
+
 class State:
-    """What the server holds."""
+    """What the server holds.
+
+    Attributes:
+        headers: Those of all requests, by either protocol.
+    """
 
     def __init__(self, api_key: str | None) -> None:
         self.api_key = api_key
+        self.headers: list[Mapping[str, Any]] = []
         self.classes: dict[str, Class] = {}
         self.lock = threading.RLock()
 
@@ -183,15 +217,16 @@ class State:
         }
         settings["class"] = name
         if "vectorConfig" in given:
-            for vector, each in given["vectorConfig"].items():
-                if list(each.get("vectorizer") or {}) != ["none"]:
-                    raise WrongError(f"vector {vector!r}: there are no modules")
             settings["vectorConfig"] = {
-                vector: {"vectorizer": {"none": {}}, **checked_vector(each)}
+                vector: {"vectorizer": each["vectorizer"], **checked_vector(each)}
                 for vector, each in given["vectorConfig"].items()
             }
         else:
             settings |= {"vectorizer": "none", **checked_vector(given)}
+            settings["vectorizer"] = given.get("vectorizer") or "none"
+        for module in [*vectorizers(settings).values(), *given.get("moduleConfig", {})]:
+            if module not in ("none", *MODULES):
+                raise WrongError(f"no module with name {module!r} present")
         self.classes[name] = Class(settings)
         try:
             for each in given.get("properties") or ():
@@ -219,13 +254,16 @@ class State:
 
     def write(self, collection: str, tenant: str, record_id: str, found: Object) -> None:
         there = self.get(collection)
-        objects = there.of(tenant)
+        there.of(tenant)
         if there.settings.get("vectorConfig") is None:
             unknown = found.vectors.keys() - {""}
         else:
             unknown = found.vectors.keys() - there.settings["vectorConfig"].keys()
         if unknown:
             raise WrongError(f"class {collection} does not have the vectors {sorted(unknown)}")
+        for name, module in vectorizers(there.settings).items():
+            if module != "none" and name not in found.vectors:
+                raise WrongError(f"vectorize {name!r}: {module} cannot be reached")
         for name, vector in found.vectors.items():
             dim = there.dims.setdefault(name, vector.shape[-1])
             if vector.shape[-1] != dim:
@@ -235,7 +273,7 @@ class State:
             lowered(key): typed(properties.get(lowered(key)), key, value)
             for key, value in found.properties.items()
         }
-        objects[str(uuid.UUID(record_id))] = found
+        there.put(tenant, str(uuid.UUID(record_id)), found)
 
 
 # Values
@@ -309,10 +347,26 @@ def instant(value: str, wrong: WrongError) -> str:
     return match[1] + fraction + ("Z" if match[3] in ("Z", "+00:00", "-00:00") else match[3])
 
 
+def plain(value: Any) -> Any:
+    """A value of a struct."""
+    match value.WhichOneof("kind"):
+        case "null_value" | None:
+            return None
+        case "struct_value":
+            return {key: plain(each) for key, each in value.struct_value.fields.items()}
+        case "list_value":
+            return [plain(each) for each in value.list_value.values]
+        case kind:
+            return getattr(value, kind)
+
+
 def sent(found: Any) -> dict[str, Any]:
     """The properties of a message, as plain values; nulls are left out."""
-    struct = MessageToDict(found.non_ref_properties)
-    values = {key: each for key, each in struct.items() if each is not None}
+    values = {
+        key: one
+        for key, each in found.non_ref_properties.fields.items()
+        if (one := plain(each)) is not None
+    }
     for each in found.number_array_properties:
         packed = np.frombuffer(each.values_bytes, "<f8").tolist()
         values[each.prop_name] = packed or list(each.values)
@@ -405,6 +459,7 @@ def call(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
     def serve(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
         headers = dict(context.invocation_metadata())
         state: State = self.state
+        state.headers.append(headers)
         if state.api_key and headers.get("authorization") != f"Bearer {state.api_key}":
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "unauthorized: invalid api key")
         try:
@@ -443,8 +498,7 @@ class Calls(weaviate_pb2_grpc.WeaviateServicer):
         gone = list(matching(request.filters, there, objects))
         if len(gone) > MOST_RESULTS:
             raise WrongError("too many objects match")
-        for each in gone:
-            del objects[each]
+        there.remove(request.tenant, gone)
         return batch_delete_pb2.BatchDeleteReply(matches=len(gone), successful=len(gone))
 
     @call
@@ -459,14 +513,18 @@ class Calls(weaviate_pb2_grpc.WeaviateServicer):
         objects = there.of(request.tenant)
         if request.limit > MOST_RESULTS:
             raise WrongError(f"query maximum results exceeded: {request.limit}")
-        wanted = sorted(matching(request.filters, there, objects))
+        if request.HasField("filters"):
+            wanted = sorted(matching(request.filters, there, objects))
+        else:
+            wanted = there.ordered(request.tenant)
         if request.HasField("near_vector"):
             found = nearest(there, request, {each: objects[each] for each in wanted})
             return search_get_pb2.SearchReply(
                 results=[result(there, request, each, objects[each], far) for each, far in found]
             )
         after = str(uuid.UUID(request.after)) if request.after else ""
-        page = [each for each in wanted if each > after][: request.limit or 10]
+        start = bisect_right(wanted, after)
+        page = wanted[start : start + (request.limit or 10)]
         return search_get_pb2.SearchReply(
             results=[result(there, request, each, objects[each]) for each in page]
         )
@@ -475,9 +533,6 @@ class Calls(weaviate_pb2_grpc.WeaviateServicer):
 def matching(filters: Any, there: Class, objects: Mapping[str, Object]) -> Iterator[str]:
     """The ids of what a filter lets through."""
     kind = base_pb2.Filters
-    if filters.operator == kind.OPERATOR_UNSPECIFIED:
-        yield from objects
-        return
     if filters.operator == kind.OPERATOR_AND:
         sets = [set(matching(each, there, objects)) for each in filters.filters]
         yield from set.intersection(*sets)
@@ -604,6 +659,7 @@ class Rest(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         raw = self.rfile.read(int(self.headers.get("content-length") or 0))
         key = self.state.api_key
+        self.state.headers.append({name.lower(): each for name, each in self.headers.items()})
         parts = urlsplit(self.path)
         path = [unquote(each) for each in parts.path.strip("/").split("/")]
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
@@ -621,6 +677,8 @@ class Rest(BaseHTTPRequestHandler):
     def _result(self, path: list[str], query: Mapping[str, str], body: Any) -> Any:
         state = self.state
         match (self.command, *path):
+            case ("GET", "v1", "meta"):
+                return {"version": "1.39.0", "modules": {name: {} for name in MODULES}}
             case ("POST", "v1", "schema"):
                 return state.create(body)
             case ("GET", "v1", "schema", name):

@@ -167,7 +167,8 @@ INSPECT = InspectResult(
     "docs-chroma-to-pgvector",
     (
         InspectedSide(
-            "source", SOURCE, {"(unnamed)": "384 dims · cosine · float32 · exact"}, FIELDS[:3],
+            "source", SOURCE, {"(unnamed)": "384 dims · cosine · float32 · exact"},
+            tuple(replace(each, note="") for each in FIELDS[:3]),
             1512, {"text": 1512}, 9, 1500, 12_345, 2_300,
         ),
         InspectedSide("target", NOWHERE, {}, (), 0, {}, 0, 0, 0, 0),

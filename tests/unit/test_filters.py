@@ -27,8 +27,9 @@ from runner.testing import make_batch
 from runner.transform import FieldEffect
 
 CAN = Capabilities(ids=IdRule(), metrics={Metric.COSINE: Fidelity.EXACT})
-ALWAYS, DECLARED, NONE = (
-    replace(CAN, filters=each) for each in (Filters.ALWAYS, Filters.DECLARED, Filters.NONE)
+ALWAYS, DECLARED, ADJUSTABLE, NONE = (
+    replace(CAN, filters=each)
+    for each in (Filters.ALWAYS, Filters.DECLARED, Filters.ADJUSTABLE, Filters.NONE)
 )
 SPEC = CollectionSpec("docs", {"": VectorSpec(4)})
 ROWS = [
@@ -135,6 +136,14 @@ def test_declared_indexes_that_nobody_asked_for_are_a_loss(document):
         assert left.severity is Severity.WARNING
         assert '"lang"' in left.what
         assert hint in left.hint
+
+
+def test_a_target_that_filters_by_every_field_unless_asked_leaves_none_without(document):
+    assert chosen(document, None, target=ADJUSTABLE) == ChosenFilters()
+    found = chosen(document, ["year"], target=ADJUSTABLE)
+    assert found.made == {"year": FilterKind.INTEGER}
+    (left,) = found.findings
+    assert '"at", "lang", "ok"' in left.what
 
 
 def test_the_same_kind_of_store_keeps_its_own(document):

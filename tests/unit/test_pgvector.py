@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -52,59 +51,7 @@ from runner.testing import make_batch, read_all
 from tests.servers import postgres
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.tls import Authority, Pair
-
-DIRECT = Connection()
-Open = Callable[..., PgvectorStore]
-Sql = Callable[[str], list[Any]]
-
-
-@pytest.fixture
-def dsn() -> Iterator[str]:
-    with postgres.shared().database() as found:
-        yield found
-
-
-@pytest.fixture
-def open_store(dsn: str, tmp_path: Path) -> Iterator[Open]:
-    """Open table ``t``, as a source unless told otherwise; closed by the test's end."""
-    opened: list[PgvectorStore] = []
-
-    def open_(
-        side: str = "source", connection: Connection = DIRECT, **options: Any
-    ) -> PgvectorStore:
-        location = Location("pgvector", {"dsn": dsn, "table": "t", **options}, connection, side)
-        access = Access.READ if side == "source" else Access.WRITE
-        opened.append(PgvectorStore(location, access, tmp_path))
-        return opened[-1]
-
-    yield open_
-    for each in opened:
-        each.close()
-
-
-@pytest.fixture
-def sql(dsn: str) -> Iterator[Sql]:
-    """Run statements as somebody else."""
-    with closing(psycopg2.connect(dsn)) as session:
-        session.autocommit = True
-
-        def run(text: str) -> list[Any]:
-            with session.cursor() as cursor:
-                cursor.execute(text)
-                return cursor.fetchall() if cursor.description else []
-
-        yield run
-
-
-def spec(dim: int = 8, metric: Metric = Metric.COSINE, **changes: Any) -> CollectionSpec:
-    changes.setdefault("id_kind", "string")
-    return CollectionSpec("t", {DEFAULT_VECTOR: VectorSpec(dim, metric)}, **changes)
-
-
-def created(store: PgvectorStore, wanted: CollectionSpec | None = None) -> CollectionSpec:
-    proposed = store.propose(wanted or spec(), 0, 0).spec
-    store.create(proposed)
-    return proposed
+from tests.unit.pgvector_tables import Open, Sql, created, spec
 
 
 def problems(store: PgvectorStore) -> list[str]:
@@ -576,6 +523,7 @@ def test_types_of_columns_are_carried_from_table_to_table(open_store: Open, sql:
                 "WHERE attrelid = 'u'::regclass AND attnum > 3")  # fmt: skip
     assert dict(types) == {
         "a": "vector(2)", "b": "halfvec(3)", "s": "sparsevec(40000)", "h": "bit(10)",
+        "lang": "text",
     }  # fmt: skip
     came = open_store(table="u").fetch([1])
     assert not differences(batch, came, target.capabilities, dict(found.vectors))

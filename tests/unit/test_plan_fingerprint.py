@@ -82,6 +82,17 @@ def test_what_changes_the_result_changes_it(tmp_path: Path, old: str, new: str) 
     assert _fingerprint(tmp_path, changed) != _fingerprint(tmp_path)
 
 
+def test_other_tenants_change_it(tmp_path: Path) -> None:
+    base = BASE.replace(
+        'pgvector, dsn: "${DSN}", table: a, where: "x = 1"',
+        "weaviate, url: 'http://localhost:8080', collection: A, tenants: [a]",
+    )
+    assert "weaviate" in base
+    for old, new in (("[a]", "[a, b]"), ("[a]", "all"), ("[a]", "[a], inactive_tenants: leave")):
+        changed = base.replace(f"tenants: {old}", f"tenants: {new}")
+        assert _fingerprint(tmp_path, changed) != _fingerprint(tmp_path, base)
+
+
 def test_files_that_move_along_with_the_plan_do_not_change_it(tmp_path: Path) -> None:
     def at(name: str, path: str) -> str:
         folder = tmp_path / name

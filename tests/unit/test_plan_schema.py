@@ -23,6 +23,8 @@ ENVIRONMENT = {
     "PG_DSN": "postgresql://app:s3cret@db/app",
     "PG_PASSWORD": "s3cret",
     "QDRANT_KEY": "12345",
+    "WEAVIATE_KEY": "w3aviate-k3y",
+    "GRPC_PORT": "50052",
     "TOKEN": "t0ken-t0ken",
 }
 

@@ -40,6 +40,7 @@ from runner.model import (
     Metadata,
     Metric,
     Select,
+    Severity,
     SparseVector,
     VectorKind,
     VectorSpec,
@@ -525,7 +526,7 @@ def test_a_missing_collection_is_said_to_be_missing(double, tmp_path, transport)
 def test_indexing_waits_while_loading_and_finish_waits_for_it(double, tmp_path, transport):
     state = double.state
     with opened(double, tmp_path, transport=transport) as target:
-        target.poll_s = (0.001, 0.01)
+        target._indexing.poll_s = (0.001, 0.01)
         target.create(SPEC)
         held = state.collections["docs"]
         state.looks_until_indexed = 5
@@ -548,14 +549,59 @@ def test_indexing_waits_while_loading_and_finish_waits_for_it(double, tmp_path, 
 @BOTH
 def test_finish_gives_up_when_indexing_makes_no_progress(double, tmp_path, transport):
     with opened(double, tmp_path, transport=transport) as target:
-        target.poll_s, target.stalled_s = (0.001, 0.01), 0.05
+        indexing = target._indexing
+        indexing.poll_s, indexing.stalled_s = (0.001, 0.01), 0.05
         target.create(SPEC)
         held = double.state.collections["docs"]
-        held.threshold, held.looks_until_indexed = 1, 10**9
+        held.threshold, held.looks_until_indexed, held.status = 1, 10**9, "yellow"
         target.write(records(1))
         held.points.update(dict.fromkeys(range(1000), held.points[0]))
         with pytest.raises(TransientStoreError, match="indexed 0 vectors of 1,000 points"):
             target.finish(SPEC)
+        indexing.stalled_s, held.trouble = 300, {"error": "No space left on device"}
+        with pytest.raises(StoreError, match="cannot index it: No space left") as caught:
+            target.finish(SPEC)
+        assert not isinstance(caught.value, TransientStoreError)
+
+
+@BOTH
+def test_optimisation_that_waits_for_a_change_is_given_one(double, tmp_path, transport):
+    """A server that was started again shows grey until something is changed."""
+    with opened(double, tmp_path, transport=transport) as target:
+        target._indexing.poll_s = (0.001, 0.002)
+        target.create(SPEC)
+        target.write(records(3))
+        held = double.state.collections["docs"]
+        held.status, before = "grey", len(held.made)
+        target.finish(SPEC)
+        assert held.made[before:] == [f"threshold {DEFAULT_THRESHOLD}"]
+        assert held.status == "green"
+
+
+@BOTH
+@pytest.mark.parametrize("version", ["1.12.6", NEWEST])
+def test_what_a_server_calls_finished_for_long_is_finished(tmp_path, transport, version):
+    """Servers before 1.13 do not say how many points lack a vector, no one of empty sparse ones."""
+    with QdrantDouble("127.0.0.66", version=version) as running:
+        running.state.make("docs", {
+            "vectors": {"d": {"size": 8, "distance": "Dot"}}, "sparse_vectors": {"s": {}},
+            "optimizers_config": {"indexing_threshold": 1},
+        })  # fmt: skip
+        none = SparseVector(np.zeros(0, np.uint32), np.zeros(0, np.float32))
+        batch = records(400)
+        batch = batch.with_(
+            vectors={"d": batch.vector},
+            present={"d": np.arange(400) % 4 > 0},
+            sparse={"s": [none if row % 10 else None for row in range(400)]},
+        )
+        with opened(running, tmp_path, transport=transport) as target:
+            indexing = target._indexing
+            indexing.poll_s, indexing.settled_s = (0.001, 0.002), 0.05
+            target.write(batch)
+            target.finish(target.describe())
+        calls = running.state.calls
+        asked = calls.get("Count", 0) + calls.get("POST points/count", 0)
+        assert asked == (1 if version < "1.13" else 2)
 
 
 def test_a_crash_while_loading_is_made_up_for_by_finish_also_on_old_servers(tmp_path):
@@ -657,8 +703,8 @@ def test_what_a_datatype_loses_is_declared(double, tmp_path):
     assert fidelity("Dot", "float32") is Fidelity.EXACT
     assert fidelity("Dot", "float16") is Fidelity.ROUNDED
     assert fidelity("Cosine", "float16") is Fidelity.NORMALISED
-    assert fidelity("Dot", "uint8") is Fidelity.ROUNDED
-    assert fidelity("Cosine", "uint8") is Fidelity.ROUNDED
+    assert fidelity("Dot", "uint8") is Fidelity.EXACT
+    assert fidelity("Cosine", "uint8") is Fidelity.EXACT
     assert fidelity("Dot", "turbo4") is Fidelity.QUANTISED
 
 
@@ -770,24 +816,19 @@ def test_sparse_vectors_do_not_pass_for_dense_ones_that_are_not_indexed_yet(
     })  # fmt: skip
     held = state.collections["docs"]
     term = SparseVector(np.array([1], np.uint32), np.ones(1, np.float32))
-    none = SparseVector(np.zeros(0, np.uint32), np.zeros(0, np.float32))
     batch = records(400)
     batch = batch.with_(
         vectors={"d": batch.vector},
         present={"d": np.arange(400) % 4 > 0},
-        # none is counted by the server, so that finish has to
-        sparse={"s": [none if row % 10 == 0 else term for row in range(400)]},
+        sparse={"s": [term] * 400},
     )
     with opened(double, tmp_path, transport=transport) as target:
-        target.poll_s, target.stalled_s = (0.001, 0.002), 60
+        target._indexing.poll_s = (0.001, 0.002)
         target.write(batch)
         spec = target.describe()
         held.looks_until_indexed = 40
         target.finish(spec)
         assert held.looks_until_indexed == 0
-        held.looks_until_indexed, target.stalled_s = 10**9, 0.1
-        with pytest.raises(TransientStoreError, match="indexed 360 vectors of 400 points"):
-            target.finish(spec)
 
 
 @BOTH
@@ -825,14 +866,139 @@ def test_shard_keys_are_namespaces(double, tmp_path, transport):
         assert source.search(seven.vector[:1], 30, namespace="7").ids[0][0] == 10
         with pytest.raises(StoreError, match="has no shard key ''; it has: berlin, 7"):
             source.write(records(1))
-    with opened(double, tmp_path, transport=transport) as target:
-        target.create(target.propose(found, 1, 1).spec)
+    assert found.namespaces == "named"
+    state.looks_until_active = 3
+    with opened(double, tmp_path, transport=transport, sharding_method="custom") as target:
+        wanted = replace(found, namespaces="named")
+        proposal = target.propose(wanted, 1, 1)
+        assert "a shard key for each namespace" in proposal.summary
+        target.create(proposal.spec)
         assert list(state.collections["docs"].keys) == ["berlin", 7]
         target.write(seven)
         target.write(records(2).with_(namespace="paris"))
         assert target.namespaces() == ["berlin", "7", "paris"]
         assert target.fetch([10], namespace="7").ids == [10]
         assert target.count() == 7
+        for kind, words in (("both", "some records have"), ("default", "the records have")):
+            (finding,) = target.propose(replace(found, namespaces=kind), 1, 1).findings
+            assert finding.what.startswith(f"{words} no namespace")
+            assert finding.key == "target.sharding_method"
+    # an ordinary collection where the plan does not want shard keys
+    with opened(double, tmp_path, transport=transport, collection="plain") as target:
+        target.create(target.propose(replace(found, namespaces="default"), 1, 1).spec)
+        assert target.describe().namespaces == "default"
+        assert "sharding_method" not in state.collections["plain"].config["params"]
+
+
+@BOTH
+def test_shards_that_never_take_points_are_given_up(double, tmp_path, transport):
+    state = double.state
+    state.make("docs", {"vectors": {"size": 8, "distance": "Dot"}, "sharding_method": "custom"})
+    state.looks_until_active = 10**9
+    connection = Connection(grpc_host=double.grpc_host, timeout_s=0.3)
+    with opened(double, tmp_path, transport=transport, connection=connection) as target:
+        batch = records(1).with_(namespace="paris")
+        with pytest.raises(TransientStoreError, match="'paris' are not active yet"):
+            target.write(batch)
+
+
+def test_shard_keys_that_are_the_same_text_are_refused(double, tmp_path):
+    state = double.state
+    state.make("docs", {"vectors": {"size": 8, "distance": "Dot"}, "sharding_method": "custom"})
+    state.add_shard_key("docs", "7")
+    state.add_shard_key("docs", 7)
+    with (
+        opened(double, tmp_path) as target,
+        pytest.raises(StoreError, match="cannot be told apart as namespaces"),
+    ):
+        target.describe()
+
+
+@BOTH
+def test_the_limits_of_strict_mode_are_kept(double, tmp_path, transport):
+    limits = {
+        "enabled": True, "max_query_limit": 7, "upsert_max_batchsize": 9,
+        "search_max_batchsize": 2, "search_allow_exact": False, "search_max_hnsw_ef": 50,
+    }  # fmt: skip
+    double.state.make(
+        "docs", {"vectors": {"size": 8, "distance": "Dot"}, "strict_mode_config": limits}
+    )
+    batch = records(60)
+    index = {"type": "hnsw", "ef_search": 200}
+    with opened(double, tmp_path, transport=transport, index=index) as target:
+        target.write(batch)
+        assert double.state.most_points_in_a_request == 9
+        assert target.fetch(batch.ids).ids == batch.ids
+        assert sorted(read_all(target, 1000, parts=3).ids) == batch.ids
+        assert sum(len(ids) for _, ids in target.scan_ids()) == 60
+        for exact in (True, False):
+            hits = target.search(batch.vector[:5], 20, exact=exact)
+            assert [len(each) for each in hits.ids] == [7] * 5
+
+
+@BOTH
+@pytest.mark.parametrize("version", ["1.9.7", "1.10.1", "1.12.6", "1.15.5"])
+def test_old_servers_are_spoken_to_as_they_understand(tmp_path, transport, version):
+    minor = int(version.split(".")[1])
+    with (
+        QdrantDouble("127.0.0.66", version=version) as running,
+        opened(running, tmp_path, transport=transport) as target,
+    ):
+        specs = {"d": VectorSpec(8, Metric.L2), "s": VectorSpec(0, kind=VectorKind.SPARSE)}
+        batch = records(40)
+        columns = {
+            "vectors": {"d": batch.vector},
+            "sparse": {
+                "s": [
+                    SparseVector(np.array([3, 300 + row], np.uint32), np.ones(2, np.float32))
+                    for row in range(40)
+                ]
+            },
+        }
+        if minor >= 10:
+            specs["m"] = VectorSpec(3, Metric.DOT, VectorKind.MULTI)
+            columns["multi"] = {"m": [np.eye(3, dtype=np.float32)[: 1 + r % 3] for r in range(40)]}
+        batch = batch.with_(**columns)
+        extra = {"payload_indexes": {"key": {"type": "uuid"}}}
+        target.create(target.propose(CollectionSpec("docs", specs, extra=extra), 40, 1).spec)
+        schema = {"type": "uuid" if minor >= 11 else "keyword"}
+        assert target.describe().extra["payload_indexes"] == {"key": schema}
+        target.write(batch)
+        found = read_all(target, 9, parts=2)
+        assert found.ids == batch.ids
+        assert found.vectors["d"].tobytes() == batch.vectors["d"].tobytes()
+        assert found.sparse == batch.sparse
+        if minor >= 10:
+            for one, other in zip(batch.multi["m"], found.multi["m"], strict=True):
+                assert np.array_equal(one, other)
+        hits = target.search(batch.vectors["d"][:3], 1, vector="d", exact=True)
+        assert hits.ids == [[0], [1], [2]]
+        target.finish(target.describe())
+    with (
+        QdrantDouble("127.0.0.66", version="1.9.7") as running,
+        opened(running, tmp_path, transport=transport) as target,
+    ):
+        wanted = CollectionSpec(
+            "docs",
+            {"m": VectorSpec(3, kind=VectorKind.MULTI), "s": specs["s"]},
+            extra={"sparse_vectors": {"s": {"modifier": "idf"}}},
+        )
+        multi, idf = target.propose(wanted, 1, 1).findings
+        assert multi.what == "the server is 1.9; multi-vectors came with 1.10"
+        assert (multi.severity, idf.severity) == (Severity.PROBLEM, Severity.WARNING)
+
+
+def test_a_page_of_something_else_is_not_taken_for_a_missing_collection(tmp_path):
+    """A proxy's own 404 says nothing of collections."""
+    with QdrantDouble("127.0.0.63") as running:
+        location = {"transport": "rest", "url": f"{running.url}/elsewhere"}
+        with (
+            opened(running, tmp_path, **location) as target,
+            pytest.raises(StoreError, match="HTTP 404") as caught,
+        ):
+            target.describe()
+    assert not isinstance(caught.value, CollectionNotFoundError)
+    assert "is `target.url` the REST endpoint?" in caught.value.hint
 
 
 @BOTH
@@ -846,7 +1012,9 @@ def test_a_collection_without_shard_keys_has_no_namespaces(double, tmp_path, tra
 
 
 def test_values_that_a_data_type_cannot_hold_are_refused_and_the_others_are_kept(double, tmp_path):
-    for dtype, good, bad in (("float16", 60_000, 70_000), ("uint8", 255, 256)):
+    for dtype, good, bad in (
+        ("float16", 60_000, 70_000), ("uint8", 255, 256), ("uint8", 0, 0.5), ("uint8", 7, -1),
+    ):  # fmt: skip
         double.state.collections.clear()
         double.state.create("docs", {"size": 2, "distance": "Dot", "datatype": dtype}, {})
         batch = records(2, dim=2).with_(vectors={"": np.array([[good, 1], [bad, 1]], np.float32)})
@@ -855,6 +1023,8 @@ def test_values_that_a_data_type_cannot_hold_are_refused_and_the_others_are_kept
                 target.write(batch)
             assert set(caught.value.failed) == {1}
             assert target.fetch([0, 1]).vector.tolist() == [[good, 1]]
+            warned = [each.what for each in target.append_findings()]
+            assert len(warned) == (dtype == "uint8")
 
 
 def test_a_proposal_names_vectors_that_cannot_be_made_so(double, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import faiss
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from runner.checks.quality import (
     rank_biased_overlap,
     recall_at_k,
     score_drift,
+    similarities,
     top1_agreement,
 )
 from runner.model import FloatArray, Hits, Id, Metric
@@ -173,11 +176,43 @@ def test_rank_biased_overlap_is_symmetric_and_between_nothing_and_all(
 
 
 def test_score_drift_is_the_largest_difference_of_what_both_found() -> None:
-    left = Hits([["a", "b"], ["c"]], [[0.9, 0.5], [0.1]], higher_is_better=True)
-    right = Hits([["b", "a"], ["d"]], [[0.5, 0.8], [0.7]], higher_is_better=True)
-    assert score_drift(left, right) == pytest.approx(0.1)
-    assert score_drift(left, Hits(right.ids, right.scores, higher_is_better=False)) is None
-    assert score_drift(left, Hits([[], []], [[], []], higher_is_better=True)) is None
+    left: list[dict[Id, float]] = [{"a": 0.9, "b": 0.5}, {"c": 0.1}]
+    assert score_drift(left, [{"b": 0.5, "a": 0.8}, {"d": 0.7}]) == pytest.approx(0.1)
+    assert score_drift(left, [{}, {}]) is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "as_the_store_says"),
+    [
+        (Metric.COSINE, lambda cosine: cosine),
+        (Metric.COSINE, lambda cosine: 1 - cosine),
+        (Metric.DOT, lambda product: product),
+        (Metric.DOT, lambda product: -product),
+        (Metric.DOT, lambda product: 1 - product),
+        (Metric.L2, lambda squared: squared),
+        (Metric.L2, lambda squared: -squared),
+        (Metric.L2, lambda squared: abs(squared) ** 0.5),
+    ],
+)
+def test_scores_of_any_scale_become_similarities(
+    metric: Metric, as_the_store_says: Callable[[float], float]
+) -> None:
+    exact: list[dict[Id, float]] = [{"a": -0.2, "b": -0.7}, {"c": -3.5}]
+    if metric is Metric.COSINE:
+        exact = [{"a": 0.9, "b": 0.1}, {"c": -0.5}]
+    ids = [list(row) for row in exact]
+    hits = Hits(ids, [[as_the_store_says(each) for each in row.values()] for row in exact], True)
+    known: list[dict[Id, float]] = [{"a": exact[0]["a"], "x": 1.0}, {"c": exact[1]["c"]}]
+    found = similarities(hits, metric, known)
+    assert found is not None
+    for row, wanted in zip(found, exact, strict=True):
+        assert row == pytest.approx(wanted)
+
+
+def test_scores_that_mean_something_else_are_not_compared() -> None:
+    hits = Hits([["a", "b"]], [[17.0, 4.0]], higher_is_better=True)
+    assert similarities(hits, Metric.COSINE, [{"a": 0.9, "b": 0.1}]) is None
+    assert similarities(hits, Metric.COSINE, [{}]) is None
 
 
 def test_the_bound_lies_below_the_mean_and_repeats_with_its_seed() -> None:

@@ -9,16 +9,17 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from runner.plan.reference import markdown
 from runner.stores import store_names
+from tests.readme import PARTS, parted
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_plan_reference_is_generated_from_the_schema() -> None:
-    found = README.split("<!-- reference:begin -->")[1].split("<!-- reference:end -->")[0]
-    assert found.strip() == markdown().strip()
+@pytest.mark.parametrize("name", PARTS)
+def test_what_is_generated_is_current(name: str) -> None:
+    """`make readme` writes it anew."""
+    assert parted(README, name)[1] == PARTS[name]()
 
 
 @pytest.mark.parametrize(
@@ -49,11 +50,6 @@ def test_the_extras_are_those_that_can_be_installed() -> None:
     assert named
     found = set(re.findall(r"`(\w+)`", named[1]))
     assert found == {"all"} | project["optional-dependencies"].keys() & set(store_names())
-
-
-def test_the_plans_that_ship_are_counted_right() -> None:
-    plans = list((ROOT / "plans").glob("*.yaml"))
-    assert f"{len(plans)} commented plans" in README
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))
