@@ -6,7 +6,8 @@ has namespaces, and holds records in that one only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,6 +126,10 @@ class PlacedSource(Store):
     def reserved_keys(self) -> frozenset[str]:
         """Those of the store."""
         return self._plain.reserved_keys
+
+    def snapshot(self, note: Callable[[str, str], None]) -> AbstractContextManager[None]:
+        """That of the store."""
+        return self._plain.snapshot(note)
 
     def known_as(self) -> str | None:
         """That of the store."""
