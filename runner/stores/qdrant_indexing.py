@@ -14,17 +14,20 @@ from typing import Any
 
 from runner.errors import CollectionNotFoundError, StoreError, TransientStoreError
 from runner.model import DEFAULT_VECTOR
-from runner.stores.qdrant_address import Transport
+from runner.stores.qdrant_address import Transport, Version
 from runner.stores.qdrant_points import all_vectors
 
-__all__ = ["SAVED_THRESHOLD", "Indexing"]
+__all__ = ["KEEPS_METADATA", "SAVED_THRESHOLD", "Indexing"]
+
+KEEPS_METADATA: Version = (1, 16)
+"""Since when collections have metadata."""
 
 SAVED_THRESHOLD = "vector-migration-runner.indexing-threshold"
 """The key of a collection's metadata under which its threshold is noted."""
 
 _DEFAULT_THRESHOLD = 20_000
 _BYTES_OF = {"float16": 2, "uint8": 1}
-_KEEPS_METADATA, _COUNTS_BY_VECTOR = (1, 16), (1, 13)
+_COUNTS_BY_VECTOR: Version = (1, 13)
 
 
 class Indexing:
@@ -57,7 +60,7 @@ class Indexing:
     def suspended(self) -> Iterator[None]:
         """While open, nothing is indexed."""
         now, saved = self._thresholds()
-        if saved is None:
+        if saved is None and self._wire.version() >= KEEPS_METADATA:
             kept = {SAVED_THRESHOLD: _DEFAULT_THRESHOLD if now is None else now}
             self._wire.update(self._collection(), {"metadata": kept})
         self._set_threshold(0)
@@ -78,7 +81,7 @@ class Indexing:
             TransientStoreError: It made no progress for `stalled_s`.
         """
         now, saved = self._thresholds()
-        if saved is None and now == 0 and self._wire.version() < _KEEPS_METADATA:
+        if saved is None and now == 0 and self._wire.version() < KEEPS_METADATA:
             # A crash while loading left it so, and there was nowhere to note what was before.
             self._suspended_by_us = wanted
         self._resume()
@@ -89,7 +92,8 @@ class Indexing:
         if saved is None and not (now == 0 and self._suspended_by_us):
             return
         self._set_threshold(_DEFAULT_THRESHOLD if saved is None else saved)
-        self._wire.update(self._collection(), {"metadata": {SAVED_THRESHOLD: None}})
+        if saved is not None:
+            self._wire.update(self._collection(), {"metadata": {SAVED_THRESHOLD: None}})
         self._suspended_by_us = False
 
     def _set_threshold(self, kilobytes: int) -> None:

@@ -13,6 +13,8 @@ metadata with 1.16.  The limits of a collection's strict mode are kept.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,7 +51,7 @@ from runner.stores.qdrant_address import (
     Want,
 )
 from runner.stores.qdrant_grpc import GrpcTransport
-from runner.stores.qdrant_indexing import SAVED_THRESHOLD, Indexing
+from runner.stores.qdrant_indexing import KEEPS_METADATA, SAVED_THRESHOLD, Indexing
 from runner.stores.qdrant_payloads import field_of
 from runner.stores.qdrant_points import (
     Columns,
@@ -64,8 +66,9 @@ from runner.stores.whereabouts import Whereabouts, host_of
 __all__ = ["QdrantCluster", "QdrantServer"]
 
 _MARK = "vector-migration-runner"
-# Servers before 1.16 keep no collection metadata; there a mark is the name of an alias.
+# Servers before 1.16 keep no collection metadata; there a mark is in the names of aliases.
 _MARK_ALIAS = "vector-migration-runner--"
+_MARK_PART = 200
 _QUERIES_AT_ONCE = 64
 _DELETED_AT_ONCE = 10_000
 _CLUSTER_POLL_S = 0.05
@@ -189,19 +192,19 @@ class QdrantServer(QdrantStore):
         mark = (found["config"].get("metadata") or {}).get(_MARK)
         if mark:
             return str(mark)
-        return next((_mark_of(name) for name in self._mark_aliases()), None)
+        return _mark_of(self._mark_aliases())
 
     def write_mark(self, mark: str | None) -> None:
-        """Leave *mark* in the collection's metadata, or as an alias where there is none."""
+        """Leave *mark* in the collection's metadata, or as aliases where there is none."""
         if mark is None and self._look() is None:
             return
-        self._wire.update(self._at, {"metadata": {_MARK: mark}})
-        found = self._wire.info(self._at) or {"config": {}}
-        kept = (found["config"].get("metadata") or {}).get(_MARK) == mark
-        self._wire.alias(
-            remove=self._mark_aliases(),
-            add={} if kept or mark is None else {_alias_of(mark): self._at},
-        )
+        kept = False
+        if self._wire.version() >= KEEPS_METADATA:
+            self._wire.update(self._at, {"metadata": {_MARK: mark}})
+            found = self._wire.info(self._at) or {"config": {}}
+            kept = (found["config"].get("metadata") or {}).get(_MARK) == mark
+        names = () if kept or mark is None else _aliases_of(mark, self._at)
+        self._wire.alias(remove=self._mark_aliases(), add=dict.fromkeys(names, self._at))
 
     def _mark_aliases(self) -> list[str]:
         return [
@@ -609,9 +612,18 @@ def _shown(version: Version) -> str:
     return ".".join(map(str, version))
 
 
-def _alias_of(mark: str) -> str:
-    return _MARK_ALIAS + mark.encode().hex()
+def _aliases_of(mark: str, collection: str) -> list[str]:
+    """Names that say *mark*, in numbered parts: a name has 255 characters at most.
+
+    No two collections share one, for an alias stands for one collection.
+    """
+    own = hashlib.sha256(collection.encode()).hexdigest()[:12]
+    text = base64.urlsafe_b64encode(mark.encode()).decode()
+    starts = range(0, len(text), _MARK_PART)
+    return [f"{_MARK_ALIAS}{own}-{at // _MARK_PART}-{text[at : at + _MARK_PART]}" for at in starts]
 
 
-def _mark_of(alias: str) -> str:
-    return bytes.fromhex(alias.removeprefix(_MARK_ALIAS)).decode()
+def _mark_of(aliases: Sequence[str]) -> str | None:
+    parts = [alias.removeprefix(_MARK_ALIAS).split("-", 2) for alias in aliases]
+    text = "".join(part for _, _, part in sorted(parts, key=lambda each: int(each[1])))
+    return base64.urlsafe_b64decode(text).decode() if aliases else None

@@ -107,6 +107,12 @@ def keys_of(path: str) -> list[str]:
     return found
 
 
+def check_name(name: str) -> None:
+    """Refuse what no collection and no alias can be called."""
+    if not name or len(name) > 255 or set(name) & set('<>:"/\\|?*\0\x1f'):
+        raise BadRequestError(f"Validation error: name {name!r} is not valid")
+
+
 def matches(point: Point, must: Sequence[Mapping[str, Any]]) -> bool:
     for condition in must:
         if "has_vector" in condition:
@@ -294,8 +300,7 @@ class State:
 
     def make(self, name: str, settings: dict[str, Any]) -> None:
         """Make a collection; *settings* as the body of ``PUT /collections/NAME``."""
-        if not name or len(name) > 255 or set(name) & set('<>:"/\\|?*\0\x1f'):
-            raise BadRequestError(f"collection name {name!r} is not valid")
+        check_name(name)
         if name in self.collections or name in self.alias_of:
             raise ExistsError(f"Wrong input: Collection `{name}` already exists!")
         try:
@@ -430,6 +435,7 @@ class State:
                     raise MissingError(f"Not found: Alias `{alias}` doesn't exist!")
             else:
                 self.named(collection)
+                check_name(alias)
                 if alias in self.collections:
                     raise ExistsError(f"Wrong input: Collection `{alias}` already exists!")
                 after[alias] = collection

@@ -37,6 +37,16 @@ def test_marks_on_old_servers_are_aliases(tmp_path):
         target.write_mark("run 8")
         assert len(running.state.alias_of) == 1
         assert target.read_mark() == "run 8"
+        long = "a plan with a long name, ünï and all" * 20
+        target.write_mark(long)
+        assert len(running.state.alias_of) == 6
+        assert target.read_mark() == long
+        with opened(running, tmp_path, collection="beside") as beside:
+            beside.create(SPEC)
+            beside.write_mark(long)
+            assert beside.read_mark() == target.read_mark() == long
+            beside.drop()
+        assert target.read_mark() == long
         target.write_mark(None)
         assert running.state.alias_of == {}
 
