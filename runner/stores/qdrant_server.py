@@ -315,7 +315,10 @@ class QdrantServer(QdrantStore):
             TransientStoreError: It made no progress for a long while.
         """
         self._index_fields(spec)
-        self._indexing.finish(wanted=spec.index is None or spec.index.type not in ("none", "flat"))
+        self._indexing.finish(
+            wanted=spec.index is None or spec.index.type not in ("none", "flat"),
+            threshold=(spec.extra.get("optimizers") or {}).get("indexing_threshold"),
+        )
 
     # Records
 

@@ -116,6 +116,26 @@ def test_a_crash_while_loading_is_made_up_for_by_finish_also_on_old_servers(tmp_
                 target.finish(SPEC)
             assert held.threshold == (DEFAULT_THRESHOLD if keeps else 20_000)
             assert held.metadata == {}
+            held.threshold = 0
+            with opened(running, tmp_path) as target:
+                target.finish(replace(SPEC, extra={"optimizers": {"indexing_threshold": 55}}))
+            assert held.threshold == (0 if keeps else 55)
+
+
+@pytest.mark.parametrize("version", ["1.15.0", NEWEST])
+def test_what_the_threshold_was_it_is_again(tmp_path, version):
+    with (
+        QdrantDouble("127.0.0.66", version=version) as running,
+        opened(running, tmp_path) as target,
+    ):
+        target.create(SPEC)
+        held = running.state.collections["docs"]
+        held.threshold = 77
+        with target.bulk_load():
+            assert held.threshold == 0
+        assert held.threshold == 77
+        target.finish(SPEC)
+        assert held.threshold == 77
 
 
 def test_a_threshold_that_somebody_set_to_nothing_is_left_alone(double, tmp_path):
