@@ -22,7 +22,8 @@ from runner.model import (
     Metric,
     VectorSpec,
 )
-from runner.stores.base import CanSwap
+from runner.stores import open_store
+from runner.stores.base import Access, CanSwap, Location
 from runner.testing import read_all
 from tests.unit.qdrant.places import BOTH, RICH, SPEC, opened, records
 
@@ -130,6 +131,23 @@ def test_what_the_plan_says_of_the_index_holds_for_every_vector(double, tmp_path
     made = double.state.collections["docs"]
     assert made.hnsw["m"] == 6
     assert made.vectors["title"]["hnsw_config"] == {"payload_m": 8}
+
+
+def test_an_index_that_the_client_does_not_know_is_the_stores_error(double, tmp_path):
+    unknown = {"payload_indexes": {"year": {"type": "sextant"}}}
+    for schema in ({"type": "integer", "astrolabe": True}, {"type": "sextant"}):
+        spec = replace(SPEC, extra={"payload_indexes": {"year": schema}})
+        double.state.collections.clear()
+        with (
+            opened(double, tmp_path) as target,
+            pytest.raises(StoreError, match="payload index of 'year' cannot be said"),
+        ):
+            target.create(spec)
+    with (
+        open_store(Location("qdrant", {"path": str(tmp_path / "e")}), Access.WRITE, tmp_path) as it,
+        pytest.raises(StoreError, match="no payload index of type 'sextant'"),
+    ):
+        it.create(replace(SPEC, extra=unknown))
 
 
 def test_strict_mode_stays_behind_and_that_is_said(double, tmp_path):
