@@ -258,7 +258,13 @@ def test_the_estimate_is_what_a_run_costs(
 
     monkeypatch.setattr(PineconeStore, "workload_findings", noted)
     validation = {"queries": {"sample": 20, "k": 5}, "checksum": checksum}
-    for ends, reckon in (((sent, there), writing), ((there, back), reading)):
+    more = served.options("files", "more")
+    served.fill(more, records(1500, seed=5).with_(ids=[f"more-{row}" for row in range(1500)]))
+    for ends, reckon in (
+        ((sent, there), writing),
+        ((there, back), reading),
+        ((more, {**there, "if_exists": "append"}), writing),
+    ):
         calls, units = state.calls.copy(), state.read_units + state.write_units
         move(served, *ends, batch_size=1000, validation=validation)
         spent = state.read_units + state.write_units - units
