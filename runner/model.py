@@ -586,6 +586,7 @@ class Workload:
         queries: How many searches a check asks at both ends; it reads the source's vectors once
             more, to know the exact answers.  Questions of a file are not counted.
         k: How many neighbours each of them asks for.
+        held: How many records a target that is appended to holds; None if it is to be made.
     """
 
     records: int
@@ -597,6 +598,7 @@ class Workload:
     sampled: int
     queries: int
     k: int
+    held: int | None = None
 
 
 @dataclass(frozen=True)
