@@ -184,6 +184,8 @@ class Proposer:
                 made = self._typed(name, kind)
                 if made is None:
                     continue
+            elif name in self._view.own:
+                continue  # where documents go here; values under that name go beside
             elif Property.of(given).type == REFERENCE:
                 made = {"name": name, "dataType": ["text[]"]}
             else:

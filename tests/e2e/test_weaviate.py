@@ -106,6 +106,34 @@ def test_namespaces_of_files_become_tenants_and_come_back(served: Places) -> Non
     assert served.digest(back) == served.digest(sent) == served.digest(there)
 
 
+def test_tenants_become_collections(served: Places) -> None:
+    sent = fill(served, "TenantsParted", tenants("acme", "globex"))
+    for name in ("acme", "globex"):
+        empty(served, f"Parted_{name}")
+    there = served.options("weaviate", "Parted")
+    result = move(served, sent, there, namespace_to="collection")
+    assert result.records == 2 * COUNT + 1
+    for name, batch in zip(("acme", "globex"), tenants("acme", "globex"), strict=True):
+        with served.opened(served.options("weaviate", f"Parted_{name}")) as store:
+            found = store.describe()
+            assert found is not None
+            assert found.namespaces == "default"
+            assert store.count() == len(batch)
+            assert store.fetch(batch.ids).metadata == batch.metadata
+
+
+def test_a_field_called_as_the_documents_of_the_target_is_kept(served: Places) -> None:
+    sent, there = empty(served, "OwnContent"), empty(served, "OwnDocument")
+    batch = records(COUNT, kind="uuid")
+    rows = [{**each, "document": f"number {n}"} for n, each in enumerate(batch.metadata)]
+    sent = {**sent, "document_field": "content"}
+    served.fill(sent, batch.with_(metadata=Metadata.of(rows)), id_kind="uuid")
+    move(served, sent, there)
+    back = {**empty(served, "OwnContentBack"), "document_field": "content"}
+    move(served, there, back)
+    assert served.digest(back) == served.digest(sent)
+
+
 def test_records_with_a_namespace_and_without_one_need_a_field(served: Places) -> None:
     """A collection has tenants for all of its records or for none."""
     sent = served.options("files", "tenants_mixed")
