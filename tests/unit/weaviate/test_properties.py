@@ -122,6 +122,24 @@ def test_every_field_has_a_filter_index_where_nothing_is_said(options: Any, tmp_
         assert found_by(store, "other", "EQUAL", value_text="x1") == [1]
 
 
+def test_no_field_has_a_filter_index_where_none_is_to_have_one(
+    options: Any, tmp_path: Path
+) -> None:
+    """Of whatever type, declared by the plan or as values come."""
+    kinds = {"d": "date", "g": "geoCoordinates", "bl": "blob", "u": "uuid"}
+    with opened(options, tmp_path) as store:
+        store.create(store.propose(spec(fields=kinds, filterable={}), 2, 100).spec)
+        sent = batch(2, metadata=Metadata(objects=[TYPED, {"ta": [], "t": "", "oa": []}]))
+        store.write(sent)
+        assert store.fetch(sent.ids).metadata == sent.metadata
+        there = store.describe()
+        assert there is not None
+        assert there.filterable == {}
+        assert there.fields.keys() == TYPED.keys()
+        with pytest.raises(StoreError, match="inverted index"):
+            found_by(store, "i", "EQUAL", value_int=3)
+
+
 def test_properties_are_made_again_with_their_indexes(options: Any, tmp_path: Path) -> None:
     """As they were, where the plan says nothing; else as it says."""
     properties = [
