@@ -657,6 +657,22 @@ class StoreConformance:
                 rest = store.scan(partition, page.cursor, BatchSize(10))
                 assert [each for page in rest for each in page.batch.ids] == ids[seen:]
 
+    def test_a_snapshot_that_a_source_notes_holds(self, place: Place) -> None:
+        batch, later = self.batch(), self.batch(9, seed=5, start=1000)
+        noted: list[tuple[str, str]] = []
+        with self.filled(place, batch) as target, place.open(Access.READ) as source:
+            target.finish(self.spec())
+            with source.snapshot(lambda moment, why: noted.append((moment, why))):
+                self.same(batch, read_all(source))
+                if not any(moment for moment, _ in noted):
+                    pytest.skip("the store has no snapshots of its own")
+                target.delete(batch.ids[:5])
+                target.write(later)
+                self.same(batch, read_all(source, parts=3))
+            assert len(noted) == 1
+            ids = [*batch.ids[5:], *later.ids]
+            assert sorted(_keys(read_all(source).ids)) == sorted(_keys(ids))
+
     def test_going_on_is_right_whatever_was_written_in_between(self, place: Place) -> None:
         batch = self.batch()
         with self.filled(place, batch) as target:

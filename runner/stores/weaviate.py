@@ -214,6 +214,7 @@ class WeaviateStore(Target):
                     "insecure-connection",
                 )
             )
+        self._wire.check_grpc()
         shape = self._view.look()
         if shape is None:
             return found

@@ -60,6 +60,17 @@ def test_nobody_listening_is_a_failure_that_may_pass(tmp_path: Path, options: An
     assert "grpc_port" in caught.value.hint
 
 
+def test_a_look_at_the_server_asks_both_of_its_ports(tmp_path: Path, options: Any) -> None:
+    with opened(options, tmp_path) as store:
+        assert store.findings() == []
+    with (
+        opened(options, tmp_path, grpc_port=9) as store,
+        pytest.raises(TransientStoreError, match="refused") as caught,
+    ):
+        store.findings()
+    assert "grpc_port" in caught.value.hint
+
+
 def test_what_answers_and_is_no_weaviate_is_named_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +203,7 @@ def test_a_plain_connection_elsewhere_is_the_hazard(
     location = Location("weaviate", {"url": "http://elsewhere.example", "collection": "Docs"})
     with WeaviateStore(location, Access.READ, tmp_path) as store:
         monkeypatch.setattr(store._wire, "collection", lambda name: None)
+        monkeypatch.setattr(store._wire, "check_grpc", lambda: None)
         (found,) = store.findings()
     assert found.key == "insecure-connection"
 
