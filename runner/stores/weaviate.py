@@ -64,6 +64,7 @@ from runner.stores.weaviate_schema import (
     filter_kind,
     index_spec,
     noted,
+    tenant_problem,
     with_note,
 )
 from runner.stores.weaviate_search import nearest
@@ -337,6 +338,10 @@ class WeaviateStore(Target):
         """A class with these vectors and the properties that are known by now."""
         del records, size_bytes  # a server does not say how much room it has
         return Proposer(self._wire, self._view, self.location, wanted).proposal()
+
+    def namespace_problem(self, namespace: str) -> str:
+        """Why no tenant can be called *namespace*."""
+        return tenant_problem(namespace)
 
     def append_findings(self) -> list[Finding]:
         """A property where documents go that is of another type."""

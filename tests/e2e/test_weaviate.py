@@ -106,6 +106,21 @@ def test_namespaces_of_files_become_tenants_and_come_back(served: Places) -> Non
     assert served.digest(back) == served.digest(sent) == served.digest(there)
 
 
+def test_a_namespace_that_no_tenant_can_be_called_is_refused(served: Places) -> None:
+    sent = served.options("files", "tenants_named")
+    with served.opened(sent, Access.WRITE) as target:
+        spec = CollectionSpec("any", {"": VectorSpec(DIM)}, id_kind="uuid", namespaces="named")
+        target.create(spec)
+        for batch in tenants("acme & sons", "globex"):
+            target.write(batch)
+        target.finish(spec)
+    there = empty(served, "TenantsNamed")
+    with pytest.raises(CapabilityError, match='"acme & sons" is no name of a tenant'):
+        load_plan(served.plan(sent, there)).run()
+    with served.opened(there) as store:
+        assert store.describe() is None
+
+
 def test_tenants_become_collections(served: Places) -> None:
     sent = fill(served, "TenantsParted", tenants("acme", "globex"))
     for name in ("acme", "globex"):
