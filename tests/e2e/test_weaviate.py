@@ -286,6 +286,7 @@ def test_filter_indexes_and_types_are_made_as_the_plan_says(served: Places) -> N
     """Dates and numbers for ranges, whole texts, and no index for what is not named."""
     batch = records(COUNT, kind="uuid")
     rows = [{**each, "on": f"2024-01-{1 + n:02}"} for n, each in enumerate(batch.metadata)]
+    rows[3]["on"] = "unknown"
     sent = served.options("files", "filtered")
     served.fill(sent, batch.with_(metadata=Metadata.of(rows)), id_kind="uuid")
     there = empty(served, "Filtered")
@@ -293,6 +294,7 @@ def test_filter_indexes_and_types_are_made_as_the_plan_says(served: Places) -> N
     plan = {**there, "filter_indexes": asked}
     tried = load_plan(served.plan(sent, plan, "dry", fields={"on": {"type": "date"}})).dry_run()
     assert tried.exit_code == 0
+    assert [each.what for each in tried.warnings if each.what.startswith("1 of 30 values of on")]
     move(served, sent, plan, fields={"on": {"type": "date"}})
     assert served.digest(there) == served.digest(sent)
     with served.opened(there) as store:

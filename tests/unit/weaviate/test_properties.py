@@ -196,6 +196,34 @@ def test_fields_get_the_types_that_the_plan_names(options: Any, tmp_path: Path) 
         assert found_by(store, "n", "EQUAL", value_int=3) == [0]
 
 
+def test_values_that_no_filter_will_find_are_told_of_a_sample(options: Any, tmp_path: Path) -> None:
+    """Warned of where the plan wants to filter by them; else a note, and not of what is near."""
+    rows: list[dict[str, Any]] = [
+        {"on": "2024-01-01", "score": 1, "mix": 1, "fine": "a", "none": None, "at": "2024-01-01"},
+        {"on": "some day", "score": 1.5, "mix": "b", "fine": "b", "none": [], "at": "tomorrow"},
+        {"on": "never", "score": 2, "mix": "c", "with.dot": "d", "deep": {"a": 1}},
+    ]
+    wanted = spec(fields={"on": "date"}, filterable={"on": FilterKind.DATETIME,
+                  "at": FilterKind.DATETIME, "score": FilterKind.FLOAT})  # fmt: skip
+    sample = [batch(3, metadata=Metadata.of(rows))]
+    with opened(options, tmp_path) as store:
+        made_of = store.propose(wanted, 3, 100).spec
+        first, second, rest = store.sample_findings(made_of, sample)
+        assert "2 of 3 values of on" in first.what
+        assert "of type date" in first.what
+        assert (first.severity, first.key) == (Severity.WARNING, "fields.on.type")
+        assert "1 of 2 values of at" in second.what
+        assert (second.severity, second.key) == (Severity.WARNING, "target.filter_indexes")
+        assert '"mix", "with.dot"' in rest.what
+        assert rest.severity is Severity.NOTE
+        store.create(made_of)
+        store.write(sample[0])
+        there = store.describe()
+        assert there is not None
+        (rest,) = store.sample_findings(replace(there, filterable=None), sample)
+        assert '"on", "mix", "at"' in rest.what
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "why"),
     [("when", "timestamptz", "no property is made"), ("inside", "object", "no property is made"),
