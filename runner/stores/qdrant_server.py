@@ -38,7 +38,7 @@ from runner.model import (
     VectorKind,
 )
 from runner.stores.base import Access, Location
-from runner.stores.qdrant import QdrantStore, joined
+from runner.stores.qdrant import QdrantStore
 from runner.stores.qdrant_address import (
     Address,
     FullError,
@@ -493,7 +493,7 @@ class QdrantServer(QdrantStore):
                 raise
             half = len(ids) // 2
             parts = [self._retrieve(some, select, namespace) for some in (ids[:half], ids[half:])]
-            return joined(parts)
+            return Batch.joined(parts)
         return self._of(rows, select, namespace)
 
     def _of(self, rows: Rows, select: Select, namespace: str) -> Batch:

@@ -75,7 +75,7 @@ from runner.stores.weaviate_schema import (
 )
 from runner.stores.weaviate_search import nearest
 from runner.stores.weaviate_tenants import Tenants
-from runner.stores.weaviate_view import PAGE, Shape, View, before, cut, joined
+from runner.stores.weaviate_view import PAGE, Shape, View, before
 from runner.stores.weaviate_wire import Address, Wire, ids_filter
 from runner.stores.weaviate_write import REFUSED_KINDS, Writer, level_of
 from runner.stores.whereabouts import Whereabouts, host_of
@@ -310,7 +310,7 @@ class WeaviateStore(Target):
         start = after if after is not None else before(partition.lower)
         limit = self._view.first_limit(batch_size, select)
         for batch in self._view.ranged(start, partition.upper, limit, select, tenant):
-            for page in cut(batch, batch_size.bytes):
+            for page in batch.cut(batch_size.bytes):
                 yield Page(page, str(page.ids[-1]))
 
     def scan_ids(self, page_size: int = 10_000) -> Iterator[tuple[str, list[Id]]]:
@@ -329,7 +329,7 @@ class WeaviateStore(Target):
             step = self._view.first_limit(BatchSize(_FETCHED), select)
             for at in range(0, len(wanted), step):
                 parts += self._view.retrieve(wanted[at : at + step], select, namespace)
-        found = joined(parts) if parts else self._view.batch([], select, namespace)
+        found = Batch.joined(parts) if parts else self._view.batch([], select, namespace)
         rows = {each: row for row, each in enumerate(found.ids)}
         order = [rows[each] for each in wanted if each in rows]
         return found if order == list(range(len(found))) else found.take(order)
