@@ -22,18 +22,9 @@ from runner.errors import StoreError
 from runner.model import Finding, Select, Severity
 from runner.stores.base import Location
 from runner.stores.pickles import unpickle
-from runner.stores.segments import (
-    ID_ONLY,
-    Columns,
-    LinesSegment,
-    ParquetSegment,
-    Positions,
-    Segment,
-    TableWriter,
-    joined_kind,
-    kind_of_ids,
-    open_segment,
-)
+from runner.stores.segment_files import LinesSegment, ParquetSegment, open_segment
+from runner.stores.segments import ID_ONLY, Columns, Positions, Segment, joined_kind, kind_of_ids
+from runner.stores.tables import TableWriter
 
 SHA_KEY = "index_sha256"
 _NOTES_KEY = "altered"
