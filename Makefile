@@ -53,6 +53,10 @@ $(WEAVIATE)/weaviate-server:
 	GOBIN="$(WEAVIATE)" CGO_ENABLED=0 GOTOOLCHAIN=local \
 	  go install github.com/weaviate/weaviate/cmd/weaviate-server@v$(WEAVIATE_VERSION)
 
+.PHONY: readme
+readme: .venv/.dev  ## write the README's generated parts anew
+	$(BIN)/python -m tests.readme
+
 .PHONY: lint
 lint: .venv/.dev  ## ruff and mypy
 	$(BIN)/ruff check

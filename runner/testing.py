@@ -294,6 +294,14 @@ def _some(keys: Iterable[tuple[bool, Id]]) -> list[Id]:
 
 _UUIDS = ["00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"]
 
+
+def _of_all_sizes() -> list[float]:
+    """Doubles of 16 and 17 digits over the range that metadata has."""
+    rng = np.random.default_rng(4)
+    made = rng.standard_normal(60) * 10.0 ** rng.integers(-12, 12, 60)
+    return [float(each) for each in made]
+
+
 ID_CASES: dict[str, list[Id]] = {
     "digits": ["42", "042", "007", "-1", "1e5", " 42", "42 "],
     "quotes": ["it's", 'say "hi"', "back\\slash", "`tick`", "; DROP TABLE x --", "%s", "{}", "$1"],
@@ -304,7 +312,14 @@ ID_CASES: dict[str, list[Id]] = {
     "500 characters": ["x" * 499 + "a", "x" * 499 + "b"],
     "empty": [""],
     "NUL": ["a\0b"],
+    "600 characters": ["y" * 599 + "a", "y" * 599 + "b"],
     "uuids": [*_UUIDS, "6ba7b810-9dad-11d1-80b4-00c04fd430c8"],
+    "other spellings of uuids": [
+        "6BA7B811-9DAD-11D1-80B4-00C04FD430C8",
+        "6ba7b8129dad11d180b400c04fd430c8",
+        "{6ba7b813-9dad-11d1-80b4-00c04fd430c8}",
+        "urn:uuid:6ba7b814-9dad-11d1-80b4-00c04fd430c8",
+    ],
     "small integers": [0, 1, 2, 10, 9, 777001],
     "large integers": [2**31, 2**32, 2**53, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1],
     "negative integers": [-1, -(2**31), -(2**53) - 1, -(2**63)],
@@ -331,8 +346,13 @@ VALUE_CASES: dict[ValueKind, list[Any]] = {
     ValueKind.INT: [0, 1, -1, 3, 2**31, -(2**53), 2**53],
     ValueKind.BIG_INT: [2**53 + 1, 2**63 - 1, -(2**63)],
     ValueKind.HUGE_INT: [2**63, 2**64 - 1, 2**70, -(2**65)],
-    ValueKind.FLOAT: [0.0, 3.0, 0.1, 1 / 3, -2.5, 1e-7, 12345.6, 0.1 + 0.2, 5.551115123125783e-17],
-    ValueKind.STRING: ["", "ä 漢字 🙂", "true", "null", "3", "2024-01-01", 'a"b\\c\n', "x" * 3000],
+    ValueKind.FLOAT: [0.0, 3.0, 0.1, 1 / 3, -2.5, 1e-7, 12345.6, 0.1 + 0.2, 5.551115123125783e-17,
+                      *_of_all_sizes()],
+    ValueKind.STRING: ["", "ä 漢字 🙂", "true", "null", "3", 'a"b\\c\n', "x" * 3000, "\t \r\n",
+                       "2024-01-01", "2024-01-01T12:00:00Z", "2024-02-29T23:59:59.123456789+05:30",
+                       "-0044-03-15", "12:30", "AAECAwQ=", "6ba7b810-9dad-11d1-80b4-00c04fd430c8",
+                       "+49 30 901820", "{\"a\": 1}", "[1, 2]", "1e5", "NaN", "é", "e\u0301",
+                       "https://example.org/?q=%20#x"],
     ValueKind.LIST_EMPTY: [[]],
     ValueKind.LIST_STRING: [["a"], ["b", "a", "b", ""]],
     ValueKind.LIST_INT: [[1], [3, 1, 2, 1]],
@@ -342,7 +362,9 @@ VALUE_CASES: dict[ValueKind, list[Any]] = {
     ValueKind.LIST_NESTED: [[[1, 2], [3]], [["a"], []]],
     ValueKind.LIST_OBJECT: [[{"a": 1}], [{"a": [1, {"b": None}]}, {}]],
     ValueKind.OBJECT_EMPTY: [{}],
-    ValueKind.OBJECT: [{"a": 1}, {"a": {"b": [1, "x", {"c": 2.5}]}, "d": "e"}],
+    ValueKind.OBJECT: [{"a": 1}, {"a": {"b": [1, "x", {"c": 2.5}]}, "d": "e"},
+                       {"lat": 52.5, "lon": 13.4}, {"latitude": 52.5, "longitude": 13.25},
+                       {"a.b": 1, "a b": "x", "": 2, "ключ": None}, {"a": {}, "b": [], "c": ""}],
 }  # fmt: skip
 """Kind → values of it.  NaN and what is no JSON are the runner's to refuse, not the store's."""
 
@@ -416,6 +438,16 @@ class StoreConformance:
                 label
                 for label, keys in KEY_CASES.items()
                 if any(allowed_key(each, can.keys) for each in keys)
+            ],
+            "refused_id_case": [
+                label
+                for label, ids in ID_CASES.items()
+                if not all(allowed_id(each, can.ids) for each in ids)
+            ],
+            "refused_key_case": [
+                label
+                for label, keys in KEY_CASES.items()
+                if not all(allowed_key(each, can.keys) for each in keys)
             ],
         }
         for name, values in asked.items():
@@ -979,6 +1011,19 @@ class StoreConformance:
             self.same(batch, target.fetch(batch.ids), any_metric)
             self.same(batch, read_all(target, 7), any_metric)
 
+    def test_vectors_of_any_length_come_back_that_the_store_says(
+        self, place: Place, any_metric: Metric
+    ) -> None:
+        shortest, longest = self.can.lengths.get(any_metric, (1e-18, 1e18))
+        lengths = np.array([1e-18, 1e-12, 3e-4, 1e-3, 0.9999, 1.0001, 1e3, 1e9, 1e15, 1e18])
+        lengths = lengths[(lengths >= shortest) & (lengths <= longest)]
+        batch = self.batch(len(lengths), unit=True)
+        scaled = (batch.vector * lengths[:, None]).astype(np.float32)
+        batch = batch.with_(vectors={DEFAULT_VECTOR: scaled})
+        with self.filled(place, batch, any_metric) as target:
+            target.finish(self.spec(any_metric))
+            self.same(batch, read_all(target), any_metric)
+
     def test_records_may_lack_their_vector_where_the_store_says_so(self, place: Place) -> None:
         if not self.can.missing_vector:
             pytest.skip("every record has its vector here")
@@ -1157,6 +1202,27 @@ class StoreConformance:
             assert sorted(_keys(found)) == sorted(_keys(ids))
             target.delete(ids[:1])
             self.same(batch.take(range(1, len(ids))), read_all(target, 2))
+
+    def test_ids_that_are_ruled_out_are_refused_aloud(
+        self, place: Place, refused_id_case: str
+    ) -> None:
+        """Or else the rule says less than the store does: ids would be changed for nothing."""
+        with self.created(place) as target:
+            for each in ID_CASES[refused_id_case]:
+                if not allowed_id(each, self.can.ids):
+                    batch = make_batch(1, self.dim, ids=[each], documents=self.can.documents)
+                    with pytest.raises(REFUSALS):
+                        target.write(batch)
+
+    def test_keys_that_are_ruled_out_are_refused_aloud(
+        self, place: Place, refused_key_case: str
+    ) -> None:
+        with self.created(place) as target:
+            for key in KEY_CASES[refused_key_case]:
+                if not allowed_key(key, self.can.keys):
+                    batch = self.batch(1).with_(metadata=Metadata.of([{key: "value"}]))
+                    with pytest.raises(REFUSALS):
+                        target.write(batch)
 
     def test_a_number_is_not_its_text(self, place: Place) -> None:
         ids: list[Id] = [42, "42", 7, "07"]

@@ -22,7 +22,7 @@ import numpy as np
 
 from runner import jsonvalues
 from runner.copy.ids import can_hold
-from runner.copy.norms import NORM, Norms, with_norms
+from runner.copy.norms import NORM, Norms, scaled, with_norms
 from runner.jsonvalues import ValueKind, kind_of
 from runner.model import (
     Batch,
@@ -36,6 +36,7 @@ from runner.model import (
     Outcome,
     Room,
     SparseVector,
+    VectorKind,
     VectorSpec,
 )
 from runner.plan.model import FieldPolicy, Unsupported
@@ -146,6 +147,9 @@ class Fitting:
         )
         self._known_keys: dict[str, str] = {}
         self._norms = Norms(vectors) if keep_norm else None
+        dense = [name for name, each in vectors.items() if each.kind is VectorKind.DENSE]
+        self.scales = bool(dense) and scaled(vectors) == dense
+        """Whether the target scales every dense vector to length 1."""
 
     def fit(self, batch: Batch) -> Fitted:
         """*batch* as the target can hold it; the batch itself where it fits already."""
@@ -675,8 +679,13 @@ def _as_text(value: Any) -> str:
     return jsonvalues.dumps(value).decode()
 
 
-def unfitted(batch: Batch) -> Batch:
-    """*batch* with everything that `Fitting` turned into something else turned back."""
+def unfitted(batch: Batch, *, norms: bool = True) -> Batch:
+    """*batch* with everything that `Fitting` turned into something else turned back.
+
+    Args:
+        batch: As a store holds it.
+        norms: Whether vectors become as long as they were.
+    """
     restored: list[dict[str, Any]] | None = None
     for companion, restore in ((JSON_FIELDS, _as_spelled), (INTEGER_FIELDS, _as_integer)):
         if batch.metadata.may_have_key(companion):
@@ -687,7 +696,7 @@ def unfitted(batch: Batch) -> Batch:
         restored = [_with_fields(each) for each in objects]
     if restored is not None:
         batch = batch.with_(metadata=Metadata(objects=restored))
-    return with_norms(batch)
+    return with_norms(batch) if norms else batch
 
 
 def _with_fields(found: dict[str, Any]) -> dict[str, Any]:

@@ -137,7 +137,13 @@ class Preparation:
 
     def _originals(self, page: Batch) -> list[tuple[Batch, Batch]]:
         """Records of *page* as they are, and as they were before a runner made them fit."""
-        found = originals(page, ids=self.ids.restore, namespaces=self.namespaces.restore)
+        found = originals(
+            page,
+            ids=self.ids.restore,
+            namespaces=self.namespaces.restore,
+            # what was scaled for one such target is right for another, and stays as it is
+            norms=not self.fitting.scales,
+        )
         return [(page if len(rows) == len(page) else page.take(rows), each) for rows, each in found]
 
     def _transform(self, part: Part, page: Batch, into: Prepared) -> Part:
@@ -291,7 +297,7 @@ def _taken(companions: Mapping[str, object], metadata: Mapping[str, object], wha
 
 
 def originals(
-    page: Batch, *, ids: bool = True, namespaces: bool = False
+    page: Batch, *, ids: bool = True, namespaces: bool = False, norms: bool = True
 ) -> list[tuple[Sequence[int], Batch]]:
     """*page* as it was before a runner made it fit the store that it comes from.
 
@@ -300,7 +306,7 @@ def originals(
     Returns:
         One batch a namespace, each with its rows of *page*.
     """
-    page = unfitted(page)
+    page = unfitted(page, norms=norms)
     if not ids and not namespaces:
         return [(range(len(page)), page)]
     return restored(page, ids=ids, namespaces=namespaces)

@@ -149,6 +149,11 @@ class LoadedPlan:
                 target.reopen(journal.fact("collections"))
             yield target
 
+    def take_over(self, store: Store, journal: Journal) -> None:
+        """Let *store* put back what the unfinished run of *journal* changed so as to read."""
+        if not journal.fact("finished", False):
+            store.take_over(journal.fact("touched", {}).get(store.location.side, {}))
+
     # its runs
 
     def newest_journal(self, what: str, *, read_only: bool = False) -> tuple[RunFolder, Journal]:

@@ -25,6 +25,11 @@ _BUILT_IN = {
 }
 
 
+def built_in() -> list[str]:
+    """The stores that come with the runner."""
+    return list(_BUILT_IN)
+
+
 def store_names() -> list[str]:
     """Every store that a plan may name: ours, then those of installed packages."""
     found = {point.name for point in entry_points(group=ENTRY_POINT_GROUP)}

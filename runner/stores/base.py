@@ -275,6 +275,16 @@ class Store(ABC):
         """
         return False
 
+    def touched(self) -> dict[str, str]:
+        """What was changed here so that it can be read (see `Location.touch`), and how it was;
+        `close` puts it back.
+        """
+        return {}
+
+    def take_over(self, touched: Mapping[str, str]) -> None:
+        """Put back at `close` as well what an earlier process changed and could not put back."""
+        del touched  # most stores change nothing
+
     def read_mark(self) -> str | None:
         """The text that `Target.write_mark` left on the collection; None if there is none."""
         return None

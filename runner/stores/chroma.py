@@ -54,6 +54,7 @@ from runner.model import (
     Page,
     Partition,
     Proposal,
+    Room,
     Select,
     Severity,
     VectorKind,
@@ -396,14 +397,17 @@ class ChromaStore(Target):
         dense = next(iter(wanted.dense.values()), VectorSpec(0))
         vectors = {DEFAULT_VECTOR: vector_spec(dense.dim, dense.metric)}
         extra = {key: wanted.extra[key] for key in _CARRIED if key in wanted.extra}
+        room = Room()
         if SPARSE_VECTOR in wanted.vectors:
             vectors[SPARSE_VECTOR] = SPARSE
             extra.setdefault("sparse_key", SPARSE_KEY)
+            room = Room(needs_vector=True)
         elif "indexes" in extra:
             extra["indexes"] = without_sparse(extra["indexes"])
         spec = CollectionSpec(
-            self._collection, vectors, index=self._index_for(wanted), id_kind="string", extra=extra
-        )
+            self._collection, vectors, index=self._index_for(wanted), id_kind="string",
+            extra=extra, room=room,
+        )  # fmt: skip
         summary = f"collection {self._collection} ({dense.dim} dims, {dense.metric}, {spec.index})"
         if SPARSE_VECTOR in vectors:
             summary += f", sparse vectors under {extra['sparse_key']}"
@@ -672,7 +676,8 @@ class ChromaStore(Target):
 class ChromaServerStore(ChromaStore):
     """A collection of a server.  Whether it holds sparse vectors shows on that server only."""
 
-    capabilities = replace(_CAPABILITIES, sparse_vectors=True)
+    # the dense vector has to be there, see `described`
+    capabilities = replace(_CAPABILITIES, sparse_vectors=True, missing_beside=True)
 
 
 class ChromaCloudStore(ChromaServerStore):
@@ -685,6 +690,7 @@ class ChromaCloudStore(ChromaServerStore):
     capabilities = replace(
         ChromaServerStore.capabilities,
         ids=IdRule(empty=False, max_bytes=128),
+        keys=replace(_CAPABILITIES.keys, max_bytes=36),
         max_batch_records=300,
     )
     index_type = "spann"

@@ -17,6 +17,7 @@ from runner.model import (
     Fidelity,
     IndexSpec,
     Metric,
+    Room,
     VectorKind,
     VectorSpec,
 )
@@ -132,10 +133,13 @@ def described(held: Held) -> CollectionSpec:
     if defaults:
         extra["index_defaults"] = defaults
     sparse_key = sparse_key_of(held)
+    room = Room()
     if sparse_key is not None:
         vectors[SPARSE_VECTOR] = SPARSE
         extra["sparse_key"] = sparse_key
-    return CollectionSpec(held.name, vectors, index=index, id_kind="string", extra=extra)
+        # a record may lack the sparse one only
+        room = Room(needs_vector=True)
+    return CollectionSpec(held.name, vectors, index=index, id_kind="string", extra=extra, room=room)
 
 
 def embedding_function_of(held: Held) -> dict[str, Any]:

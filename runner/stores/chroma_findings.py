@@ -80,7 +80,7 @@ def cloud_findings(wanted: CollectionSpec, name: str, records: int) -> Iterator[
         yield Finding(what, hint, Severity.WARNING, "target.url")
     yield Finding(
         "Chroma Cloud refuses documents of more than 16,384 bytes, URIs of more than 256, metadata "
-        "keys of more than 36, values of more than 4,096, and more than 32 keys in a record",
+        "values of more than 4,096, and more than 32 keys in a record",
         hint,
         Severity.NOTE,
         "target.url",

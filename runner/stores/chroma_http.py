@@ -334,7 +334,8 @@ def _refused(url: str, answer: httpx.Response) -> StoreError:
     if _answered(answer).get("error") == _QUOTA_ERROR:
         return StoreError(what, "Chroma Cloud raises most quotas upon request")
     if status in {408, 425, 429} or (status >= 500 and status != 501):
-        return TransientStoreError(what, retry_after_s=_retry_after_s(answer))
+        hint = "if it names a quota: Chroma Cloud raises most upon request" if status == 429 else ""
+        return TransientStoreError(what, hint, _retry_after_s(answer))
     return StoreError(what)
 
 

@@ -62,10 +62,10 @@ class NewTable:
         held = {k: v for k, v in wanted.vectors.items() if v.kind is not VectorKind.MULTI}
         columns = self._new_columns(held)
         fields, field_findings = self._new_fields(
-            session, wanted, [*names.values(), *columns.values()]
+            session, wanted, [*names.values(), self._serial, *columns.values()]
         )
         findings += field_findings
-        all_names = [self._name, *names.values(), *columns.values(), *fields]
+        all_names = [self._name, *names.values(), self._serial, *columns.values(), *fields]
         findings += name_findings(
             [each for each in all_names if isinstance(each, str)], self._location
         )
@@ -120,6 +120,8 @@ class NewTable:
         place = extension_schema(session)
         key = "bigint" if spec.id_kind == "integer" else 'text COLLATE "C"'
         columns = [f"{quote_ident(str(names['id']), session)} {key} PRIMARY KEY"]
+        if self._serial:
+            columns.append(f"{quote_ident(self._serial, session)} bigserial UNIQUE")
         if names["document"]:
             columns.append(f"{quote_ident(names['document'], session)} text")
         if names["metadata"]:
@@ -143,6 +145,11 @@ class NewTable:
 
     def _key(self, option: str) -> str:
         return f"{self._location.side}.{option}"
+
+    @property
+    def _serial(self) -> str | None:
+        """A column of a table that we create which the database numbers, for others to read."""
+        return self._columns.get("serial")
 
     def _names(self) -> dict[str, str | None]:
         """The column names of a table that we create, but for those of its vectors."""
@@ -222,7 +229,7 @@ class NewTable:
         fields: Mapping[str, str],
     ) -> list[Finding]:
         """Names that two columns would share, that nothing comes for, or that none can have."""
-        used = [*filter(None, names.values()), *columns.values(), *fields]
+        used = [*filter(None, [*names.values(), self._serial]), *columns.values(), *fields]
         found = [
             Finding(
                 f"two columns would be called {name!r}",
@@ -262,6 +269,7 @@ class NewTable:
         names = spec.extra["columns"]
         columns = [
             f"{names['id']} {'bigint' if spec.id_kind == 'integer' else 'text'} primary key",
+            *([f"{self._serial} bigserial"] if self._serial else []),
             *([f"{names['document']} text"] if names["document"] else []),
             *([f"{names['metadata']} jsonb"] if names["metadata"] else []),
             *(f"{names['vectors'][name]} {_sql_type(each)}" for name, each in spec.vectors.items()),

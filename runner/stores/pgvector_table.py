@@ -474,7 +474,8 @@ def map_columns(session: Session, relation: Relation, location: Location) -> Tab
             f"pgvector: column {document.name} of table {relation.name} is {document.type}; "
             "documents need text"
         )
-    rest = [each for each in rest if each is not document]
+    serial = given.get("serial")
+    rest = [each for each in rest if each is not document and each.name != serial]
     # What we write is what we made or were told of; other columns of a target are its own.
     extra = given.get("extra", noted if location.side == "target" else None)
     fields = [by_name[each] for each in noted] + rest

@@ -218,8 +218,10 @@ class PineconeStore(Target):
         return sorted(found) or [""]
 
     def partitions(self, n: int) -> list[Partition]:
-        """Ranges of ids in each namespace, by their bytes; more for larger namespaces."""
-        self._ids.forget()
+        """Ranges of ids in each namespace, by their bytes; more for larger namespaces.
+
+        Ids are those that were listed last: a list costs, and what vanished is left out anyway.
+        """
         namespaces = self.namespaces()
         counts = self._counts()
         sizes = [counts.get(self._wire(each), 0) for each in namespaces]

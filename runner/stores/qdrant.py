@@ -663,17 +663,8 @@ def _cut(batch: Batch, most: int | None) -> Iterator[Batch]:
     if most is None or batch.size_bytes <= most:
         yield batch
         return
-    sizes = np.array([len(text) for text in batch.metadata.texts()], dtype=np.int64)
-    sizes += sum(array.shape[1] * 4 for array in batch.vectors.values())
-    for sparse in batch.sparse.values():
-        sizes += [
-            0 if each is None else each.indices.nbytes + each.values.nbytes for each in sparse
-        ]
-    for multi in batch.multi.values():
-        sizes += [0 if each is None else each.nbytes for each in multi]
-    sizes += np.array([len(document or "") for document in batch.documents], dtype=np.int64)
     start, total = 0, 0
-    for row, size in enumerate(sizes.tolist()):
+    for row, size in enumerate(batch.record_bytes().tolist()):
         if row > start and total + size > most:
             yield batch.take(range(start, row))
             start, total = row, 0

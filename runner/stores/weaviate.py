@@ -17,7 +17,7 @@ are cut by id.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
@@ -141,6 +141,14 @@ class WeaviateStore(Target):
         collection = cls.endpoint(location).collection
         return Whereabouts((f"{host_of(address.host)}:{address.port}{address.prefix}", collection))
 
+    def touched(self) -> dict[str, str]:
+        """The tenants that were activated, with the state they had."""
+        return self._tenants.woken
+
+    def take_over(self, touched: Mapping[str, str]) -> None:
+        """Put back those tenants as well that an earlier process activated."""
+        self._tenants.take_over(touched)
+
     def close(self) -> None:
         """Put back the tenants that were activated, and end all connections."""
         try:
@@ -206,6 +214,7 @@ class WeaviateStore(Target):
                     "insecure-connection",
                 )
             )
+        self._wire.check_grpc()
         shape = self._view.look()
         if shape is None:
             return found

@@ -161,10 +161,24 @@ def _is_blob(_: Property, value: Any) -> bool:
         return False
 
 
+# An object of just these keys is a place or a telephone number to a server that reads it, and
+# the answer that it is to be in fails as a whole.
+_PHONE_READ = frozenset(
+    {"input", "internationalFormatted", "nationalFormatted", "national", "countryCode"}
+)
+_OF_ANOTHER_TYPE = (
+    {"latitude", "longitude"},
+    *(_PHONE_READ | more for more in (
+        set(), {"valid"}, {"defaultCountry"}, {"valid", "defaultCountry"},
+    )),
+)  # fmt: skip
+
+
 def _is_object(prop: Property, value: Any) -> bool:
     return (
         type(value) is dict
         and bool(value)
+        and value.keys() not in _OF_ANOTHER_TYPE
         and all(
             key in prop.nested and said_exactly(prop.nested[key], each)
             for key, each in value.items()

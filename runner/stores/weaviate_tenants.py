@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from runner.errors import PlanError, StoreError, TransientStoreError
 from runner.model import Finding, Severity
@@ -140,6 +140,20 @@ class Tenants:
                 return Finding(f"{what}; they are not copied", "", Severity.WARNING, key)
         hint = f"write `{key}: activate`, or `leave` to copy the others"
         return Finding(f"{what}; they cannot be read so", hint, key=key)
+
+    @property
+    def woken(self) -> dict[str, str]:
+        """The tenants that are to be put back, with the state they had."""
+        with self._lock:
+            return dict(self._woken)
+
+    def take_over(self, woken: Mapping[str, str]) -> None:
+        """Put back these as well, as far as they are active still."""
+        if not woken:
+            return
+        with self._lock:
+            known = self._known()
+            self._woken |= {k: state for k, state in woken.items() if known.get(k) == _ACTIVE}
 
     def put_back(self) -> None:
         """Give the tenants that were activated the state they had."""

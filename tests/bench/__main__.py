@@ -1,5 +1,7 @@
 """``python -m tests.bench``: throughput of every pair as a share of its bare pipe, and memory.
 
+With ``--several`` records have a vector of each kind, and the pairs are those of Qdrant with
+itself and files.
 Prints a table and writes ``bench-results.json``.  All figures of a pair come from one
 run, its variants in turn, and are medians of the repetitions.
 """
@@ -29,7 +31,7 @@ from runner import jsonvalues, load_plan
 from runner.model import CollectionSpec, VectorSpec
 from runner.stores import open_store
 from runner.stores.base import Access, Connection, Location, Target
-from tests.bench import memory, pipes
+from tests.bench import kinds, memory, pipes
 from tests.servers import outside, postgres
 
 DIM = 384
@@ -129,15 +131,23 @@ class Servers:
 
 
 class Bench:
-    """Sources that are filled once, and targets that are fresh each time."""
+    """Sources that are filled once, and targets that are fresh each time.
 
-    def __init__(self, folder: Path, servers: Servers, records: int) -> None:
+    Args:
+        folder: Where everything lies.
+        servers: The servers.
+        records: How many a pair moves.
+        several: Whether each has a vector of every kind.
+    """
+
+    def __init__(self, folder: Path, servers: Servers, records: int, *, several: bool) -> None:
         self.folder = folder
         self.dsn = servers.dsn
         self.qdrant = servers.qdrant
         self.pinecone = servers.pinecone
         self.weaviate = servers.weaviate
         self.records = records
+        self.several = several
         self._fresh = 0
 
     def count(self, target: str) -> int:
@@ -181,9 +191,28 @@ class Bench:
             seed = self.folder / f"seed_{records}.parquet"
             if not seed.exists():
                 make_parquet(seed, records)
+                if self.several:
+                    self._add_kinds(seed)
             self._fill(store, name, seed)
             done.touch()
         return location
+
+    def _add_kinds(self, seed: Path) -> None:
+        """Give the records of *seed* a vector of each kind."""
+        made = seed.with_suffix(".kinds.parquet")
+        origin, place = (Location("files", {"path": str(each)}) for each in (seed, made))
+        with (
+            open_store(origin, Access.READ, self.scratch("plain")) as source,
+            open_store(place, Access.WRITE, self.scratch("kinds")) as target,
+        ):
+            assert isinstance(target, Target)
+            wanted = CollectionSpec("bench", kinds.VECTORS, id_kind="uuid")
+            spec = target.propose(wanted, 0, 0).spec
+            target.create(spec)
+            for number, batch in enumerate(pipes.pages(source)):
+                target.write(kinds.with_every_kind(batch, number), fresh=True)
+            target.finish(spec)
+        made.replace(seed)
 
     def _fill(self, store: str, name: str, seed: Path) -> None:
         self._run(Location("files", {"path": str(seed)}), self.location(store, name, "target"))
@@ -303,10 +332,12 @@ class Bench:
         assert wanted is not None
         with open_store(location, Access.WRITE, self.scratch("target")) as target:
             assert isinstance(target, Target)
-            vector = wanted.vector
             spec = CollectionSpec(
                 type(target).endpoint(location).collection,
-                {"": VectorSpec(vector.dim, vector.metric)},
+                {
+                    name: VectorSpec(each.dim, each.metric, each.kind)
+                    for name, each in wanted.vectors.items()
+                },
                 id_kind="uuid",
             )
             target.create(target.propose(spec, 0, 0).spec)
@@ -373,7 +404,12 @@ def main() -> int:
         help="numbers of records to compare the memory of; none for no comparison",
     )
     parser.add_argument("--output", type=Path, default=Path("bench-results.json"))
+    parser.add_argument("--several", action="store_true", help="a vector of each kind a record")
     options = parser.parse_args()
+    if options.several:
+        options.sources = [each for each in options.sources if each in kinds.STORES]
+        options.targets = [each for each in options.targets if each in kinds.STORES]
+        options.memory = []
     rows: list[Row] = []
     peaks: dict[int, int] = {}
     packing: float | None = None
@@ -381,9 +417,11 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="vmr-bench-"))
     try:
         with _servers() as servers:
-            bench = Bench(folder, servers, options.records)
+            bench = Bench(folder, servers, options.records, several=options.several)
             for source in options.sources:
                 for target in options.targets:
+                    if options.several and source == target == "files":
+                        continue  # its pipe of two processes passes on dense vectors only
                     for read_back in (False, True):
                         row = bench.pair(
                             source, target, read_back=read_back, repetitions=options.repetitions

@@ -56,6 +56,25 @@ class WeaviateConformance(StoreConformance):
             self.same(batch, target.fetch(batch.ids))
             self.same(batch, read_all(target, 2))
 
+    def test_objects_that_a_server_would_take_for_something_else_come_back(self, place):
+        """By their keys alone it makes places and telephone numbers of them, and cannot answer."""
+        phone = dict.fromkeys(
+            ["input", "internationalFormatted", "nationalFormatted", "national", "countryCode"], "1"
+        )
+        values = [
+            {"latitude": 52.5, "longitude": 13.25}, {"latitude": "a", "longitude": "b"}, phone,
+            {**phone, "valid": True}, {**phone, "defaultCountry": "de", "valid": False},
+            {"latitude": 1, "longitude": 2, "more": 3}, {"deep": {"latitude": 1.5, "longitude": 2}},
+            [{"latitude": 1.5, "longitude": 2.5}, phone], {"latitude": 1.5},
+        ]  # fmt: skip
+        objects = [{"v": each} for each in values] + [
+            {f"v{row}": each} for row, each in enumerate(values)
+        ]
+        batch = self.batch(len(objects)).with_(metadata=Metadata.of(objects))
+        with self.filled(place, batch) as target:
+            self.same(batch, target.fetch(batch.ids))
+            self.same(batch, read_all(target, 4))
+
     def test_whole_numbers_beside_fractions_are_numbers_for_filters(self, place):
         batch = self.batch(3).with_(metadata=Metadata.of([{"n": 1}, {"n": 2.5}, {"n": 3}]))
         with self.filled(place, batch) as target:

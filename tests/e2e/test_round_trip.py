@@ -258,8 +258,13 @@ def test_keep_norm_makes_digests_equal_and_is_told(served: Places) -> None:
         assert (row.what, row.records, row.policy, row.reversible) == (
             "length → runner_norm", COUNT, "keep_norm", True,
         )  # fmt: skip
-    move(served, there, back)
+    assert load_plan(path).verify().verdict is Verdict.PASSED
+    # from there to a third store of the kind nothing is lost, whatever its plan says
+    third = served.options("qdrant-double", "told_further")
+    move(served, there, third)
+    move(served, third, back)
     assert served.digest(back) == served.digest(sent)
+    assert load_plan(path).rollback(confirmed=True).removed == COUNT
     again = served.options("files", "again")
     noted = load_plan(served.plan(sent, again, keep_norm=True)).dry_run()
     assert [each.what for each in noted.notes if each.place.endswith("keep_norm")] == [

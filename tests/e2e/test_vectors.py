@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 
 from runner import load_plan
+from runner.checks.digest import digest_of
 from runner.errors import CapabilityError
-from runner.model import Batch, CollectionSpec, Metric, SparseVector, VectorKind, VectorSpec
+from runner.model import (
+    Batch,
+    BatchSize,
+    CollectionSpec,
+    Metric,
+    Partition,
+    SparseVector,
+    VectorKind,
+    VectorSpec,
+)
 from runner.results import Verdict
 from runner.stores.base import Access
 from runner.testing import make_sparse
@@ -70,6 +80,38 @@ def test_vectors_of_every_kind_arrive_and_come_back(served: Places) -> None:
     assert {k: (v.kind, v.dim, v.metric) for k, v in spec.vectors.items()} == {
         k: (v.kind, v.dim, v.metric) for k, v in SPECS.items()
     }
+
+
+def test_dense_and_multi_vectors_go_to_weaviate_and_come_back(served: Places) -> None:
+    """Each under its name, records that lack some included; sparse ones it holds none of."""
+    sent, there, back = (
+        served.options(store, name)
+        for store, name in (
+            ("files", "kinds_w"),
+            ("weaviate", "KindsW"),
+            ("folder", "kinds_w_back"),
+        )
+    )
+    ids: list[int | str] = [*records(COUNT, kind="uuid").ids]
+    fill(served, sent, mixed().with_(ids=ids))
+    with pytest.raises(CapabilityError, match="vector words is a sparse vector") as caught:
+        load_plan(served.plan(sent, there)).run()
+    assert "source.vectors: [" in str(caught.value)
+    chosen = {**sent, "vectors": ["text", "image", "tokens"]}
+    for name, source, target in (("out", chosen, there), ("home", there, back)):
+        result = load_plan(served.plan(source, target, name, batch_size=25)).run()
+        assert [each for each in result.checks if each.verdict is Verdict.FAILED] == []
+        assert result.verdict is Verdict.PASSED
+    with served.opened(chosen) as store:
+        expected = digest_of(page.batch for page in store.scan(Partition(0), None, BatchSize(50)))
+    assert served.digest(back) == served.digest(there) == expected
+    for options in (there, back):
+        with served.opened(options) as store:
+            spec = store.describe()
+        assert spec is not None
+        assert {k: (v.kind, v.dim, v.metric) for k, v in spec.vectors.items()} == {
+            k: (v.kind, v.dim, v.metric) for k, v in SPECS.items() if k != "words"
+        }
 
 
 def test_a_changed_sparse_value_is_found(served: Places) -> None:

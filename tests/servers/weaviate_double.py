@@ -40,6 +40,7 @@ from weaviate.proto.v1 import (
     base_pb2,
     batch_delete_pb2,
     batch_pb2,
+    health_weaviate_pb2,
     properties_pb2,
     search_get_pb2,
     weaviate_pb2_grpc,
@@ -472,6 +473,18 @@ def call(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
     return serve
 
 
+_HEALTH = grpc.method_handlers_generic_handler(
+    "grpc.health.v1.Health",
+    {
+        "Check": grpc.unary_unary_rpc_method_handler(
+            lambda request, context: health_weaviate_pb2.WeaviateHealthCheckResponse(status=1),
+            health_weaviate_pb2.WeaviateHealthCheckRequest.FromString,
+            health_weaviate_pb2.WeaviateHealthCheckResponse.SerializeToString,
+        )
+    },
+)
+
+
 class Calls(weaviate_pb2_grpc.WeaviateServicer):
     def __init__(self, state: State) -> None:
         self.state = state
@@ -743,6 +756,7 @@ class WeaviateDouble:
             ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", 104_858_000)]
         )
         weaviate_pb2_grpc.add_WeaviateServicer_to_server(Calls(self.state), self._grpc)
+        self._grpc.add_generic_rpc_handlers((_HEALTH,))
         self.url = f"http://{host}:{self._http.server_port}"
         self.grpc_port = self._grpc.add_insecure_port(f"{host}:0")
         self._thread = threading.Thread(

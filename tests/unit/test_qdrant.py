@@ -337,6 +337,12 @@ def test_throttling_is_transient_and_says_for_how_long(double, tmp_path, transpo
             target.write(records(3))
         assert caught.value.retry_after_s == 7
         target.write(records(3))
+        double.state.throttle = 1
+        with (
+            opened(double, tmp_path, transport=transport) as anew,
+            pytest.raises(TransientStoreError),
+        ):
+            anew._wire.version()
         double.state.throttle, double.state.retry_after = 1, None
         with pytest.raises(TransientStoreError) as caught:
             target.count()

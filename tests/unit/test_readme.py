@@ -9,16 +9,17 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from runner.plan.reference import markdown
 from runner.stores import store_names
+from tests.readme import PARTS, parted
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_plan_reference_is_generated_from_the_schema() -> None:
-    found = README.split("<!-- reference:begin -->")[1].split("<!-- reference:end -->")[0]
-    assert found.strip() == markdown().strip()
+@pytest.mark.parametrize("name", PARTS)
+def test_what_is_generated_is_current(name: str) -> None:
+    """`make readme` writes it anew."""
+    assert parted(README, name)[1] == PARTS[name]()
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,8 @@ from typing import Any
 
 import pytest
 
-from runner.errors import (
-    StoreError,
-)
-from runner.model import (
-    Severity,
-)
+from runner.errors import StoreError
+from runner.model import Severity
 from runner.stores.base import Access
 from tests.servers.weaviate_double import WeaviateDouble
 from tests.unit.weaviate.places import UUIDS, batch, ids_of, made, opened
