@@ -430,6 +430,39 @@ class RollbackResult:
     command: str = "rollback"
 
 
+@dataclass(frozen=True)
+class NamedResult:
+    """What a command found or did about one source of several."""
+
+    source: str
+    result: DryRunResult | RunResult | InspectResult | StatusResult | RollbackResult
+
+
+@dataclass(frozen=True)
+class SeveralResult:
+    """What a command found or did about a plan with several sources.
+
+    Attributes:
+        command: ``dry run``, ``run``, ``resume``, ``verify``, ``report``, ``inspect``,
+            ``status`` or ``rollback``.
+        parts: One for each source, in order.
+        verdict: Over all of them; None where there is none to give.
+        problems: What stands between the sources.
+        action: Of a rollback: ``nothing`` if there is nothing to take back.
+        exit_code: The worst of all.
+    """
+
+    name: str
+    command: str
+    description: str
+    parts: tuple[NamedResult, ...]
+    verdict: Verdict | None = None
+    problems: tuple[Remark, ...] = ()
+    action: str = ""
+    next: tuple[str, ...] = ()
+    exit_code: int = 0
+
+
 _OURS = frozenset(
     {
         "action", "audit_head", "command", "exit_code", "finished_at", "fingerprint", "hash",

@@ -310,7 +310,7 @@ def preparation_for(
         collection.room,
         document.keep_norm,
     )
-    return Preparation(chain, id_map, fitting, vector_names, namespaces)
+    return Preparation(chain, id_map, fitting, vector_names, namespaces, document.add)
 
 
 def chain_of(document: PlanDocument, steps: Sequence[TransformStep] | None = None) -> Chain:

@@ -54,6 +54,8 @@ class NewTable:
     def __init__(self, location: Location) -> None:
         self._location = location
         self._columns: Mapping[str, Any] = location.options.get("columns") or {}
+        # a column that the database numbers, for others to read
+        self._serial: str | None = self._columns.get("serial")
         self._name = str(location.options["table"])
 
     def proposal(self, session: Session, schema: str, wanted: CollectionSpec) -> Proposal:
