@@ -155,11 +155,6 @@ class NewTable:
     def _key(self, option: str) -> str:
         return f"{self._location.side}.{option}"
 
-    @property
-    def _serial(self) -> str | None:
-        """A column of a table that we create which the database numbers, for others to read."""
-        return self._columns.get("serial")
-
     def _names(self) -> dict[str, str | None]:
         """The column names of a table that we create, but for those of its vectors."""
         return {each: self._columns.get(each, usual) for each, usual in DEFAULT_NAMES.items()}
