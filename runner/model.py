@@ -48,6 +48,7 @@ __all__ = [
     "Room",
     "Select",
     "Severity",
+    "SparseRule",
     "SparseVector",
     "VectorKind",
     "VectorSpec",
@@ -646,6 +647,21 @@ class KeyRule:
 
 
 @dataclass(frozen=True)
+class SparseRule:
+    """Which sparse vectors a store can hold.
+
+    Attributes:
+        below: Indices are below this.
+        zeros: Whether one of its values may be 0.
+        empty: Whether a sparse vector may have no values at all.
+    """
+
+    below: int = 2**32
+    zeros: bool = True
+    empty: bool = True
+
+
+@dataclass(frozen=True)
 class Capabilities:
     """What a store can hold and how faithfully.  Data, read before anything connects.
 
@@ -677,6 +693,7 @@ class Capabilities:
         named_vectors: Whether a collection has any number of vectors, each with a name; else
             one of each kind that it holds.
         sparse_vectors, multi_vectors: Whether it holds those kinds.
+        sparse: Which sparse vectors.
         searches: Whether it answers nearest-neighbour queries at all.
         filters: Which metadata fields it keeps a filter index of.
         typed_fields: Whether metadata fields can be given a type (plan key
@@ -708,6 +725,7 @@ class Capabilities:
     named_vectors: bool = False
     sparse_vectors: bool = False
     multi_vectors: bool = False
+    sparse: SparseRule = SparseRule()
     searches: bool = True
     filters: Filters = Filters.NONE
     typed_fields: bool = False

@@ -1033,7 +1033,12 @@ class StoreConformance:
         )
         if can.sparse_vectors:
             specs[words] = VectorSpec(0, Metric.DOT, VectorKind.SPARSE)
-            batch = batch.with_(sparse={words: make_sparse(n, seed)})
+            most = np.uint32(can.sparse.below - 1)
+            column = [
+                SparseVector(np.minimum(each.indices, most), each.values)
+                for each in make_sparse(n, seed)
+            ]
+            batch = batch.with_(sparse={words: column})
         if can.multi_vectors:
             specs[tokens] = VectorSpec(6, metric, VectorKind.MULTI)
             rows = [rng.standard_normal((1 + row % 4, 6)).astype(np.float32) for row in range(n)]

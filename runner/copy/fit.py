@@ -35,6 +35,7 @@ from runner.model import (
     Metric,
     Outcome,
     Room,
+    SparseVector,
     VectorKind,
     VectorSpec,
 )
@@ -258,8 +259,11 @@ class Fitting:
                 self._judge_zeros(array, squared, spec.metric, label, misfits)
         for name, sparse in batch.sparse.items():
             for row, each in enumerate(sparse):
+                label = f"sparse vector {name}"
                 values = None if each is None else each.values
-                self._judge_kind(row, f"sparse vector {name}", values, misfits, may_lack)
+                self._judge_kind(row, label, values, misfits, may_lack)
+                if each is not None and (wrong := self._against_sparse(name, each)):
+                    misfits[row] = f"{label} {wrong}"
         for name, multi in batch.multi.items():
             label = f"multi-vector {name}"
             dim = self.vectors[name].dim if name in self.vectors else 0
@@ -267,6 +271,18 @@ class Fitting:
                 self._judge_kind(row, label, rows, misfits, may_lack)
                 if rows is not None and dim and rows.shape[1] != dim:
                     misfits[row] = f"{label} has {rows.shape[1]} components, expected {dim}"
+
+    def _against_sparse(self, name: str, vector: SparseVector) -> str:
+        rule = self.capabilities.sparse
+        declared = self.vectors[name].dim if name in self.vectors else 0
+        below = min(rule.below, declared or rule.below)
+        if not len(vector.indices):
+            return "" if rule.empty else "is empty, which the target refuses"
+        if int(vector.indices[-1]) >= below:
+            return f"has index {int(vector.indices[-1]):,}, the target holds those below {below:,}"
+        if not rule.zeros and not vector.values.all():
+            return "holds a 0 of its own, for which the target has no place"
+        return ""
 
     def _judge_kind(
         self,

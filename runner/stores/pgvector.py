@@ -57,6 +57,7 @@ from runner.model import (
     Proposal,
     Room,
     Select,
+    SparseRule,
     VectorKind,
     VectorSpec,
 )
@@ -186,6 +187,7 @@ class PgvectorStore(Target):
         missing_vector=True,
         named_vectors=True,
         sparse_vectors=True,
+        sparse=SparseRule(MAX_SPARSE_DIM, zeros=False),
         swaps=True,
     )  # fmt: skip
 

@@ -50,6 +50,7 @@ from runner.model import (
     Proposal,
     Select,
     Severity,
+    SparseRule,
     VectorKind,
     VectorSpec,
     Workload,
@@ -135,6 +136,7 @@ class PineconeStore(Target):
         documents=False,
         namespaces=True,
         sparse_vectors=True,
+        sparse=SparseRule(empty=False),
         max_readers=4,
         max_writers=4,
     )

@@ -20,6 +20,7 @@ from runner.model import (
     Metadata,
     Metric,
     Outcome,
+    SparseRule,
     SparseVector,
     VectorKind,
     VectorSpec,
@@ -278,6 +279,17 @@ def test_sparse_and_multi_vectors_are_judged_as_dense_ones_are():
     assert [each.reason for each in fitted.misfits] == [
         "multi-vector m is missing, which the target refuses",
         "multi-vector m has 3 components, expected 2",
+    ]
+    rule = SparseRule(9, zeros=False, empty=False)
+    some = Fitting(replace(OPEN, sparse=rule), {"": VectorSpec(2)})
+    column = [
+        SparseVector(np.array(indices, np.uint32), np.array(values, np.float32))
+        for indices, values in (([8], [1]), ([3, 9], [1, 2]), ([3], [0]), ([], []))
+    ]
+    assert reasons(some.fit(batch({}, {}, {}, {}).with_(sparse={"s": column}))) == [
+        "sparse vector s has index 9, the target holds those below 9",
+        "sparse vector s holds a 0 of its own, for which the target has no place",
+        "sparse vector s is empty, which the target refuses",
     ]
     lax = Fitting(replace(OPEN, missing_vector=True), {"": VectorSpec(2)}).fit(found)
     assert [each.reason for each in lax.misfits] == ["sparse vector s holds NaN or infinity"]
