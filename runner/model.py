@@ -48,7 +48,6 @@ __all__ = [
     "Room",
     "Select",
     "Severity",
-    "SparseRule",
     "SparseVector",
     "VectorKind",
     "VectorSpec",
@@ -613,6 +612,7 @@ class Room:
         ids: Which ids; None for those that the store can hold.
         documents, metadata: ``kept``; ``altered``: there is no place for them, and the plan
             says so, so that they are left out; ``refused``: there is no place for them.
+        fields: Metadata fields that have a place of their own, whatever *metadata* says.
         max_document_chars: Longest document in characters; None for no limit.
         needs_document, needs_vector: Whether every record must have one.
     """
@@ -620,6 +620,7 @@ class Room:
     ids: IdRule | None = None
     documents: Outcome = Outcome.KEPT
     metadata: Outcome = Outcome.KEPT
+    fields: tuple[str, ...] = ()
     max_document_chars: int | None = None
     needs_document: bool = False
     needs_vector: bool = False
@@ -647,21 +648,6 @@ class KeyRule:
 
 
 @dataclass(frozen=True)
-class SparseRule:
-    """Which sparse vectors a store can hold.
-
-    Attributes:
-        below: Indices are below this.
-        zeros: Whether one of its values may be 0.
-        empty: Whether a sparse vector may have no values at all.
-    """
-
-    below: int = 2**32
-    zeros: bool = True
-    empty: bool = True
-
-
-@dataclass(frozen=True)
 class Capabilities:
     """What a store can hold and how faithfully.  Data, read before anything connects.
 
@@ -679,6 +665,12 @@ class Capabilities:
         max_metadata_bytes: Largest metadata object as JSON, in bytes; None for no limit.  A
             document that is a metadata key counts.
         max_dim: Most components of a dense vector.
+        max_sparse_dim: A sparse vector's indices are below it, and below the dimension that its
+            collection declares; None for any index, whatever is declared.
+        max_sparse_components: Most components of a sparse vector that are there; None for no
+            limit.
+        sparse_zeros: Whether one of those may be 0.
+        sparse_empty: Whether a sparse vector may have no components that are there.
         metrics: Metric → how a vector comes back under it; a missing metric is not offered.
         tolerance: Largest absolute error of a component, for vectors of length 1, where the
             fidelity is not exact.
@@ -693,7 +685,6 @@ class Capabilities:
         named_vectors: Whether a collection has any number of vectors, each with a name; else
             one of each kind that it holds.
         sparse_vectors, multi_vectors: Whether it holds those kinds.
-        sparse: Which sparse vectors.
         searches: Whether it answers nearest-neighbour queries at all.
         filters: Which metadata fields it keeps a filter index of.
         typed_fields: Whether metadata fields can be given a type (plan key
@@ -714,6 +705,10 @@ class Capabilities:
     nul_text: bool = True
     max_metadata_bytes: int | None = None
     max_dim: int = 65_535
+    max_sparse_dim: int | None = None
+    max_sparse_components: int | None = None
+    sparse_zeros: bool = True
+    sparse_empty: bool = True
     tolerance: float = 0.0
     zero_vector: bool = True
     zero_vector_ever: bool = True
@@ -725,7 +720,6 @@ class Capabilities:
     named_vectors: bool = False
     sparse_vectors: bool = False
     multi_vectors: bool = False
-    sparse: SparseRule = SparseRule()
     searches: bool = True
     filters: Filters = Filters.NONE
     typed_fields: bool = False

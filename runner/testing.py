@@ -163,14 +163,14 @@ def make_batch(
     )
 
 
-def make_sparse(n: int, seed: int = 0) -> list[SparseVector]:
-    """*n* sparse vectors of one to six values, the first with the highest index there is."""
+def make_sparse(n: int, seed: int = 0, dim: int | None = None) -> list[SparseVector]:
+    """*n* sparse vectors of one to six values, the first with the highest index below *dim*."""
     rng = np.random.default_rng(seed)
     found = []
     for row in range(n):
         indices = np.unique(rng.integers(0, 30_000, 6)).astype(np.uint32)[: 1 + row % 6]
         if not row:
-            indices[-1] = 2**31 - 1
+            indices[-1] = (dim or 2**31) - 1
         values = rng.standard_normal(len(indices)).astype(np.float32)
         found.append(SparseVector(indices, values))
     return found
@@ -1033,12 +1033,7 @@ class StoreConformance:
         )
         if can.sparse_vectors:
             specs[words] = VectorSpec(0, Metric.DOT, VectorKind.SPARSE)
-            most = np.uint32(can.sparse.below - 1)
-            column = [
-                SparseVector(np.minimum(each.indices, most), each.values)
-                for each in make_sparse(n, seed)
-            ]
-            batch = batch.with_(sparse={words: column})
+            batch = batch.with_(sparse={words: make_sparse(n, seed, can.max_sparse_dim)})
         if can.multi_vectors:
             specs[tokens] = VectorSpec(6, metric, VectorKind.MULTI)
             rows = [rng.standard_normal((1 + row % 4, 6)).astype(np.float32) for row in range(n)]

@@ -40,6 +40,7 @@ from runner.model import (
     VectorSpec,
 )
 from runner.plan.model import FieldPolicy, Unsupported
+from runner.words import shown_list
 
 JSON_FIELDS = "runner_json"
 """Where a record remembers, as a JSON list of names, which of its fields are JSON text."""
@@ -185,11 +186,25 @@ class Fitting:
                 batch = batch.with_(documents=[None] * len(batch))
                 losses[Loss("document", "documents are left out", "drop", False)] += held
         if self.room.metadata is Outcome.ALTERED:
-            held = sum(map(bool, batch.metadata.objects()))
-            if held:
-                batch = batch.with_(metadata=Metadata.of([None] * len(batch)))
-                losses[Loss("metadata", "metadata is left out", "drop", False)] += held
+            batch = self._leave_out_metadata(batch, losses)
         return batch
+
+    def _leave_out_metadata(self, batch: Batch, losses: Counter[Loss]) -> Batch:
+        kept = set(self.room.fields)
+        left = Counter(name for each in batch.metadata.objects() for name in each.keys() - kept)
+        if not left:
+            return batch
+        if kept:
+            for name, held in left.items():
+                losses[Loss(name, "the target has no place for it", "drop", False)] += held
+        else:
+            held = sum(map(bool, batch.metadata.objects()))
+            losses[Loss("metadata", "metadata is left out", "drop", False)] += held
+        rest = [
+            {name: value for name, value in each.items() if name in kept}
+            for each in batch.metadata.objects()
+        ]
+        return batch.with_(metadata=Metadata.of(rest))
 
     def _keep_norms(
         self, norms: Norms, batch: Batch, misfits: dict[int, str], losses: Counter[Loss]
@@ -257,13 +272,13 @@ class Fitting:
                 squared = np.where(here, squared, 1.0)
             if spec is not None:
                 self._judge_zeros(array, squared, spec.metric, label, misfits)
+                _judge_type(array, spec.dtype, label, misfits)
         for name, sparse in batch.sparse.items():
             for row, each in enumerate(sparse):
-                label = f"sparse vector {name}"
                 values = None if each is None else each.values
-                self._judge_kind(row, label, values, misfits, may_lack)
+                self._judge_kind(row, f"sparse vector {name}", values, misfits, may_lack)
                 if each is not None and (wrong := self._against_sparse(name, each)):
-                    misfits[row] = f"{label} {wrong}"
+                    misfits[row] = f"sparse vector {name} {wrong}"
         for name, multi in batch.multi.items():
             label = f"multi-vector {name}"
             dim = self.vectors[name].dim if name in self.vectors else 0
@@ -273,15 +288,21 @@ class Fitting:
                     misfits[row] = f"{label} has {rows.shape[1]} components, expected {dim}"
 
     def _against_sparse(self, name: str, vector: SparseVector) -> str:
-        rule = self.capabilities.sparse
-        declared = self.vectors[name].dim if name in self.vectors else 0
-        below = min(rule.below, declared or rule.below)
-        if not len(vector.indices):
-            return "" if rule.empty else "is empty, which the target refuses"
-        if int(vector.indices[-1]) >= below:
-            return f"has index {int(vector.indices[-1]):,}, the target holds those below {below:,}"
-        if not rule.zeros and not vector.values.all():
-            return "holds a 0 of its own, for which the target has no place"
+        """Why the target cannot hold *vector*; empty if it can."""
+        can = self.capabilities
+        if not len(vector.indices) and not can.sparse_empty:
+            return "is empty, which the target refuses"
+        if can.max_sparse_dim is not None and len(vector.indices):
+            declared = self.vectors[name].dim if name in self.vectors else 0
+            dim = min(declared or can.max_sparse_dim, can.max_sparse_dim)
+            highest = int(vector.indices[-1])
+            if highest >= dim:
+                return f"has index {highest:,}, the target takes those below {dim:,}"
+        most = can.max_sparse_components
+        if most is not None and len(vector.indices) > most:
+            return f"has {len(vector.indices):,} components, the target takes {most:,}"
+        if not can.sparse_zeros and not vector.values.all():
+            return "holds a component that is 0, which the target refuses"
         return ""
 
     def _judge_kind(
@@ -356,9 +377,11 @@ class Fitting:
 
     def _judge_place_of_metadata(self, batch: Batch, misfits: dict[int, str]) -> None:
         if self.room.metadata is Outcome.REFUSED:
+            kept = set(self.room.fields)
             for row, found in enumerate(batch.metadata.objects()):
-                if found:
-                    misfits[row] = "the target has no place for metadata" + _NAME_OR_LEAVE_OUT
+                if rest := found.keys() - kept:
+                    what = f"the fields {shown_list(sorted(rest))}" if kept else "metadata"
+                    misfits[row] = f"the target has no place for {what}" + _NAME_OR_LEAVE_OUT
 
     def _telltales(self) -> list[bytes] | None:
         can, keys = self.capabilities, self.capabilities.keys
@@ -609,6 +632,23 @@ class Fitting:
                 what = "metadata and document have"
             if size > limit:
                 misfits[row] = f"{what} {size:,} bytes, the target holds {limit:,}"
+
+
+_FLOAT16_END = 65_520  # from here on a component becomes infinite
+
+
+def _judge_type(array: FloatArray, dtype: str, label: str, misfits: dict[int, str]) -> None:
+    """What components of another type than float32 cannot be at all."""
+    if dtype == "bit":
+        wrong = (array != 0) & (array != 1)
+        why = "holds components other than 0 and 1, the target keeps bits"
+    elif dtype == "float16":
+        wrong = np.abs(array) >= _FLOAT16_END
+        why = "holds components that are infinite as float16, which the target keeps"
+    else:
+        return
+    for row in np.flatnonzero(wrong.any(axis=1)).tolist():
+        misfits.setdefault(row, f"{label} {why}")
 
 
 class _MisfitError(Exception):

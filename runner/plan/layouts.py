@@ -31,6 +31,7 @@ _PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "pgvector": {
             "columns": {
                 "id": "node_id",
+                "serial": "id",
                 "vector": "embedding",
                 "document": "text",
                 "metadata": "metadata_",

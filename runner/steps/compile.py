@@ -723,8 +723,10 @@ def loss_rows(
     """
     rows = []
     scaled_before = {each.field for each in losses if each.policy == "keep_norm"}
-    given = specs.get("source")
+    given, made = specs.get("source"), specs.get("target")
     for name, what in (given.extra.get(TYPED, {}) if given else {}).items():
+        if source == target and given and made and given.fields[name] == made.fields.get(name):
+            continue  # a type that the target has as well
         rows.append(LossRow(name, what, None, looked_at, "store", reversible=False))
     for side, store in (("source", source), ("target", target)):
         spec = specs.get(side)
@@ -749,9 +751,10 @@ def _vector_loss(store: str, fidelity: Fidelity, dtype: str, side: str) -> str:
         if fidelity is Fidelity.QUANTISED:
             return f"{store} holds approximations only ({dtype}); they are what is copied"
         return ""
+    rounds = f" and rounds components ({dtype})" if dtype != "float32" else ""
     return {
         Fidelity.ROUNDED: f"{store} rounds components ({dtype})",
-        Fidelity.NORMALISED: f"{store} scales vectors to length 1",
+        Fidelity.NORMALISED: f"{store} scales vectors to length 1{rounds}",
         Fidelity.QUANTISED: f"{store} keeps an approximation ({dtype})",
     }[fidelity]
 

@@ -109,9 +109,19 @@ class LoadedPlan:
         return fingerprint(self.document, transforms_code=chain_of(self.document).code, extra=extra)
 
     @contextmanager
-    def open(self, side: str, access: Access, scratch: Path, retrying: Retrying) -> Iterator[Store]:
-        """``source`` or ``target``, opened; its snapshots lie in *scratch*."""
-        location = self._location(side)
+    def open(
+        self, side: str, access: Access, scratch: Path, retrying: Retrying, *, touch: bool = False
+    ) -> Iterator[Store]:
+        """``source`` or ``target``, opened; its snapshots lie in *scratch*.
+
+        Args:
+            side: Which of them.
+            access: What for.
+            scratch: A private folder.
+            retrying: How often a server is asked again.
+            touch: See `Location.touch`; who may write may do that as well.
+        """
+        location = replace(self._location(side), touch=touch or access is Access.WRITE)
         folder = scratch / side
         folder.mkdir(parents=True, exist_ok=True)
         divides = side == "target" and self.document.namespace_to.kind == "collection"
@@ -124,14 +134,25 @@ class LoadedPlan:
 
     @contextmanager
     def open_target(
-        self, access: Access, scratch: Path, retrying: Retrying, journal: Journal | None = None
+        self,
+        access: Access,
+        scratch: Path,
+        retrying: Retrying,
+        journal: Journal | None = None,
+        *,
+        touch: bool = False,
     ) -> Iterator[Target]:
         """The target, opened; *journal* knows the collections that its run divides it into."""
-        with self.open("target", access, scratch, retrying) as target:
+        with self.open("target", access, scratch, retrying, touch=touch) as target:
             assert isinstance(target, Target)
             if isinstance(target, DividedTarget) and journal is not None:
                 target.reopen(journal.fact("collections"))
             yield target
+
+    def take_over(self, store: Store, journal: Journal) -> None:
+        """Let *store* put back what the unfinished run of *journal* changed so as to read."""
+        if not journal.fact("finished", False):
+            store.take_over(journal.fact("touched", {}).get(store.location.side, {}))
 
     # its runs
 

@@ -214,7 +214,8 @@ def _room_from_json(found: Mapping[str, Any]) -> Room:
         integers = ids["integers"]
         ids = IdRule(**{**ids, "integers": tuple(integers) if integers else None})
     outcomes = {name: Outcome(found[name]) for name in ("documents", "metadata")}
-    return Room(**{**found, "ids": ids, **outcomes})
+    fields = tuple(found["fields"])
+    return Room(**{**found, "ids": ids, "fields": fields, **outcomes})
 
 
 def steps_to_json(steps: Sequence[Step]) -> list[dict[str, Any]]:

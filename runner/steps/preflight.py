@@ -173,7 +173,8 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         if kept_spec is not None
         else target.propose(wanted, count, count * average)
     )
-    workload = _workload(document, source_spec, count, average)
+    searches = target.capabilities.searches
+    workload = _workload(document, source_spec, count, average, searches=searches)
     found = Preflight(
         source_spec=source_spec,
         source_count=count,
@@ -227,13 +228,13 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
 
 
 def _workload(
-    document: PlanDocument, spec: CollectionSpec, count: int, average_bytes: int
+    document: PlanDocument, spec: CollectionSpec, count: int, average_bytes: int, *, searches: bool
 ) -> Workload:
     validation = document.validation
     records = count if document.limit is None else min(count, document.limit)
     batches = -(-records // document.batch_size.records)
     every_tenth = min(records, -(-batches // 10) * document.batch_size.records)
-    queries = validation.queries
+    queries = validation.queries if searches else None
     return Workload(
         records=records,
         size_bytes=records * average_bytes,

@@ -177,9 +177,10 @@ def _go_on(
     folder.scratch.mkdir(parents=True)
     try:
         retrying = Retrying(part.stop)
-        with plan.open("source", Access.READ, folder.scratch, retrying) as source:
+        with plan.open("source", Access.READ, folder.scratch, retrying, touch=True) as source:
             if retrying.call("looking at the source", source.describe) is None:
                 raise no_source(plan)
+            retrying.call("looking at the source", lambda: plan.take_over(source, journal))
             journal.keep(
                 "resumed",
                 {**actor(part.command), **_changed_since(plan, journal)},
@@ -209,6 +210,7 @@ def _execute(
 ) -> RunResult:
     retrying = Retrying(part.stop)
     with plan.open_target(Access.WRITE, folder.scratch, retrying, journal) as target:
+        retrying.call("looking at the target", lambda: plan.take_over(target, journal))
         execution = Execution(
             plan.document,
             journal,
@@ -331,6 +333,7 @@ def _keep_facts(
         source=to_json(source),
         target=to_json(target),
         places=plan.places(),
+        touched={"source": seen.source.touched(), "target": seen.target.touched()},
         fields=to_json(compiled.fields),
         hazards=to_json(compiled.hazards),
         warnings=to_json(compiled.warnings),

@@ -21,6 +21,9 @@ from runner.steps.outcome import side_of
 from runner.steps.preflight import Preflight, chain_of, look
 from runner.stores.base import Access, Store, Target
 
+_PREVIEW = "preview"
+"""The id of a run that is only looked at."""
+
 
 @dataclass
 class Sight:
@@ -46,11 +49,12 @@ def sight(
 ) -> Iterator[Sight]:
     """Look at both ends, for reading, and compile."""
     allowed = allowed_by(plan, allow)
+    touch = Hazard.ACTIVATE_TENANTS in allowed and run_id != _PREVIEW
     chain = chain_of(plan.document)
     began = time.monotonic()
     with (
-        plan.open("source", Access.READ, scratch, retrying) as source,
-        plan.open_target(Access.READ, scratch, retrying) as target,
+        plan.open("source", Access.READ, scratch, retrying, touch=touch) as source,
+        plan.open_target(Access.READ, scratch, retrying, touch=touch) as target,
     ):
         found = retrying.call("looking at both ends", lambda: look(plan.document, source, target))
         compiled = compile_plan(
@@ -72,7 +76,7 @@ def compiled(plan: LoadedPlan, allow: Iterable[str]) -> Compiled:
     """The plan's steps, given both ends as they are; writes nothing."""
     with (
         scratch_folder() as scratch,
-        sight(plan, scratch, allow, "preview", patience()) as seen,
+        sight(plan, scratch, allow, _PREVIEW, patience()) as seen,
     ):
         return seen.compiled
 
@@ -83,7 +87,7 @@ def dry_run(
     """Everything a run would do; the arguments are those of `runner.api.Plan.dry_run`."""
     with (
         scratch_folder() as scratch,
-        sight(plan, scratch, allow, "preview", patience(), show_values=show_values) as seen,
+        sight(plan, scratch, allow, _PREVIEW, patience(), show_values=show_values) as seen,
     ):
         compiled, found = seen.compiled, seen.found
         if strict:

@@ -33,6 +33,8 @@ def rollback(plan: LoadedPlan, *, confirmed: bool) -> RollbackResult:
             with plan.open_target(access, scratch, retrying, journal) as target:
                 plan.refuse_other_target(journal, target, retrying)
                 steps = plan.steps_of(journal, target)
+                if confirmed:
+                    retrying.call("looking at the target", lambda: plan.take_over(target, journal))
                 taken_back = Rollback(
                     journal, steps, target, _in_flight(plan, journal, target, scratch)
                 )
@@ -104,8 +106,9 @@ def _in_flight(plan: LoadedPlan, journal: Journal, target: Target, scratch: Path
         return []
     retrying = patience()
     try:
-        with plan.open("source", Access.READ, scratch, retrying) as source:
+        with plan.open("source", Access.READ, scratch, retrying, touch=True) as source:
             preparation = plan.preparation_of(journal, target)
+            plan.take_over(source, journal)
             return retrying.call(
                 "reading the source",
                 lambda: list(in_flight_batches(journal, source, preparation)),

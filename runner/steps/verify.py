@@ -28,8 +28,12 @@ def verify(plan: LoadedPlan, listener: Listener, *, show_values: bool) -> RunRes
     try:
         journal.audit("verify begins", **actor("verify"))
         with scratch_folder() as scratch, ExitStack() as stack:
-            source = stack.enter_context(plan.open("source", Access.READ, scratch, retrying))
-            target = stack.enter_context(plan.open_target(Access.READ, scratch, retrying, journal))
+            source = stack.enter_context(
+                plan.open("source", Access.READ, scratch, retrying, touch=True)
+            )
+            target = stack.enter_context(
+                plan.open_target(Access.READ, scratch, retrying, journal, touch=True)
+            )
             plan.refuse_other_target(journal, target, retrying)
             steps = plan.steps_of(journal, target)
             target = stack.enter_context(_written_to(journal, steps, target))

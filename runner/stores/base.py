@@ -85,12 +85,15 @@ class Location:
             except ``store`` and ``connection``.  Holds secrets in clear: never print it.
         connection: How to reach it.
         side: ``source`` or ``target``: for messages.
+        touch: Whether what the plan asks to be done to this place so that it can be read, and to
+            be undone at the end, may be done now: in a run that was allowed to, not before.
     """
 
     store: str
     options: Mapping[str, Any] = field(repr=False)
     connection: Connection = Connection()
     side: str = "source"
+    touch: bool = False
 
 
 # Each is refused on a store that was opened for reading; see Store.__init_subclass__.
@@ -271,6 +274,16 @@ class Store(ABC):
         Stores without such a copy read what is there, and see for themselves.
         """
         return False
+
+    def touched(self) -> dict[str, str]:
+        """What was changed here so that it can be read (see `Location.touch`), and how it was;
+        `close` puts it back.
+        """
+        return {}
+
+    def take_over(self, touched: Mapping[str, str]) -> None:
+        """Put back at `close` as well what an earlier process changed and could not put back."""
+        del touched  # most stores change nothing
 
     def read_mark(self) -> str | None:
         """The text that `Target.write_mark` left on the collection; None if there is none."""

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +30,9 @@ from chromadb.errors import (
 from runner.errors import AuthError, CollectionNotFoundError, StoreError, TransientStoreError
 from runner.model import FloatArray, Select
 
-__all__ = ["EmbeddedEngine", "Engine", "Held", "Rows"]
+__all__ = ["DATABASE", "TENANT", "EmbeddedEngine", "Engine", "Held", "Making", "Rows"]
+
+TENANT, DATABASE = "default_tenant", "default_database"
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Held:
         dim: Components of its vectors; None until the first was written.
         metadata: Its own metadata.
         configuration: ``hnsw`` or ``spann`` settings, ``embedding_function``.
+        schema: Indexes by key; empty before Chroma 1.3.
     """
 
     id: str
@@ -48,6 +53,22 @@ class Held:
     dim: int | None
     metadata: Mapping[str, Any]
     configuration: Mapping[str, Any]
+    schema: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Making:
+    """What a collection is to be made of, as Chroma is told.
+
+    Attributes:
+        metadata: Its own metadata.
+        configuration: ``hnsw`` or ``spann``, ``embedding_function``; None where *schema* says it.
+        schema: Indexes by key; None where the configuration says all there is.
+    """
+
+    metadata: Mapping[str, Any]
+    configuration: Mapping[str, Any] | None
+    schema: Mapping[str, Any] | None = None
 
 
 @dataclass
@@ -86,6 +107,20 @@ class Engine(Protocol):
         """Most records in one `add`."""
         ...
 
+    @property
+    def read_records(self) -> int:
+        """Most records in one `get` by ids."""
+        ...
+
+    @property
+    def list_records(self) -> int:
+        """Most ids in one page."""
+        ...
+
+    def holds_sparse(self) -> bool | None:
+        """Whether it holds sparse vectors; None where that shows only when one is made."""
+        ...
+
     def collection(self, name: str) -> Held | None:
         """The collection; None if it does not exist."""
         ...
@@ -94,9 +129,7 @@ class Engine(Protocol):
         """How many collections there are."""
         ...
 
-    def create(
-        self, name: str, metadata: Mapping[str, Any], configuration: Mapping[str, Any]
-    ) -> None:
+    def create(self, name: str, making: Making) -> None:
         """Make a collection."""
         ...
 
@@ -186,6 +219,8 @@ class EmbeddedEngine:
 
     # Chroma holds the interpreter while it adds: 500 records let others in after 0.3 s.
     write_records = 500
+    read_records = 5_000  # its SQLite takes 32,766 variables in one statement
+    list_records = 10_000
 
     def __init__(self, folder: Path, tenant: str, database: str) -> None:
         self._folder = folder
@@ -213,33 +248,47 @@ class EmbeddedEngine:
         with self._mapped():
             try:
                 # no embedding function: the collection's own may need keys or packages
-                found = self._chroma.get_collection(name, embedding_function=None)
+                with warnings.catch_warnings():
+                    # it says so where the function's package is not installed
+                    warnings.simplefilter("ignore", UserWarning)
+                    found = self._chroma.get_collection(name, embedding_function=None)
             except NotFoundError:
                 return None
         self._known[str(found.id)] = found
         model = found.get_model()
+        schema = model.serialized_schema or {}
+        # else every `add` would build the embedding functions that the schema names
+        model.serialized_schema = None
         return Held(
             str(found.id),
             found.name,
             model.dimension,
             dict(found.metadata or {}),
             found.configuration_json or {},
+            schema,
         )
 
     def collections(self) -> int:
         with self._mapped():
             return self._chroma.count_collections()
 
-    def create(
-        self, name: str, metadata: Mapping[str, Any], configuration: Mapping[str, Any]
-    ) -> None:
+    def create(self, name: str, making: Making) -> None:
+        chroma = self._chroma
         with self._mapped():
-            self._chroma.create_collection(
+            # Not create_collection: that takes an embedding function as an object, and would
+            # build one, or forget it.
+            chroma._server.bindings.create_collection(  # type: ignore[attr-defined]
                 name,
-                metadata=dict(metadata) or None,
-                configuration={"hnsw": configuration["hnsw"]},
-                embedding_function=None,
+                None if making.configuration is None else json.dumps(making.configuration),
+                None if making.schema is None else json.dumps(making.schema),
+                dict(making.metadata) or None,
+                False,
+                chroma.tenant,
+                chroma.database,
             )
+
+    def holds_sparse(self) -> bool | None:
+        return False
 
     def modify(
         self, held: Held, *, name: str | None = None, metadata: Mapping[str, Any] | None = None

@@ -31,11 +31,15 @@ from runner.errors import (
 )
 from runner.model import FloatArray, Select
 from runner.stores.base import Connection, Location
-from runner.stores.chroma_engine import Held, Rows, as_vectors, included
+from runner.stores.chroma_engine import Held, Making, Rows, as_vectors, included
 
-__all__ = ["HttpEngine", "bare_url"]
+__all__ = ["HttpEngine", "bare_url", "is_cloud"]
 
 _API = "/api/v2"
+_CLOUD = "trychroma.com"
+# https://docs.trychroma.com/cloud/quotas-limits: records in a write, results of a read
+_CLOUD_RECORDS = 300
+_QUOTA_ERROR = "QuotaError"
 _READERS, _WRITERS = 8, 2
 # connections that ended, which is nothing that TLS found wrong
 _BROKEN_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
@@ -59,6 +63,7 @@ class HttpEngine:
         self._place = f"/tenants/{quote(tenant, safe='')}/databases/{quote(database, safe='')}"
         self._database = f"database {database!r} of tenant {tenant!r}"
         self._client = _client(location)
+        self._is_cloud = is_cloud(str(location.options["url"]))
 
     @cached_property
     def _limits(self) -> Mapping[str, Any]:
@@ -68,7 +73,24 @@ class HttpEngine:
     @property
     def write_records(self) -> int:
         """Most records in one request: the server's own limit, and a second of its work."""
-        return min(1000, int(self._limits.get("max_batch_size", 1000)))
+        most = _CLOUD_RECORDS if self._is_cloud else 1000
+        return min(most, int(self._limits.get("max_batch_size", most)))
+
+    @property
+    def read_records(self) -> int:
+        return _CLOUD_RECORDS if self._is_cloud else 5_000
+
+    @property
+    def list_records(self) -> int:
+        return _CLOUD_RECORDS if self._is_cloud else 10_000
+
+    def holds_sparse(self) -> bool | None:
+        """One node holds none; what a collection is built of shows which kind of server it is."""
+        if self._is_cloud:
+            return True
+        for each in self._ask("GET", f"{self._place}/collections?limit=1"):
+            return bool((each.get("configuration_json") or {}).get("spann"))
+        return None
 
     def collection(self, name: str) -> Held | None:
         try:
@@ -83,6 +105,7 @@ class HttpEngine:
             found.get("dimension"),
             found.get("metadata") or {},
             found.get("configuration_json") or {},
+            found.get("schema") or {},
         )
 
     def _ask_for_database(self) -> None:
@@ -97,13 +120,12 @@ class HttpEngine:
     def collections(self) -> int:
         return int(self._ask("GET", f"{self._place}/collections_count"))
 
-    def create(
-        self, name: str, metadata: Mapping[str, Any], configuration: Mapping[str, Any]
-    ) -> None:
+    def create(self, name: str, making: Making) -> None:
         body = {
             "name": name,
-            "metadata": dict(metadata) or None,
-            "configuration": dict(configuration),
+            "metadata": dict(making.metadata) or None,
+            "configuration": making.configuration,
+            "schema": making.schema,
             "get_or_create": False,
         }
         self._ask("POST", f"{self._place}/collections", body)
@@ -193,6 +215,12 @@ class HttpEngine:
                 f"{self._url} answered {method} {path} with something that is not JSON",
                 "is this a Chroma server?",
             ) from error
+
+
+def is_cloud(url: str) -> bool:
+    """Whether *url* is that of Chroma Cloud."""
+    host = (urlsplit(url).hostname or "").casefold().rstrip(".")
+    return host == _CLOUD or host.endswith(f".{_CLOUD}")
 
 
 def bare_url(url: str) -> str:
@@ -303,18 +331,26 @@ def _refused(url: str, answer: httpx.Response) -> StoreError:
         return CollectionMismatchError(what)
     if status == 413:
         return _TooLargeError(what, "one record is larger than the server takes")
+    if _answered(answer).get("error") == _QUOTA_ERROR:
+        return StoreError(what, "Chroma Cloud raises most quotas upon request")
     if status in {408, 425, 429} or (status >= 500 and status != 501):
-        return TransientStoreError(what, retry_after_s=_retry_after_s(answer))
+        hint = "if it names a quota: Chroma Cloud raises most upon request" if status == 429 else ""
+        return TransientStoreError(what, hint, _retry_after_s(answer))
     return StoreError(what)
 
 
 def _reason(answer: httpx.Response) -> str:
+    text = answer.text[:300]
+    return str(_answered(answer).get("message") or text or answer.reason_phrase)[:300]
+
+
+def _answered(answer: httpx.Response) -> dict[str, Any]:
+    """The body of a refusal, if it is an object."""
     try:
         found = orjson.loads(answer.content)
     except orjson.JSONDecodeError:
-        return answer.text[:300] or answer.reason_phrase
-    message = found.get("message") if isinstance(found, dict) else None
-    return str(message or answer.text)[:300]
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _retry_after_s(answer: httpx.Response) -> float | None:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
-from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -49,7 +48,6 @@ from runner.model import (
     IdRule,
     IndexSpec,
     KeyRule,
-    Metadata,
     Metric,
     Outcome,
     Page,
@@ -57,25 +55,26 @@ from runner.model import (
     Proposal,
     Room,
     Select,
-    SparseRule,
+    Severity,
     VectorKind,
     VectorSpec,
 )
 from runner.stores.base import Access, Location, Target
 from runner.stores.pgvector_copy import (
+    MAX_SPARSE_COMPONENTS,
     MAX_SPARSE_DIM,
     ChunkColumns,
-    Rows,
     decode_chunk,
-    encode_rows,
+)
+from runner.stores.pgvector_fields import field_type, fields_note
+from runner.stores.pgvector_filters import (
+    WHOLE,
+    build_filters,
+    filter_findings,
+    filterable,
+    whole_index,
 )
 from runner.stores.pgvector_findings import (
-    MAX_DIM,
-    MAX_INDEXED_BITS,
-    MAX_INDEXED_DIM,
-    MAX_INDEXED_HALF_DIM,
-    MAX_INDEXED_NONZERO,
-    MAX_NAME_BYTES,
     append_findings,
     index_for,
     name_findings,
@@ -84,15 +83,23 @@ from runner.stores.pgvector_findings import (
     server_findings,
     table_findings,
 )
+from runner.stores.pgvector_indexes import (
+    BUILD_PARAMS,
+    MAX_DIM,
+    MAX_INDEXED_DIM,
+    VectorIndex,
+    build_index,
+    may_be_indexed,
+    vector_indexes,
+)
 from runner.stores.pgvector_keys import MAX_ID_BYTES
+from runner.stores.pgvector_pages import pages
 from runner.stores.pgvector_password import password_findings
 from runner.stores.pgvector_session import (
     Sessions,
     all_rows,
     copy_out,
-    copy_rows,
     dsn_parts,
-    first_line,
     insecure_findings,
     literal,
     mapped_error,
@@ -101,23 +108,20 @@ from runner.stores.pgvector_session import (
     run,
 )
 from runner.stores.pgvector_snapshot import SharedSnapshot, begin_alone
+from runner.stores.pgvector_swap import copy_grants, rename
 from runner.stores.pgvector_table import (
-    BUILD_PARAMS,
     DEFAULT_NAMES,
-    Column,
-    Relation,
     Table,
     Vector,
-    VectorIndex,
     comment_lines,
     estimated_records,
     extension_schema,
     find_relation,
     map_columns,
-    typed_as,
-    vector_indexes,
     vectors_note,
 )
+from runner.stores.pgvector_types import Column, typed_as
+from runner.stores.pgvector_write import Writing
 from runner.words import shown_list
 
 __all__ = ["PgvectorStore"]
@@ -137,14 +141,11 @@ _MAX_CHUNK_RECORDS = 4096
 _SMALL_TABLE_RECORDS = 20_000
 _SAMPLE_RECORDS = 20_000
 
-# What is wrong with a record, not with the table or the server: bad values, broken constraints,
-# texts that are too long for an index or for jsonb.
-_REFUSALS = (psycopg2.DataError, psycopg2.IntegrityError, psycopg2.errors.ProgramLimitExceeded)
-
 _MARK = "runner:mark "
 
 _VECTOR_COLUMN = "embedding"
 _TYPES = "vector_types"  # in a collection's `extra`: vector → the type of its column
+_CARRIED = "field_types"  # field → the type of its column, as it is in the source
 _HALF_TOLERANCE = 2.0**-11
 _DTYPES = {"vector": "float32", "halfvec": "float16", "sparsevec": "float32", "bit": "bit"}
 
@@ -184,10 +185,13 @@ class PgvectorStore(Target):
         negative_zero=False,
         nul_text=False,
         max_dim=MAX_DIM,
+        max_sparse_dim=MAX_SPARSE_DIM,
+        max_sparse_components=MAX_SPARSE_COMPONENTS,
+        sparse_zeros=False,
         missing_vector=True,
         named_vectors=True,
         sparse_vectors=True,
-        sparse=SparseRule(MAX_SPARSE_DIM, zeros=False),
+        typed_fields=True,
         swaps=True,
     )  # fmt: skip
 
@@ -248,6 +252,7 @@ class PgvectorStore(Target):
                 each.name: self._metric_of(each, indexes[each.name]) for each in table.vectors
             }
             dims = self._dims(session, table)
+            filters, whole = filterable(session, table), whole_index(session, table)
         assumed = not any(indexes[each.name] or each.noted for each in table.vectors)
         index = next(
             (
@@ -270,11 +275,14 @@ class PgvectorStore(Target):
             else "uuid"
             if table.key_types == ("uuid",)
             else "string",
-            fields={each.name: each.type for each in table.extras},
+            fields={each.name: each.sql_type for each in table.extras},
+            filterable=filters,
             extra={
                 "columns": table.mapping(),
                 TYPED: {each.name: typed_as(each.type) for each in table.extras if each.is_typed},
                 _TYPES: {each.name: each.column.type for each in table.vectors},
+                _CARRIED: {each.name: each.sql_type for each in table.extras},
+                **({WHOLE: whole} if whole else {}),
                 **({NO_METRIC: True} if assumed else {}),
             },
             room=table.room,
@@ -323,7 +331,7 @@ class PgvectorStore(Target):
     ) -> Iterator[Page]:
         """Pages in the key's own order, all of one snapshot.  The cursor is the last id."""
         try:
-            yield from _pages(self._chunks(partition, after, batch_size, select), batch_size)
+            yield from pages(self._chunks(partition, after, batch_size, select), batch_size)
         except psycopg2.Error as error:
             raise mapped_error(error, self.location) from error
 
@@ -428,17 +436,18 @@ class PgvectorStore(Target):
     def propose(self, wanted: CollectionSpec, records: int, size_bytes: int) -> Proposal:
         """A table with id, document, metadata and embedding, and what stands against it."""
         del records, size_bytes  # a server does not say how much room it has
-        findings: list[Finding] = []
         with self._sessions.transaction() as session:
-            findings += place_findings(session, self._schema(session), self.location)
+            findings = place_findings(session, self._schema(session), self.location)
+            fields, field_findings = self._new_fields(session, wanted)
+        findings += field_findings
         names = self._names()
         held = {k: v for k, v in wanted.vectors.items() if v.kind is not VectorKind.MULTI}
         columns = self._new_columns(held)
-        all_names = [self._table_name, *names.values(), *columns.values()]
+        all_names = [self._table_name, *names.values(), self._serial, *columns.values(), *fields]
         findings += name_findings(
             [each for each in all_names if isinstance(each, str)], self.location
         )
-        findings += self._column_findings(wanted, names, columns)
+        findings += self._column_findings(wanted, names, columns, fields)
         types = wanted.extra.get(_TYPES, {})
         vectors = {name: _new_vector(each, types.get(name)) for name, each in held.items()}
         findings += [
@@ -457,12 +466,21 @@ class PgvectorStore(Target):
             vectors=vectors,
             index=index,
             id_kind="integer" if wanted.id_kind == "integer" else "string",
-            extra={"columns": {**names, "vectors": columns}},
+            fields=fields,
+            filterable=wanted.filterable,
+            extra={
+                "columns": {**names, "vectors": columns},
+                **{name: wanted.extra[name] for name in (WHOLE,) if name in wanted.extra},
+            },
             room=Room(
+                fields=tuple(fields),
                 documents=Outcome.KEPT if names["document"] else Outcome.ALTERED,
                 metadata=Outcome.KEPT if names["metadata"] else Outcome.ALTERED,
             ),
         )
+        filters, filter_problems = filter_findings(spec, self._key("filter_indexes"))
+        spec = replace(spec, filterable=filters)
+        findings += filter_problems
         if wanted.id_kind == "mixed":
             findings.append(
                 Finding(
@@ -499,6 +517,8 @@ class PgvectorStore(Target):
             place = extension_schema(session)
             key = "bigint" if spec.id_kind == "integer" else 'text COLLATE "C"'
             columns = [f"{quote_ident(str(names['id']), session)} {key} PRIMARY KEY"]
+            if self._serial:
+                columns.append(f"{quote_ident(self._serial, session)} bigserial UNIQUE")
             if names["document"]:
                 columns.append(f"{quote_ident(names['document'], session)} text")
             if names["metadata"]:
@@ -510,13 +530,18 @@ class PgvectorStore(Target):
                 f"{quote_ident(made[name], session)} {_sql_type(each, f'{place}.')}"
                 for name, each in spec.vectors.items()
             ]
+            columns += [
+                f"{quote_ident(name, session)} {kind}" for name, kind in spec.fields.items()
+            ]
             schema = self._schema(session)
             quoted = f"{quote_ident(schema, session)}.{quote_ident(self._table_name, session)}"
             run(session, f"CREATE TABLE {quoted} ({', '.join(columns)})")
             line = vectors_note(
                 {name: (made[name], each.metric) for name, each in spec.vectors.items()}
             )
-            run(session, f"COMMENT ON TABLE {quoted} IS {literal(session, line)}")
+            lines = [line, fields_note(list(spec.fields))] if spec.fields else [line]
+            text = literal(session, "\n".join(lines))
+            run(session, f"COMMENT ON TABLE {quoted} IS {text}")
         self._known = None
 
     @_mapped
@@ -524,7 +549,6 @@ class PgvectorStore(Target):
         """COPY *batch* in; through a staging table where its ids may exist."""
         if not len(batch):
             return
-        failed: dict[Id, str] = {}
         with self._sessions.transaction(commit=False) as session:
             table = self._table(session)
             table.check(batch)
@@ -535,7 +559,7 @@ class PgvectorStore(Target):
                     if each.kind is VectorKind.SPARSE
                 }
             )
-            self._put(session, table, form, batch, fresh, failed)
+            failed = Writing(session, table, form, fresh=fresh).put(batch)
         if failed:
             raise PartialWriteError(
                 f"pgvector: {len(failed)} of {len(batch)} records were refused by table "
@@ -587,14 +611,16 @@ class PgvectorStore(Target):
             dims = self._dims(session, table)
         for vector in table.vectors if index.type in BUILD_PARAMS else ():
             wanted = spec.vectors.get(vector.name)
-            if wanted is None or not _may_be_indexed(vector, dims[vector.name], index):
+            if wanted is None or not may_be_indexed(vector, dims[vector.name], index):
                 continue
             building = (vector, wanted.metric, index, dims[vector.name])
             try:
-                self._build_index(*building, workers=None)
+                self._build(*building, workers=None)
             except psycopg2.errors.DiskFull:
                 # Parallel builds share memory in /dev/shm, which containers keep small.
-                self._build_index(*building, workers=0)
+                self._build(*building, workers=0)
+        with self._sessions.transaction(patient=True) as session:
+            build_filters(session, self._table(session), spec)
         with self._sessions.transaction(patient=True) as session:
             run(session, f"ANALYZE {self._table(session).quoted}")
 
@@ -664,9 +690,9 @@ class PgvectorStore(Target):
                         "that name",
                         f"drop or rename {kept}",
                     )
-                _copy_grants(session, old, new)
-                _rename(session, old, kept)
-            _rename(session, new, self._table_name)
+                copy_grants(session, old, new)
+                rename(session, old, kept)
+            rename(session, new, self._table_name)
         self._known = None
 
     def close(self) -> None:
@@ -695,6 +721,11 @@ class PgvectorStore(Target):
         given = self._options.get("columns") or {}
         return {each: given.get(each, usual) for each, usual in DEFAULT_NAMES.items()}
 
+    @property
+    def _serial(self) -> str | None:
+        """A column of a table that we create which the database numbers, for others to read."""
+        return (self._options.get("columns") or {}).get("serial")
+
     def _new_columns(self, vectors: Mapping[str, VectorSpec]) -> dict[str, str]:
         """Vector → its column, in a table that we create.
 
@@ -713,12 +744,61 @@ class PgvectorStore(Target):
             for name in vectors
         }
 
+    def _new_fields(
+        self, session: Session, wanted: CollectionSpec
+    ) -> tuple[dict[str, str], list[Finding]]:
+        """Fields that get a column of their own → its type, and what is wrong with that.
+
+        Those that ``columns.extra`` names; without it all that have a type, by the plan or in
+        the PostgreSQL that they come from.
+        """
+        extra = (self._options.get("columns") or {}).get("extra")
+        carried = wanted.extra.get(_CARRIED, {})
+        fields: dict[str, str] = {}
+        found = []
+        for name in wanted.fields if extra is None else extra:
+            asked = wanted.fields.get(name)
+            kind = field_type(session, asked) if asked is not None else "jsonb"
+            if kind is not None:
+                fields[name] = kind
+            elif carried.get(name) != asked:
+                found.append(
+                    Finding(
+                        f"PostgreSQL has no type {asked!r} that a column of a field can have",
+                        "write one of its own, as `text`, `integer`, `timestamptz` or `text[]`",
+                        key=f"fields.{name}.type",
+                    )
+                )
+            if asked is None:
+                found.append(
+                    Finding(
+                        f"field {name} has no type: its column becomes jsonb",
+                        f"write `fields: {{{name}: {{type: …}}}}`",
+                        Severity.NOTE,
+                        self._key("columns.extra"),
+                    )
+                )
+        found += [
+            Finding(
+                f"the plan gives {name} a type, but `columns.extra` no column",
+                "name it there, or leave that key out",
+                key=f"fields.{name}.type",
+            )
+            for name, asked in wanted.fields.items()
+            if extra is not None and name not in extra and carried.get(name) != asked
+        ]
+        return fields, found
+
     def _column_findings(
-        self, wanted: CollectionSpec, names: Mapping[str, Any], columns: Mapping[str, str]
+        self,
+        wanted: CollectionSpec,
+        names: Mapping[str, Any],
+        columns: Mapping[str, str],
+        fields: Mapping[str, str],
     ) -> list[Finding]:
         """Names that two columns would share, that nothing comes for, or that none can have."""
         given = self._options.get("columns") or {}
-        used = [*filter(None, names.values()), *columns.values()]
+        used = [*filter(None, [*names.values(), self._serial]), *columns.values(), *fields]
         found = [
             Finding(
                 f"two columns would be called {name!r}",
@@ -734,6 +814,14 @@ class PgvectorStore(Target):
                     f"`columns.vectors` names {shown_list(strangers)}; what comes are the vectors "
                     + shown_list(list(wanted.vectors)),
                     key=self._key("columns.vectors"),
+                )
+            )
+        if "" in fields:
+            found.append(
+                Finding(
+                    "a column needs a name, and one field has none",
+                    "leave it out of `columns.extra`",
+                    key=self._key("columns.extra"),
                 )
             )
         if not isinstance(names["id"], str):
@@ -810,82 +898,11 @@ class PgvectorStore(Target):
         )
         return int(row[0]) if row else 0
 
-    # ---- how: writing
-
-    def _put(
-        self,
-        session: Session,
-        table: Table,
-        form: Rows,
-        batch: Batch,
-        fresh: bool,
-        failed: dict[Id, str],
-    ) -> None:
-        """Write *batch*, halving it around records that are refused."""
-        refusal = self._try(session, table, form, batch, fresh)
-        if refusal is None:
-            return
-        if len(batch) == 1:
-            failed[batch.ids[0]] = first_line(refusal)
-            return
-        middle = len(batch) // 2
-        for part in (range(middle), range(middle, len(batch))):
-            self._put(session, table, form, batch.take(part), fresh, failed)
-
-    def _try(
-        self, session: Session, table: Table, form: Rows, batch: Batch, fresh: bool
-    ) -> Exception | None:
-        """Write *batch* in one transaction; what is wrong with its records, if something is."""
-        try:
-            rows = encode_rows(batch, form)
-        except (TypeError, ValueError) as error:  # ids, lone surrogates, what JSON cannot say
-            return error
-        try:
-            (_copy_in if fresh else _upsert)(session, table, rows)
-            session.commit()
-        except _REFUSALS as error:
-            session.rollback()
-            if fresh and isinstance(error, psycopg2.errors.UniqueViolation):
-                raise StoreError(
-                    f"pgvector: a record of a batch that was to be new is in {table.name} already",
-                    "somebody else writes to this table: `if_exists: append` upserts",
-                ) from error
-            return error
-        return None
-
-    def _build_index(
+    def _build(
         self, vector: Vector, metric: Metric, index: IndexSpec, dim: int, workers: int | None
     ) -> None:
-        column = vector.column
         with self._sessions.transaction(patient=True) as session:
-            table = self._table(session)
-            name = _index_name(session, table, column, index, metric)
-            for each in vector_indexes(session, table, vector):
-                # bits are compared in one way, whatever is asked for
-                alike = each.metric is metric or column.type == "bit"
-                if each.valid and alike and each.spec.type == index.type:
-                    return
-                if not each.valid and each.name == name:
-                    run(session, f"DROP INDEX {each.quoted}")
-            if vector.kind is VectorKind.SPARSE and _has_too_many(session, table, column):
-                return
-            records = int(one_row(session, f"SELECT count(*) FROM {table.quoted}")[0])
-            _raise_build_memory(session, _build_memory_kb(records, min(dim, MAX_DIM)))
-            if workers is not None:
-                run(session, f"SET LOCAL max_parallel_maintenance_workers = {workers}")
-            kind = column.type
-            if kind == "vector" and dim > MAX_INDEXED_DIM:
-                kind = "halfvec"
-            target = column.quoted
-            if not column.dim or kind != column.type:
-                target = f"({target}::{table.extension}.{kind}({dim}))"
-            settings = _build_settings(index)
-            run(
-                session,
-                f"CREATE INDEX {quote_ident(name, session)} ON {table.quoted} USING {index.type} "
-                f"({target} {table.extension}.{kind}_{vector.opclass(metric)[0]})"
-                + (f" WITH ({settings})" if settings else ""),
-            )
+            build_index(session, self._table(session), vector, metric, index, dim, workers)
 
     # ---- how: searching
 
@@ -950,9 +967,11 @@ class PgvectorStore(Target):
         names = spec.extra["columns"]
         columns = [
             f"{names['id']} {'bigint' if spec.id_kind == 'integer' else 'text'} primary key",
+            *([f"{self._serial} bigserial"] if self._serial else []),
             *([f"{names['document']} text"] if names["document"] else []),
             *([f"{names['metadata']} jsonb"] if names["metadata"] else []),
             *(f"{names['vectors'][name]} {_sql_type(each)}" for name, each in spec.vectors.items()),
+            *(f"{name} {kind}" for name, kind in spec.fields.items()),
         ]
         text = f"table {self._table_name} ({', '.join(columns)})"
         if spec.index is not None and spec.index.type != "none":
@@ -962,87 +981,9 @@ class PgvectorStore(Target):
             )
             halves = " on halfvec" if large else ""
             text += f", index {spec.index}{halves}"
+        if spec.filterable:
+            text += f", filter indexes on {', '.join(spec.filterable)}"
         return text
-
-
-# ---- writing
-
-
-def _copy_in(session: Session, table: Table, rows: bytes) -> None:
-    copy_rows(session, table.quoted, table.written_columns, rows)
-
-
-def _upsert(session: Session, table: Table, rows: bytes) -> None:
-    """By a staging table that lives as long as the transaction: that is safe behind poolers."""
-    run(
-        session,
-        f"CREATE TEMPORARY TABLE runner_stage ON COMMIT DROP AS "
-        f"SELECT {table.written_columns} FROM {table.quoted} WITH NO DATA",
-    )
-    copy_rows(session, "pg_temp.runner_stage", table.written_columns, rows)
-    keys = [each.quoted for each in table.keys]
-    changed = [each for each in table.written if each not in keys]
-    changes = ", ".join(f"{each} = EXCLUDED.{each}" for each in changed)
-    run(
-        session,
-        f"INSERT INTO {table.quoted} ({table.written_columns}) "
-        f"SELECT {table.written_columns} FROM pg_temp.runner_stage "
-        f"ON CONFLICT ({table.key_columns}) DO UPDATE SET {changes}",
-    )
-
-
-# ---- pages
-
-
-def _pages(chunks: Iterator[Batch], batch_size: BatchSize) -> Iterator[Page]:
-    """Chunks of any size as pages of at most *batch_size*."""
-    held: list[Batch] = []
-    records = size = 0
-    for chunk in chunks:
-        ends = np.cumsum(chunk.record_bytes()) if batch_size.bytes is not None else None
-        start = 0
-        while start < len(chunk):
-            stop = min(len(chunk), start + batch_size.records - records)
-            begins = int(ends[start - 1]) if ends is not None and start else 0
-            if ends is not None and batch_size.bytes is not None:
-                fitting = int(np.searchsorted(ends, begins + batch_size.bytes - size, "right"))
-                # A record that is larger than a page comes alone.
-                stop = max(min(stop, fitting), start if held else start + 1)
-            if stop > start:
-                held.append(chunk.take(range(start, stop)) if stop - start < len(chunk) else chunk)
-                records += stop - start
-                size += int(ends[stop - 1]) - begins if ends is not None else 0
-            if records == batch_size.records or stop < len(chunk):
-                yield _page(held)
-                held, records, size = [], 0, 0
-            start = stop
-    if held:
-        yield _page(held)
-
-
-def _page(parts: list[Batch]) -> Page:
-    batch = _joined(parts) if len(parts) > 1 else parts[0]
-    return Page(batch, str(batch.ids[-1]))
-
-
-def _joined(parts: list[Batch]) -> Batch:
-    names = parts[0].vectors
-    masked = {name for part in parts for name in part.present}
-    return Batch(
-        ids=[each for part in parts for each in part.ids],
-        vectors={name: np.concatenate([part.vectors[name] for part in parts]) for name in names},
-        documents=[each for part in parts for each in part.documents],
-        metadata=Metadata(texts=[each for part in parts for each in part.metadata.texts()]),
-        present={
-            name: np.concatenate(
-                [part.present.get(name, np.ones(len(part), np.bool_)) for part in parts]
-            )
-            for name in masked
-        },
-        sparse={
-            name: [each for part in parts for each in part.sparse[name]] for name in parts[0].sparse
-        },
-    )
 
 
 # ---- vectors
@@ -1101,106 +1042,3 @@ def _query_literal(query: FloatArray, column: Column, place: str, dim: int) -> s
     else:
         text = jsonvalues.dumps(values).decode()
     return f"'{text}'::{place}.{column.type}"
-
-
-def _index_name(
-    session: Session, table: Table, column: Column, index: IndexSpec, metric: Metric
-) -> str:
-    """The same name every time, unless another table's index has it."""
-    whole = f"{table.name}_{column.name}_{index.type}_{metric}_idx"
-    name = _shortened(whole)
-    taken = row_or_none(
-        session,
-        "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
-        f"WHERE c.relname = {literal(session, name)} "
-        f"AND n.nspname = {literal(session, table.relation.schema)} AND NOT EXISTS "
-        f"(SELECT 1 FROM pg_index i WHERE i.indexrelid = c.oid AND i.indrelid = {table.oid})",
-    )
-    return _shortened(f"{whole}_{table.oid}") if taken else name
-
-
-def _shortened(name: str) -> str:
-    raw = name.encode()
-    if len(raw) <= MAX_NAME_BYTES:
-        return name
-    mark = "_" + sha256(raw).hexdigest()[:8]
-    return raw[: MAX_NAME_BYTES - len(mark)].decode(errors="ignore") + mark
-
-
-def _may_be_indexed(vector: Vector, dim: int, index: IndexSpec) -> bool:
-    match vector.column.type:
-        case "sparsevec":
-            return dim > 0 and index.type == "hnsw"
-        case "bit":
-            return dim <= MAX_INDEXED_BITS
-        case _:
-            return 0 < dim <= MAX_INDEXED_HALF_DIM
-
-
-def _has_too_many(session: Session, table: Table, column: Column) -> bool:
-    """Whether a sparse vector has more components than pgvector indexes."""
-    count = f"substring({table.extension}.sparsevec_send({column.quoted}) from 5 for 4)"
-    row = row_or_none(
-        session,
-        f"SELECT 1 FROM {table.quoted} WHERE {count} > "
-        f"'\\x{MAX_INDEXED_NONZERO:08x}'::bytea LIMIT 1",
-    )
-    return row is not None
-
-
-def _build_settings(index: IndexSpec) -> str:
-    return ", ".join(
-        f"{each} = {int(index.params[each])}"
-        for each in BUILD_PARAMS[index.type]
-        if each in index.params
-    )
-
-
-def _raise_build_memory(session: Session, wanted_kb: int) -> None:
-    query = "SELECT setting FROM pg_settings WHERE name = 'maintenance_work_mem'"
-    if int(one_row(session, query)[0]) < wanted_kb:
-        run(session, f"SET LOCAL maintenance_work_mem = '{wanted_kb}kB'")
-
-
-def _build_memory_kb(records: int, dim: int) -> int:
-    """What an HNSW graph needs to be built without spilling, within reason."""
-    wanted = records * (4 * dim + 512) * 5 // 4 // 1024
-    return max(64 * 1024, min(wanted, 1024 * 1024))
-
-
-# ---- putting one table in another's place
-
-
-def _rename(session: Session, relation: Relation, name: str) -> None:
-    """Rename a table, and its indexes and constraints whose names begin with the table's."""
-    indexes = all_rows(
-        session,
-        "SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
-        f"WHERE i.indrelid = {relation.oid}",
-    )
-    run(session, f"ALTER TABLE {relation.quoted} RENAME TO {quote_ident(name, session)}")
-    schema = quote_ident(relation.schema, session)
-    for (index,) in indexes:
-        if index.startswith(relation.name + "_"):
-            new = _shortened(name + index.removeprefix(relation.name))
-            run(
-                session,
-                f"ALTER INDEX {schema}.{quote_ident(index, session)} "
-                f"RENAME TO {quote_ident(new, session)}",
-            )
-
-
-def _copy_grants(session: Session, old: Relation, new: Relation) -> None:
-    """What others may do with the old table they may do with the new one."""
-    rows = all_rows(
-        session,
-        "SELECT coalesce(r.rolname, ''), string_agg(a.privilege_type, ', '), a.is_grantable "
-        "FROM pg_class c CROSS JOIN aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a "
-        "LEFT JOIN pg_roles r ON r.oid = a.grantee "
-        f"WHERE c.oid = {old.oid} AND a.grantee <> (SELECT relowner FROM pg_class "
-        f"WHERE oid = {new.oid}) GROUP BY 1, 3",
-    )
-    for role, privileges, grantable in rows:
-        to = quote_ident(role, session) if role else "PUBLIC"
-        option = " WITH GRANT OPTION" if grantable else ""
-        run(session, f"GRANT {privileges} ON {new.quoted} TO {to}{option}")

@@ -29,8 +29,8 @@ from runner.model import Batch, BoolArray, FloatArray, Metadata, Select, SparseV
 from runner.stores.pgvector_keys import INTEGER_KEYS, key_values
 
 __all__ = [
-    "MAX_SPARSE_DIM", "VECTOR_TYPES", "Chunk", "ChunkColumns", "ChunkVector",
-    "Received", "Rows", "VectorForm", "decode_chunk", "encode_rows", "positional",
+    "MAX_SPARSE_COMPONENTS", "MAX_SPARSE_DIM", "VECTOR_TYPES", "Chunk", "ChunkColumns",
+    "ChunkVector", "Received", "Rows", "VectorForm", "decode_chunk", "encode_rows", "positional",
 ]  # fmt: skip
 
 VECTOR_TYPES = ("vector", "halfvec", "sparsevec", "bit")
@@ -38,6 +38,9 @@ VECTOR_TYPES = ("vector", "halfvec", "sparsevec", "bit")
 
 MAX_SPARSE_DIM = 1_000_000_000
 """Most components of a sparsevec: its indices are below."""
+
+MAX_SPARSE_COMPONENTS = 16_000
+"""Most of them that are not 0."""
 
 _COMPONENTS = {"vector": ">f4", "halfvec": ">f2"}
 

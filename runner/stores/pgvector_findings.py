@@ -11,15 +11,17 @@ from psycopg2.extensions import connection as Session  # noqa: N812 - SQL's own 
 from runner.errors import CapabilityError
 from runner.model import Finding, IndexSpec, Severity, VectorKind, VectorSpec
 from runner.stores.base import Location
+from runner.stores.pgvector_indexes import (
+    BUILD_PARAMS,
+    INDEX_DEFAULTS,
+    MAX_DIM,
+    MAX_INDEXED_BITS,
+    MAX_INDEXED_HALF_DIM,
+    MAX_INDEXED_NONZERO,
+    MAX_NAME_BYTES,
+)
 from runner.stores.pgvector_session import all_rows, is_pooled, literal, one_row, row_or_none
-from runner.stores.pgvector_table import BUILD_PARAMS, INDEX_DEFAULTS, Table, pages_are_sorted
-
-MAX_DIM = 16_000
-MAX_INDEXED_DIM = 2_000
-MAX_INDEXED_HALF_DIM = 4_000
-MAX_INDEXED_BITS = 64_000
-MAX_INDEXED_NONZERO = 1_000
-MAX_NAME_BYTES = 63
+from runner.stores.pgvector_table import Table, pages_are_sorted
 
 _INDEX_RANGES = {
     "m": (2, 100), "ef_construction": (4, 1000), "lists": (1, 32_768),

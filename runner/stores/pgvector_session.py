@@ -328,6 +328,11 @@ def _settings(session: Session, location: Location) -> list[str]:
     settings = [
         f"statement_timeout = {round(1000 * location.connection.timeout_s)}",
         "idle_in_transaction_session_timeout = 0",
+        # what values look like as JSON is not to depend on who reads them
+        "timezone = 'UTC'",
+        "intervalstyle = 'postgres'",
+        "bytea_output = 'hex'",
+        "extra_float_digits = 1",
         "jit = off",  # compiling a chunk's query takes longer than running it
     ]
     if session.server_version >= 140_000:

@@ -19,7 +19,6 @@ from runner.model import (
     SPARSE_VECTOR,
     Batch,
     IdRule,
-    IndexSpec,
     Metric,
     Outcome,
     Partition,
@@ -35,6 +34,7 @@ from runner.stores.pgvector_copy import (
     Rows,
     VectorForm,
 )
+from runner.stores.pgvector_fields import clash_sql, noted_fields, read_sql
 from runner.stores.pgvector_keys import (
     INTEGER_KEYS,
     KEY_TYPES,
@@ -44,6 +44,7 @@ from runner.stores.pgvector_keys import (
     key_values,
 )
 from runner.stores.pgvector_session import all_rows, literal, one_row, row_or_none, run
+from runner.stores.pgvector_types import Column
 from runner.words import shown_list
 
 OPCLASSES = {
@@ -56,8 +57,6 @@ OPCLASSES = {
 BIT_OPCLASS = ("hamming_ops", "<~>")
 """The same of bits: the number of those that differ, which is the square of their distance."""
 
-INDEX_DEFAULTS = {"hnsw": {"m": 16, "ef_construction": 64}, "ivfflat": {"lists": 100}}
-BUILD_PARAMS = {"hnsw": ("m", "ef_construction"), "ivfflat": ("lists",)}
 DEFAULT_NAMES = {
     "id": "id", "document": "document", "metadata": "metadata",
 }  # fmt: skip
@@ -79,58 +78,6 @@ class Relation:
     name: str
     kind: str
     quoted: str
-
-
-# Types of columns whose values JSON holds for what they are; "_text" is an array of text.
-_AS_JSON = frozenset(
-    {"text", "varchar", "bpchar", "name", "citext", "int2", "int4", "int8", "float4", "float8",
-     "bool", "json", "jsonb"}
-)  # fmt: skip
-
-
-def typed_as(name: str) -> str:
-    """What the type *name* of a column becomes where its values are read as JSON: for people."""
-    item = name.removeprefix("_")
-    shape = "number" if item == "numeric" else "text"
-    # of a type of somebody's own nobody knows
-    value = shape if item in _SCALARS else "JSON"
-    return f"{item}[] → list of {value}" if item != name else f"{item} → {value}"
-
-
-_SCALARS = frozenset(
-    {"date", "time", "timetz", "timestamp", "timestamptz", "interval", "bytea", "uuid", "inet",
-     "cidr", "macaddr", "macaddr8", "numeric", "money", "bit", "varbit", "xml", "oid", "char",
-     "int4range", "int8range", "numrange", "tsrange", "tstzrange", "daterange", "point", "line",
-     "lseg", "box", "path", "polygon", "circle", "tsvector", "tsquery", "pg_lsn"}
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column.
-
-    Attributes:
-        dim: Number of components, of a vector column; 0 where it fixes none.
-        max_chars: Of a ``varchar``; None where it fixes none.
-        nullable: Whether it may be null.
-        fills_itself: Whether a default, an identity or an expression fills it.
-        computed: Whether an expression or an identity makes its value, whatever is inserted.
-    """
-
-    name: str
-    quoted: str
-    number: int
-    type: str
-    dim: int
-    max_chars: int | None
-    nullable: bool
-    fills_itself: bool
-    computed: bool
-
-    @property
-    def is_typed(self) -> bool:
-        """Whether its type is another than that of the JSON value that is read of it."""
-        return self.type.removeprefix("_") not in _AS_JSON
 
 
 @dataclass(frozen=True)
@@ -164,7 +111,8 @@ class Table:
         keys: The columns of the key, in the order that the id names them.
         unique: Whether an index keeps the key unique, and it is never null.
         vectors: The columns with vectors; at least one.
-        extras: Columns that are copied as metadata fields.
+        extras: Columns that are metadata fields.
+        absent: Names of those of them in which null is no value, but a field that is absent.
         other_vectors: Names of vector columns that are not copied.
         required: Names of columns that an insert of ours would leave empty but must not.
         left_out: Which of ``document`` and ``metadata`` the plan wants no column for.
@@ -179,6 +127,7 @@ class Table:
     document: Column | None
     metadata: Column | None
     extras: tuple[Column, ...]
+    absent: frozenset[str]
     other_vectors: tuple[str, ...]
     required: tuple[str, ...]
     left_out: frozenset[str]
@@ -256,21 +205,17 @@ class Table:
         return next((each for each in self.vectors if each.name == name), None)
 
     @property
-    def _written(self) -> tuple[Column, ...]:
-        """The columns that we write, in the order of `encode_rows`."""
-        columns = (*(each.column for each in self.vectors), *self.keys, self.document,
-                   self.metadata)  # fmt: skip
+    def _sent(self) -> tuple[Column, ...]:
+        """The columns that we write as they come, in the order of `encode_rows`."""
+        # metadata that is divided between columns comes as one, and the server divides it
+        metadata = None if self.extras else self.metadata
+        columns = (*(each.column for each in self.vectors), *self.keys, self.document, metadata)
         return tuple(each for each in columns if each is not None)
 
     @property
-    def written(self) -> tuple[str, ...]:
-        """The columns that we write, in the order of `encode_rows`, for SQL."""
-        return tuple(each.quoted for each in self._written)
-
-    @property
-    def written_columns(self) -> str:
+    def sent(self) -> tuple[str, ...]:
         """The same, for SQL."""
-        return ", ".join(self.written)
+        return tuple(each.quoted for each in self._sent)
 
     def rows(self, dims: Mapping[str, int]) -> Rows:
         """The form of the rows that we write.
@@ -278,6 +223,7 @@ class Table:
         Args:
             dims: Vector → its dimension, for sparse ones.
         """
+        metadata = self.metadata.type if self.metadata else None
         return Rows(
             self.key_types,
             tuple(
@@ -285,13 +231,15 @@ class Table:
                 for each in self.vectors
             ),
             self.document is not None,
-            self.metadata.type if self.metadata else None,
+            "jsonb" if self.extras else metadata,
         )
 
     @property
     def computed(self) -> tuple[str, ...]:
         """Names of columns that we would write and whose values the server makes itself."""
-        return tuple(each.name for each in self._written if each.computed)
+        metadata = (self.metadata,) if self.metadata and self.extras else ()
+        written = (*self._sent, *metadata, *self.extras)
+        return tuple(each.name for each in written if each.computed)
 
     @property
     def room(self) -> Room:
@@ -301,6 +249,7 @@ class Table:
             ids=_key_rule(self.keys),
             documents=self._place_for("document", document),
             metadata=self._place_for("metadata", metadata),
+            fields=tuple(each.name for each in self.extras),
             max_document_chars=document.max_chars if document else None,
             needs_document=document is not None and not document.nullable,
             needs_vector=not all(each.column.nullable for each in self.vectors),
@@ -376,30 +325,19 @@ class Table:
 
     def _metadata(self, session: Session) -> str:
         column = self.metadata
-        if not self.extras:
-            if column is None:
-                return "'{}'::text"
-            # btrim: json, unlike jsonb, keeps the white space around it
-            text = f"{column.quoted}::text"
-            if column.type == "json":
-                text = f"btrim({text}, E' \\n\\r\\t')"
-            return f"coalesce({text}, '{{}}')"
-        parts = []
-        if column is not None:
-            parts.append(f"coalesce(nullif({column.quoted}::jsonb, 'null'), '{{}}')")
-        for start in range(0, len(self.extras), 50):  # a function takes 100 arguments
-            pairs = (
-                f"{literal(session, each.name)}, {_json_of(each)}"
-                for each in self.extras[start : start + 50]
-            )
-            parts.append(f"jsonb_build_object({', '.join(pairs)})")
-        return f"({' || '.join(parts)})::text"
+        if self.extras:
+            return read_sql(session, self.extras, self.absent, column)
+        if column is None:
+            return "'{}'::text"
+        # btrim: json, unlike jsonb, keeps the white space around it
+        text = f"{column.quoted}::text"
+        if column.type == "json":
+            text = f"btrim({text}, E' \\n\\r\\t')"
+        return f"coalesce({text}, '{{}}')"
 
     def _clash(self, session: Session) -> str:
-        if self.metadata is None or not self.extras:
-            return ""
-        names = literal(session, [each.name for each in self.extras])
-        return f"coalesce(jsonb_exists_any({self.metadata.quoted}::jsonb, {names}), false)"
+        judged = [each for each in self.extras if each.name not in self.absent]
+        return clash_sql(session, judged, self.metadata) if self.metadata and judged else ""
 
     def check(self, batch: Batch) -> None:
         """Refuse what no column of this table holds.
@@ -443,22 +381,12 @@ class Table:
                 f"pgvector: records have documents; table {self.name} has no column for them",
                 "name one: `columns: {document: …}`",
             )
-        if self.metadata is None and any(batch.metadata.objects()):
+        if self.metadata is None and not self.extras and any(batch.metadata.objects()):
             raise CollectionMismatchError(
                 f"pgvector: records have metadata; table {self.name} has no column for it",
-                "name one of type jsonb: `columns: {metadata: …}`",
+                "name one of type jsonb: `columns: {metadata: …}`, or columns for fields: "
+                "`columns: {extra: [ … ]}`",
             )
-
-
-def _json_of(column: Column) -> str:
-    """The column as JSON; a whole number of a float column stays a float."""
-    name = column.quoted
-    if column.type not in ("float4", "float8"):
-        return f"to_jsonb({name})"
-    return (
-        f"CASE WHEN {name} = trunc({name}) THEN to_jsonb(round({name}::text::numeric, 1)) "
-        f"ELSE to_jsonb({name}) END"
-    )
 
 
 def find_relation(session: Session, name: str, schema: str | None) -> Relation | None:
@@ -481,7 +409,7 @@ def find_relation(session: Session, name: str, schema: str | None) -> Relation |
 def _columns(session: Session, relation: Relation) -> list[Column]:
     rows = all_rows(
         session,
-        "SELECT a.attname, a.attnum, b.typname, "
+        "SELECT a.attname, a.attnum, b.typname, format_type(a.atttypid, a.atttypmod), "
         "CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END, "
         "NOT (a.attnotnull OR t.typnotnull), a.atthasdef OR a.attidentity <> '', "
         "a.attgenerated <> '' OR a.attidentity = 'a' "
@@ -496,12 +424,13 @@ def _columns(session: Session, relation: Relation) -> list[Column]:
             quote_ident(name, session),
             number,
             kind,
+            sql_type,
             max(typmod, 0) if kind in VECTOR_TYPES else 0,
             # the type's modifier counts four bytes of its own
             typmod - 4 if kind == "varchar" and typmod > 4 else None,
             *more,
         )
-        for name, number, kind, typmod, *more in rows
+        for name, number, kind, sql_type, typmod, *more in rows
     ]
 
 
@@ -529,7 +458,8 @@ def map_columns(session: Session, relation: Relation, location: Location) -> Tab
     keys = _key_columns(relation, columns, named, unique, location)
     vectors = _vector_columns(session, relation, columns, location)
     taken = (*keys, *(each.column for each in vectors))
-    rest = [each for each in columns if each not in taken]
+    noted = noted_fields(comment_lines(session, relation), by_name)
+    rest = [each for each in columns if each not in taken and each.name not in noted]
     metadata = _named_or_usual(given, "metadata", rest, _JSON_TYPES, _METADATA_NAMES, by_name)
     rest = [each for each in rest if each is not metadata]
     document = _named_or_usual(given, "document", rest, TEXT_TYPES, _DOCUMENT_NAMES, by_name)
@@ -544,14 +474,18 @@ def map_columns(session: Session, relation: Relation, location: Location) -> Tab
             f"pgvector: column {document.name} of table {relation.name} is {document.type}; "
             "documents need text"
         )
-    rest = [each for each in rest if each is not document]
-    # What we write is id, vector, document, metadata; other columns of a target are its own.
-    extra = given.get("extra", [] if location.side == "target" else None)
+    serial = given.get("serial")
+    rest = [each for each in rest if each is not document and each.name != serial]
+    # What we write is what we made or were told of; other columns of a target are its own.
+    extra = given.get("extra", noted if location.side == "target" else None)
+    fields = [by_name[each] for each in noted] + rest
     extras = [
         each
-        for each in rest
+        for each in sorted(fields, key=lambda each: each.number)
         if (each.type not in _ALWAYS_VECTORS if extra is None else each.name in extra)
     ]
+    absent = extras if location.side == "target" else [by_name[each] for each in noted]
+    rest = [each for each in rest if each not in extras or location.side == "source"]
     row = one_row(
         session,
         "SELECT n.nspname, e.extversion FROM pg_extension e "
@@ -565,6 +499,7 @@ def map_columns(session: Session, relation: Relation, location: Location) -> Tab
         document=document,
         metadata=metadata,
         extras=tuple(extras),
+        absent=frozenset(each.name for each in absent),
         other_vectors=tuple(each.name for each in rest if each.type in _ALWAYS_VECTORS),
         required=tuple(each.name for each in rest if not each.nullable and not each.fills_itself),
         left_out=frozenset(
@@ -825,61 +760,3 @@ def pages_are_sorted(session: Session, table: Table, where: str) -> bool:
             return True
         steps += step.get("Plans", [])
     return False
-
-
-# ---- indexes
-
-
-@dataclass(frozen=True)
-class VectorIndex:
-    """A search index on a vector; `on_halves` where it holds halves of a vector column."""
-
-    name: str
-    quoted: str
-    metric: Metric
-    spec: IndexSpec
-    valid: bool
-    on_halves: bool
-
-
-def vector_indexes(session: Session, table: Table, vector: Vector) -> list[VectorIndex]:
-    """The search indexes on that vector whose metric we know."""
-    column = vector.column
-    rows = all_rows(
-        session,
-        "SELECT c.relname, n.nspname, m.amname, o.opcname, c.reloptions, i.indisvalid "
-        "FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
-        "JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_am m ON m.oid = c.relam "
-        "JOIN pg_opclass o ON o.oid = i.indclass[0] "
-        f"WHERE i.indrelid = {table.oid} AND m.amname IN ('hnsw', 'ivfflat') "
-        "AND i.indpred IS NULL AND EXISTS (SELECT 1 FROM pg_depend d "
-        "WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid "
-        f"AND d.refobjid = i.indrelid AND d.refobjsubid = {column.number}) "
-        "ORDER BY c.relname",
-    )
-    metrics = {vector.opclass(each)[0]: each for each in OPCLASSES}
-    if column.type == "bit":
-        metrics = {BIT_OPCLASS[0]: Metric.L2}
-    found = []
-    for name, schema, kind, opclass, options, valid in rows:
-        element, _, suffix = opclass.partition("_")
-        on_halves = element == "halfvec" and column.type == "vector"
-        # else it is on something made of the vector, such as its signs
-        if suffix not in metrics or (element != column.type and not on_halves):
-            continue
-        settings = dict(each.split("=", 1) for each in options or ())
-        params = {
-            **INDEX_DEFAULTS[kind],
-            **{key: int(value) for key, value in settings.items() if value.isdigit()},
-        }
-        found.append(
-            VectorIndex(
-                name,
-                f"{quote_ident(schema, session)}.{quote_ident(name, session)}",
-                metrics[suffix],
-                IndexSpec(kind, params),
-                valid,
-                on_halves,
-            )
-        )
-    return found

@@ -50,7 +50,6 @@ from runner.model import (
     Proposal,
     Select,
     Severity,
-    SparseRule,
     VectorKind,
     VectorSpec,
     Workload,
@@ -136,7 +135,7 @@ class PineconeStore(Target):
         documents=False,
         namespaces=True,
         sparse_vectors=True,
-        sparse=SparseRule(empty=False),
+        sparse_empty=False,
         max_readers=4,
         max_writers=4,
     )
@@ -220,8 +219,10 @@ class PineconeStore(Target):
         return sorted(found) or [""]
 
     def partitions(self, n: int) -> list[Partition]:
-        """Ranges of ids in each namespace, by their bytes; more for larger namespaces."""
-        self._ids.forget()
+        """Ranges of ids in each namespace, by their bytes; more for larger namespaces.
+
+        Ids are those that were listed last: a list costs, and what vanished is left out anyway.
+        """
         namespaces = self.namespaces()
         counts = self._counts()
         sizes = [counts.get(self._wire(each), 0) for each in namespaces]

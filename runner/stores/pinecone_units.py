@@ -80,7 +80,7 @@ def writing(work: Workload) -> list[Cost]:
 def reading(work: Workload) -> list[Cost]:
     """Copy out of an index (its ids, a look at some records, then all), verify."""
     listed, all_of_it = _listing(work.records), _fetching(work.records)
-    # a look at the first records and at as many others, its own list of ids beside the copy's
+    # a look at the first records and at as many others; ids are listed before each
     looked_at = _fetching(min(work.records, _LOOKED_AT))
     copy = Cost("copy") + listed + listed + looked_at + looked_at + all_of_it
     verify = Cost("verify")
@@ -90,7 +90,7 @@ def reading(work: Workload) -> list[Cost]:
         verify += listed + _fetching(work.sampled)
     if work.queries:
         # the sample is drawn from the ids, and exact answers are known by all vectors
-        verify += listed + _fetching(work.queries) + listed + all_of_it
+        verify += listed + _fetching(work.queries) + all_of_it
         verify += _fetching(work.queries * (work.k + 1)) + _asking(work)
     return [copy, verify]
 

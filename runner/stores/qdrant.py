@@ -313,18 +313,30 @@ class QdrantStore(Target):
         return collection_settings(spec, common_index=bool(self._option("index")))
 
     def append_findings(self) -> list[Finding]:
-        """Vectors that the plan leaves out, and that a record loses when it is overwritten."""
-        self._vectors  # noqa: B018 - looks at the collection
+        """Vectors that a record loses when it is overwritten, and those of whole numbers only."""
+        key = f"{self.location.side}.vectors"
+        found = [
+            Finding(
+                f"{self._place}: vector {str(each)!r} holds whole numbers from 0 to 255 (uint8); "
+                "records with other components are refused",
+                "scale and round them by a transform, or choose another collection",
+                Severity.WARNING,
+                key,
+            )
+            for each in self._vectors
+            if each.spec.dtype == "uint8"
+        ]
         if self._knows_all:
-            return []
+            return found
         return [
+            *found,
             Finding(
                 f"{self._place} has more vectors than are written "
                 f"({', '.join(map(str, self._vectors))}); a record that is overwritten loses them",
                 "leave `vectors` out to write all",
                 Severity.WARNING,
-                f"{self.location.side}.vectors",
-            )
+                key,
+            ),
         ]
 
     def write(self, batch: Batch, *, fresh: bool = False) -> None:
@@ -651,17 +663,8 @@ def _cut(batch: Batch, most: int | None) -> Iterator[Batch]:
     if most is None or batch.size_bytes <= most:
         yield batch
         return
-    sizes = np.array([len(text) for text in batch.metadata.texts()], dtype=np.int64)
-    sizes += sum(array.shape[1] * 4 for array in batch.vectors.values())
-    for sparse in batch.sparse.values():
-        sizes += [
-            0 if each is None else each.indices.nbytes + each.values.nbytes for each in sparse
-        ]
-    for multi in batch.multi.values():
-        sizes += [0 if each is None else each.nbytes for each in multi]
-    sizes += np.array([len(document or "") for document in batch.documents], dtype=np.int64)
     start, total = 0, 0
-    for row, size in enumerate(sizes.tolist()):
+    for row, size in enumerate(batch.record_bytes().tolist()):
         if row > start and total + size > most:
             yield batch.take(range(start, row))
             start, total = row, 0

@@ -234,17 +234,21 @@ def bad_vectors(columns: Columns, chosen: Sequence[Chosen]) -> dict[int, str]:
 def _bad_rows(array: FloatArray, spec: VectorSpec) -> dict[int, str]:
     finite = np.isfinite(array).all(axis=1)
     found = {int(row): "holds NaN or infinity" for row in np.flatnonzero(~finite)}
-    # under cosine float16 gets vectors of length 1
-    if spec.dtype in _RANGES and spec.fidelity is not Fidelity.NORMALISED:
-        low, high = _RANGES[spec.dtype]
-        fits = ((array >= low) & (array <= high)).all(axis=1)
-        for row in np.flatnonzero(finite & ~fits):
-            what = f"holds components that {spec.dtype} cannot: it ends at {low:g} and {high:g}"
-            found[int(row)] = what
+    if spec.dtype == "uint8":
+        # the server would cut off what comes after the point: vectors of length 1 become zeros
+        fits = ((array >= 0) & (array <= 255) & (array == np.trunc(array))).all(axis=1)
+        what = "whole numbers from 0 to 255"
+    elif spec.dtype == "float16" and spec.fidelity is not Fidelity.NORMALISED:
+        fits = (np.abs(array) <= _MOST_FLOAT16).all(axis=1)
+        what = f"numbers from {-_MOST_FLOAT16:g} to {_MOST_FLOAT16:g}"
+    else:  # under cosine float16 gets vectors of length 1
+        return found
+    for row in np.flatnonzero(finite & ~fits):
+        found[int(row)] = f"holds components that {spec.dtype} cannot: expected {what}"
     return found
 
 
-_RANGES = {"float16": (-65504.0, 65504.0), "uint8": (0.0, 255.0)}
+_MOST_FLOAT16 = 65504.0
 
 
 def _bad_sparse(vector: SparseVector) -> str:
@@ -376,16 +380,14 @@ def vector_spec(name: str, config: Mapping[str, Any] | None, place: str) -> Vect
             "it cannot be moved; name the others in `vectors`, so that it is left out",
         )
     dtype = str(config.get("datatype") or "float32").lower()
-    # vectors of bytes are not scaled under cosine
+    # vectors of bytes are not scaled under cosine, and others are refused: see `bad_vectors`
     normalised = metric is Metric.COSINE and dtype != "uint8"
     tolerance = COSINE_TOLERANCE if normalised else 0.0
     fidelity = Fidelity.NORMALISED if normalised else Fidelity.EXACT
     if dtype == "float16":
         tolerance += _FLOAT16
         fidelity = Fidelity.NORMALISED if normalised else Fidelity.ROUNDED
-    elif dtype == "uint8":
-        fidelity, tolerance = Fidelity.ROUNDED, 1.0
-    elif dtype != "float32":
+    elif dtype not in ("float32", "uint8"):
         fidelity, tolerance = Fidelity.QUANTISED, 1.0
     return VectorSpec(
         dim=int(config["size"]),

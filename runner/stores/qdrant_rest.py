@@ -73,6 +73,8 @@ class RestTransport:
                 reply = self._client.get("/")
             except httpx.TransportError as error:
                 raise self._unreachable(error) from error
+            if reply.status_code in _PASSING | {429}:
+                raise self._error(reply)
             try:
                 self._version = version_of(str(orjson.loads(reply.content)["version"]))
             except (ValueError, KeyError, TypeError):

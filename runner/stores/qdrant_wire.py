@@ -16,8 +16,6 @@ from math import isfinite
 from struct import Struct
 from typing import Any, assert_never
 
-import numpy as np
-import numpy.typing as npt
 from google.protobuf import (  # type: ignore[import-untyped]
     descriptor_pb2,
     descriptor_pool,
@@ -27,7 +25,22 @@ from qdrant_client import grpc as qdrant
 
 from runner.errors import Id
 from runner.model import BoolArray, FloatArray, SparseVector, VectorKind
-from runner.stores.qdrant_points import Chosen, Columns, ordered_sparse
+from runner.stores.qdrant_points import Chosen, Columns
+from runner.stores.qdrant_vectors import (
+    BYTES,
+    FIXED64,
+    VARINT,
+    dense_column,
+    entry_tag,
+    framed,
+    length_of,
+    lone_dense_head,
+    multi_column,
+    sparse_column,
+    tag_of,
+    varint,
+    vector_pieces,
+)
 
 __all__ = ["Encoder", "RawReplies", "Rows", "decode_rows", "replies"]
 
@@ -49,67 +62,23 @@ class Rows:
 
 # --- wire format -----------------------------------------------------------------
 
-_VARINT, _FIXED64, _BYTES = 0, 1, 2
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _tag(message: Any, name: str, wire_type: int) -> bytes:
-    number: int = message.DESCRIPTOR.fields_by_name[name].number
-    return _varint(number << 3 | wire_type)
-
-
-def _entry(map_field: str, message: Any, part: str) -> bytes:
-    entry = message.DESCRIPTOR.fields_by_name[map_field].message_type
-    return _varint(entry.fields_by_name[part].number << 3 | _BYTES)
-
-
-def _framed(tag: bytes, content: bytes) -> bytes:
-    return tag + _varint(len(content)) + content
-
-
-_LENGTHS = [_varint(length) for length in range(1 << 14)]
-_POINT = _tag(qdrant.UpsertPoints, "points", _BYTES)
-_ID = _tag(qdrant.PointStruct, "id", _BYTES)
-_ID_NUM = _tag(qdrant.PointId, "num", _VARINT)
-_ID_UUID = _ID + _varint(38) + _tag(qdrant.PointId, "uuid", _BYTES) + _varint(36)
-_PAYLOAD = _tag(qdrant.PointStruct, "payload", _BYTES)
-_KEY = _entry("payload", qdrant.PointStruct, "key")
-_VALUE = _entry("payload", qdrant.PointStruct, "value")
-_NULL = _tag(qdrant.Value, "null_value", _VARINT) + b"\x00"
-_TRUE = _tag(qdrant.Value, "bool_value", _VARINT) + b"\x01"
-_FALSE = _tag(qdrant.Value, "bool_value", _VARINT) + b"\x00"
-_INT = _tag(qdrant.Value, "integer_value", _VARINT)
-_DOUBLE = _tag(qdrant.Value, "double_value", _FIXED64)
-_STRING = _tag(qdrant.Value, "string_value", _BYTES)
-_LIST = _tag(qdrant.Value, "list_value", _BYTES)
-_STRUCT = _tag(qdrant.Value, "struct_value", _BYTES)
-_ITEM = _tag(qdrant.ListValue, "values", _BYTES)
-_FIELD = _tag(qdrant.Struct, "fields", _BYTES)
-_VECTORS = _tag(qdrant.PointStruct, "vectors", _BYTES)
-_UNNAMED = _tag(qdrant.Vectors, "vector", _BYTES)
-_NAMED = _tag(qdrant.Vectors, "vectors", _BYTES)
-_NAMED_ENTRY = _tag(qdrant.NamedVectors, "vectors", _BYTES)
-_NAME = _entry("vectors", qdrant.NamedVectors, "key")
-_NAMED_VALUE = _entry("vectors", qdrant.NamedVectors, "value")
-_DENSE = _tag(qdrant.Vector, "dense", _BYTES)
-_DENSE_DATA = _tag(qdrant.DenseVector, "data", _BYTES)
-_SPARSE = _tag(qdrant.Vector, "sparse", _BYTES)
-_SPARSE_VALUES = _tag(qdrant.SparseVector, "values", _BYTES)
-_SPARSE_INDICES = _tag(qdrant.SparseVector, "indices", _BYTES)
-_MULTI = _tag(qdrant.Vector, "multi_dense", _BYTES)
-_MULTI_ROW = _tag(qdrant.MultiDenseVector, "vectors", _BYTES)
-_OUTER_DATA = _tag(qdrant.Vector, "data", _BYTES)
-_OUTER_INDICES = _tag(qdrant.Vector, "indices", _BYTES)
-_INDICES_DATA = _tag(qdrant.SparseIndices, "data", _BYTES)
-_OUTER_COUNT = _tag(qdrant.Vector, "vectors_count", _VARINT)
+_POINT = tag_of(qdrant.UpsertPoints, "points", BYTES)
+_ID = tag_of(qdrant.PointStruct, "id", BYTES)
+_ID_NUM = tag_of(qdrant.PointId, "num", VARINT)
+_ID_UUID = _ID + varint(38) + tag_of(qdrant.PointId, "uuid", BYTES) + varint(36)
+_PAYLOAD = tag_of(qdrant.PointStruct, "payload", BYTES)
+_KEY = entry_tag("payload", qdrant.PointStruct, "key")
+_VALUE = entry_tag("payload", qdrant.PointStruct, "value")
+_NULL = tag_of(qdrant.Value, "null_value", VARINT) + b"\x00"
+_TRUE = tag_of(qdrant.Value, "bool_value", VARINT) + b"\x01"
+_FALSE = tag_of(qdrant.Value, "bool_value", VARINT) + b"\x00"
+_INT = tag_of(qdrant.Value, "integer_value", VARINT)
+_DOUBLE = tag_of(qdrant.Value, "double_value", FIXED64)
+_STRING = tag_of(qdrant.Value, "string_value", BYTES)
+_LIST = tag_of(qdrant.Value, "list_value", BYTES)
+_STRUCT = tag_of(qdrant.Value, "struct_value", BYTES)
+_ITEM = tag_of(qdrant.ListValue, "values", BYTES)
+_FIELD = tag_of(qdrant.Struct, "fields", BYTES)
 _pack_double = Struct("<d").pack
 _unpack_double = Struct("<d").unpack
 
@@ -133,11 +102,8 @@ class Encoder:
         self._by_kind = by_kind
         self._lone_head = b""
         if len(vectors) == 1 and vectors[0].spec.kind is VectorKind.DENSE:
-            self._lone_head = _lone_dense_head(
-                vectors[0].name, 4 * vectors[0].spec.dim, by_kind=by_kind
-            )
-        empty = _framed(_tag(qdrant.Vectors, "vectors", _BYTES), b"")
-        self._no_vector = _framed(_VECTORS, empty)
+            only = vectors[0]
+            self._lone_head = lone_dense_head(only.name, only.spec.dim, by_kind=by_kind)
         self._strings: dict[str, dict[int, bytes]] = {}
         self._scalars: dict[str, dict[Any, bytes]] = {}
         self._doubles: dict[str, bytes] = {}
@@ -149,7 +115,10 @@ class Encoder:
 
         Rows that cannot be said have an empty frame.  Ids and vectors have been checked.
         """
-        vectors, entries = self._vector_parts(len(ids), columns), self._entries
+        entries = self._entries
+        vectors = vector_pieces(
+            len(ids), self._vectors, columns, by_kind=self._by_kind, lone_head=self._lone_head
+        )
         frames: list[bytes] = []
         refused: dict[int, str] = {}
         add, join = frames.append, b"".join
@@ -162,52 +131,15 @@ class Encoder:
                 continue
             parts += vector
             if type(each) is int:
-                number = _varint(each)
+                number = varint(each)
                 parts.append(
-                    _ID + _LENGTHS[len(number) + len(_ID_NUM)] + _ID_NUM + number,
+                    _ID + length_of(len(number) + len(_ID_NUM)) + _ID_NUM + number,
                 )
             else:
                 parts.append(_ID_UUID + each.encode())  # type: ignore[union-attr]
             point = join(parts)
-            add(_POINT + _length(len(point)) + point)
+            add(_POINT + length_of(len(point)) + point)
         return frames, refused
-
-    def _vector_parts(self, n: int, columns: Columns) -> Iterable[tuple[bytes | memoryview, ...]]:
-        """For each point, what stands for its vectors, in pieces."""
-        bare = (self._no_vector,)
-        if self._lone_head:
-            return self._lone_parts(n, columns)
-        by_kind = self._by_kind
-        contents = {each.name: _contents(each, columns, by_kind=by_kind) for each in self._vectors}
-        if list(contents) == [""]:
-            # an unnamed vector alone has a field of its own
-            rows = contents[""] or [None] * n
-            return [
-                bare if row is None else (_framed(_VECTORS, _framed(_UNNAMED, row)),)
-                for row in rows
-            ]
-        named: list[list[bytes]] = [[] for _ in range(n)]
-        for name, rows in contents.items():
-            key = _framed(_NAME, name.encode())
-            for row, content in enumerate(rows):
-                if content is not None:
-                    named[row].append(_framed(_NAMED_ENTRY, key + _framed(_NAMED_VALUE, content)))
-        return [
-            (_framed(_VECTORS, _framed(_NAMED, b"".join(row))),) if row else bare for row in named
-        ]
-
-    def _lone_parts(self, n: int, columns: Columns) -> Iterable[tuple[bytes | memoryview, ...]]:
-        """As `_vector_parts` for one dense vector: nothing is copied or measured for a point."""
-        head, bare, only = self._lone_head, (self._no_vector,), self._vectors[0]
-        array = columns.dense.get(only.name)
-        if array is None:
-            return [bare] * n
-        size, mask = 4 * only.spec.dim, columns.present.get(only.name)
-        raw = memoryview(np.ascontiguousarray(array, dtype="<f4").tobytes())
-        return [
-            (head, raw[row * size : (row + 1) * size]) if mask is None or mask[row] else bare
-            for row in range(n)
-        ]
 
     def _entries(self, payload: Mapping[str, Any]) -> list[bytes | memoryview]:
         """The payload's map entries; headers are remembered by key and length."""
@@ -244,7 +176,7 @@ class Encoder:
         heads = self._strings.setdefault(key, {})
         if len(heads) >= _REMEMBERED:
             heads.clear()
-        whole = _map_entry(_PAYLOAD, key, _STRING + _length(length) + bytes(length))
+        whole = _map_entry(_PAYLOAD, key, _STRING + length_of(length) + bytes(length))
         # Writers share the encoder: what is returned must not be looked up again.
         head = heads[length] = whole[: len(whole) - length]
         return head
@@ -261,138 +193,8 @@ class Encoder:
         return head
 
 
-def _lone_dense_head(name: str, size: int, *, by_kind: bool) -> bytes:
-    """Everything of ``PointStruct.vectors`` that stands before the floats."""
-    head = (_DENSE_DATA if by_kind else _OUTER_DATA) + _varint(size)
-    length = len(head) + size
-
-    def wrap(tag: bytes) -> None:
-        nonlocal head, length
-        length_bytes = _varint(length)
-        head = tag + length_bytes + head
-        length += len(tag) + len(length_bytes)
-
-    if by_kind:
-        wrap(_DENSE)
-    if name:
-        wrap(_NAMED_VALUE)
-        key = _framed(_NAME, name.encode())
-        head, length = key + head, length + len(key)
-        wrap(_NAMED_ENTRY)
-    wrap(_NAMED if name else _UNNAMED)
-    wrap(_VECTORS)
-    return head
-
-
-def _contents(chosen: Chosen, columns: Columns, *, by_kind: bool) -> list[bytes | None]:
-    """The content of a ``Vector`` message for each point; empty if none has this vector."""
-    name = chosen.name
-    if name in columns.sparse:
-        return _sparse_contents(columns.sparse[name], by_kind=by_kind)
-    if name in columns.multi:
-        if not by_kind:
-            return _flat_multi_contents(columns.multi[name])
-        return _multi_contents(columns.multi[name], chosen.spec.dim)
-    if name not in columns.dense:
-        return []
-    size, mask = 4 * chosen.spec.dim, columns.present.get(name)
-    if by_kind:
-        floats = _DENSE_DATA + _varint(size)
-        head = _DENSE + _varint(len(floats) + size) + floats
-    else:
-        head = _OUTER_DATA + _varint(size)
-    raw = np.ascontiguousarray(columns.dense[name], dtype="<f4").tobytes()
-    rows = range(len(columns.dense[name]))
-    return [
-        head + raw[row * size : (row + 1) * size] if mask is None or mask[row] else None
-        for row in rows
-    ]
-
-
-def _sparse_contents(column: Sequence[SparseVector | None], *, by_kind: bool) -> list[bytes | None]:
-    there = [each for each in column if each is not None]
-    if not there:
-        return [None] * len(column)
-    values = np.concatenate([each.values for each in there]).astype("<f4").tobytes()
-    packed, ends = _packed_varints(np.concatenate([each.indices for each in there]))
-    contents: list[bytes | None] = []
-    at = 0
-    for each in column:
-        if each is None:
-            contents.append(None)
-            continue
-        end = at + len(each.values)
-        floats = indices = b""
-        if end > at:
-            first = ends[at - 1] if at else 0
-            floats = values[4 * at : 4 * end]
-            indices = packed[first : ends[end - 1]]
-        if by_kind:
-            body = _framed(_SPARSE_VALUES, floats) + _framed(_SPARSE_INDICES, indices)
-            contents.append(_framed(_SPARSE, body if end > at else b""))
-        else:
-            listed = _framed(_OUTER_INDICES, _framed(_INDICES_DATA, indices))
-            contents.append(_framed(_OUTER_DATA, floats) + listed)
-        at = end
-    return contents
-
-
-def _multi_contents(column: Sequence[FloatArray | None], dim: int) -> list[bytes | None]:
-    data = _DENSE_DATA + _varint(4 * dim)
-    head = np.frombuffer(_MULTI_ROW + _varint(len(data) + 4 * dim) + data, np.uint8)
-    contents: list[bytes | None] = []
-    for each in column:
-        if each is None:
-            contents.append(None)
-            continue
-        block = np.empty((len(each), len(head) + 4 * dim), np.uint8)
-        block[:, : len(head)] = head
-        block[:, len(head) :] = np.ascontiguousarray(each, dtype="<f4").view(np.uint8)
-        contents.append(_framed(_MULTI, block.tobytes()))
-    return contents
-
-
-def _flat_multi_contents(column: Sequence[FloatArray | None]) -> list[bytes | None]:
-    return [
-        None
-        if each is None
-        else _framed(_OUTER_DATA, np.ascontiguousarray(each, dtype="<f4").tobytes())
-        + _OUTER_COUNT
-        + _varint(len(each))
-        for each in column
-    ]
-
-
-def _packed_varints(numbers: npt.NDArray[np.uint32]) -> tuple[bytes, list[int]]:
-    """All *numbers* as varints, one after the other, and where each of them ends."""
-    wide = numbers.astype(np.uint64)
-    shifts = np.arange(5, dtype=np.uint64) * np.uint64(7)
-    groups = (wide[:, None] >> shifts).astype(np.uint32)
-    lengths = np.maximum(1, (groups != 0).sum(axis=1))
-    inside = np.arange(5) < lengths[:, None]
-    more = np.arange(5) < lengths[:, None] - 1
-    chunks = ((groups & 0x7F) | np.where(more, 0x80, 0)).astype(np.uint8)
-    return chunks[inside].tobytes(), np.cumsum(lengths).tolist()
-
-
-def _unpacked_varints(raw: bytes) -> npt.NDArray[np.uint32]:
-    """The numbers of a packed field, shape ``(n,)``."""
-    chunks = np.frombuffer(raw, np.uint8)
-    if not len(chunks):
-        return np.zeros(0, np.uint32)
-    ends = np.flatnonzero(chunks < 0x80)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    place = np.arange(len(chunks)) - np.repeat(starts, ends - starts + 1)
-    shifted = (chunks & 0x7F).astype(np.uint64) << (place * 7).astype(np.uint64)
-    return np.add.reduceat(shifted, starts).astype(np.uint32)
-
-
-def _length(length: int) -> bytes:
-    return _LENGTHS[length] if length < len(_LENGTHS) else _varint(length)
-
-
 def _map_entry(tag: bytes, key: str, value: bytes) -> bytes:
-    return _framed(tag, _framed(_KEY, key.encode()) + _framed(_VALUE, value))
+    return framed(tag, framed(_KEY, key.encode()) + framed(_VALUE, value))
 
 
 def _value(value: Any) -> bytes:
@@ -404,20 +206,20 @@ def _value(value: Any) -> bytes:
     if value is False:
         return _FALSE
     if isinstance(value, str):
-        return _framed(_STRING, value.encode())
+        return framed(_STRING, value.encode())
     if isinstance(value, int):
         if not -(2**63) <= value < 2**63:
             raise ValueError(f"the integer {value} does not fit into 64 bits")
-        return _INT + _varint(value & 0xFFFF_FFFF_FFFF_FFFF)
+        return _INT + varint(value & 0xFFFF_FFFF_FFFF_FFFF)
     if isinstance(value, float):
         if not isfinite(value):
             raise ValueError(f"a metadata value is {value}, which is not JSON")
         return _DOUBLE + _pack_double(value)
     if isinstance(value, list | tuple):
-        return _framed(_LIST, b"".join(_framed(_ITEM, _value(item)) for item in value))
+        return framed(_LIST, b"".join(framed(_ITEM, _value(item)) for item in value))
     if isinstance(value, dict):
         fields = (_map_entry(_FIELD, key, _value(item)) for key, item in value.items())
-        return _framed(_STRUCT, b"".join(fields))
+        return framed(_STRUCT, b"".join(fields))
     raise ValueError(f"a metadata value is a {type(value).__name__}, which is not JSON")
 
 
@@ -434,7 +236,7 @@ class RawReplies:
         _twin(file, "Id", qdrant.PointId, num="uint64", uuid="string")
         _twin(file, "Dense", qdrant.DenseVector, data="bytes")
         _twin(file, "Sparse", qdrant.SparseVector, values="bytes", indices="bytes")
-        _twin(file, "Multi", qdrant.MultiDenseVector, vectors="*.Dense")
+        _twin(file, "Multi", qdrant.MultiDenseVector, vectors="*bytes")
         _twin(file, "Indices", qdrant.SparseIndices, data="bytes")
         _twin(
             file, "Output", qdrant.VectorOutput, data="bytes", indices=".Indices",
@@ -508,15 +310,13 @@ def decode_rows(points: Sequence[Any], vectors: Sequence[Chosen]) -> Rows:
     for each, outputs in zip(vectors, _outputs(points, vectors), strict=True):
         match each.spec.kind:
             case VectorKind.DENSE:
-                dense[each.name], mask = _dense_column(outputs, each.spec.dim)
+                dense[each.name], mask = dense_column(outputs, each.spec.dim)
                 if mask is not None:
                     present[each.name] = mask
             case VectorKind.SPARSE:
-                sparse[each.name] = [None if out is None else _sparse(out) for out in outputs]
+                sparse[each.name] = sparse_column(outputs)
             case VectorKind.MULTI:
-                multi[each.name] = [
-                    None if out is None else _multi(out, each.spec.dim) for out in outputs
-                ]
+                multi[each.name] = multi_column(outputs, each.spec.dim)
             case _:
                 assert_never(each.spec.kind)
     return Rows(ids, payloads, Columns(dense, present, sparse, multi))
@@ -539,36 +339,6 @@ def _outputs(points: Sequence[Any], vectors: Sequence[Chosen]) -> list[list[Any]
 def _has_unnamed(point: Any) -> bool:
     has: bool = point.vectors.HasField("vector")
     return has
-
-
-def _dense_column(outputs: Sequence[Any], dim: int) -> tuple[FloatArray, BoolArray | None]:
-    """Servers before 1.16 fill the outer field."""
-    raw = [b"" if out is None else out.dense.data or out.data for out in outputs]
-    lengths = set(map(len, raw))
-    present: BoolArray | None = None
-    if 0 in lengths and dim:
-        present = np.array([bool(each) for each in raw], dtype=np.bool_)
-        blank = bytes(4 * dim)
-        raw = [each or blank for each in raw]
-        lengths.discard(0)
-    if lengths - {4 * dim}:
-        raise ValueError(f"vectors of {sorted(lengths)} bytes came; expected {4 * dim}")
-    return np.frombuffer(b"".join(raw), dtype="<f4").reshape(len(raw), dim), present
-
-
-def _sparse(output: Any) -> SparseVector:
-    if output.HasField("sparse"):
-        values, indices = output.sparse.values, output.sparse.indices
-    else:
-        values, indices = output.data, output.indices.data
-    return ordered_sparse(_unpacked_varints(indices), np.frombuffer(values, "<f4"))
-
-
-def _multi(output: Any, dim: int) -> FloatArray:
-    raw = b"".join(each.data for each in output.multi_dense.vectors) or output.data
-    if len(raw) % (4 * dim):
-        raise ValueError(f"a multi-vector of {len(raw)} bytes came; expected tokens of {4 * dim}")
-    return np.frombuffer(raw, "<f4").reshape(-1, dim)
 
 
 _STRING_TAG, _INT_TAG, _DOUBLE_TAG, _BOOL_TAG, _NULL_TAG = (

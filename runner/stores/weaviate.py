@@ -17,7 +17,7 @@ are cut by id.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
@@ -117,7 +117,8 @@ class WeaviateStore(Target):
         self._collection = class_name(str(location.options["collection"]))
         self._address = Address.of(location)
         self._wire = Wire(self._address)
-        self._tenants = Tenants(self._wire, location, self._collection)
+        may_wake = location.touch or access is Access.WRITE
+        self._tenants = Tenants(self._wire, location, self._collection, may_wake=may_wake)
         self._view = View(self._wire, self._tenants, location, self._collection)
         self._place = self._view.place
         self._writer = Writer(self._wire, self._view, self._collection)
@@ -139,6 +140,14 @@ class WeaviateStore(Target):
         address = Address.of(location)
         collection = cls.endpoint(location).collection
         return Whereabouts((f"{host_of(address.host)}:{address.port}{address.prefix}", collection))
+
+    def touched(self) -> dict[str, str]:
+        """The tenants that were activated, with the state they had."""
+        return self._tenants.woken
+
+    def take_over(self, touched: Mapping[str, str]) -> None:
+        """Put back those tenants as well that an earlier process activated."""
+        self._tenants.take_over(touched)
 
     def close(self) -> None:
         """Put back the tenants that were activated, and end all connections."""
@@ -205,6 +214,7 @@ class WeaviateStore(Target):
                     "insecure-connection",
                 )
             )
+        self._wire.check_grpc()
         shape = self._view.look()
         if shape is None:
             return found

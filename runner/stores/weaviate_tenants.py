@@ -2,14 +2,14 @@
 
 An inactive tenant cannot be read.  It is refused, left out with a word (`leave`), or
 activated and put back as it was when the store is closed (`activate`, which the hazard
-``activate-tenants`` guards).
+``activate-tenants`` guards: who only looks sees the others).
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from runner.errors import PlanError, StoreError, TransientStoreError
 from runner.model import Finding, Severity
@@ -31,14 +31,16 @@ class Tenants:
         wire: Its server.
         location: The plan's side: ``tenants``, ``inactive_tenants``.
         collection: The class's name.
+        may_wake: Whether a tenant that the plan wants activated may be, by now.
     """
 
-    def __init__(self, wire: Wire, location: Location, collection: str) -> None:
+    def __init__(self, wire: Wire, location: Location, collection: str, *, may_wake: bool) -> None:
         self._wire = wire
         self._side = location.side
         self._collection = collection
         asked = location.options.get("tenants")
         self._chosen = None if asked in (None, "all") else [str(each) for each in asked]
+        self._may_wake = may_wake
         self._inactive = str(location.options.get("inactive_tenants") or "refuse")
         if self._inactive not in ("refuse", "activate", "leave"):
             raise PlanError(
@@ -52,9 +54,14 @@ class Tenants:
     def covered(self) -> list[str]:
         """The tenants that the plan's side covers, sorted; those that it names, in any case."""
         wanted = sorted(self._known() if self._chosen is None else set(self._chosen))
-        if self._inactive == "leave":
+        if self._leaves:
             wanted = [each for each in wanted if self._known().get(each, _ACTIVE) == _ACTIVE]
         return wanted
+
+    @property
+    def _leaves(self) -> bool:
+        """Whether inactive tenants are as if they did not exist."""
+        return self._inactive == "leave" or (self._inactive == "activate" and not self._may_wake)
 
     def is_awake(self, tenant: str) -> bool:
         """Whether *tenant* can be read as it is; ``""`` stands for no tenants."""
@@ -70,7 +77,7 @@ class Tenants:
             return True
         with self._lock:
             state = self._known().get(tenant)
-            if state is None:
+            if state is None or (state != _ACTIVE and self._leaves):
                 return False
             if state != _ACTIVE:
                 self._wake(tenant, state)
@@ -124,13 +131,29 @@ class Tenants:
         key = f"{self._side}.inactive_tenants"
         match self._inactive:
             case "activate":
-                what += "; they are activated, and put back at the end"
+                what += "; a run activates them, and puts them back at the end"
+                if not self._may_wake:
+                    what += "; what they hold is not looked at before that"
                 hint = "allow the hazard activate-tenants"
                 return Finding(what, hint, Severity.WARNING, "activate-tenants")
             case "leave":
                 return Finding(f"{what}; they are not copied", "", Severity.WARNING, key)
         hint = f"write `{key}: activate`, or `leave` to copy the others"
         return Finding(f"{what}; they cannot be read so", hint, key=key)
+
+    @property
+    def woken(self) -> dict[str, str]:
+        """The tenants that are to be put back, with the state they had."""
+        with self._lock:
+            return dict(self._woken)
+
+    def take_over(self, woken: Mapping[str, str]) -> None:
+        """Put back these as well, as far as they are active still."""
+        if not woken:
+            return
+        with self._lock:
+            known = self._known()
+            self._woken |= {k: state for k, state in woken.items() if known.get(k) == _ACTIVE}
 
     def put_back(self) -> None:
         """Give the tenants that were activated the state they had."""

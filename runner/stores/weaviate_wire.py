@@ -22,6 +22,7 @@ from weaviate.proto.v1 import (
     base_pb2,
     batch_delete_pb2,
     batch_pb2,
+    health_weaviate_pb2,
     search_get_pb2,
     weaviate_pb2_grpc,
 )
@@ -161,7 +162,20 @@ class Wire:
         )
         self._channel = _channel(address)
         self._stub = weaviate_pb2_grpc.WeaviateStub(self._channel)  # type: ignore[no-untyped-call]
+        self._health = self._channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_weaviate_pb2.WeaviateHealthCheckRequest.SerializeToString,
+            response_deserializer=health_weaviate_pb2.WeaviateHealthCheckResponse.FromString,
+        )
         self._metadata = tuple(address.headers.items())
+
+    def check_grpc(self) -> None:
+        """See that gRPC answers too, which listens at a port of its own.
+
+        Raises:
+            TransientStoreError: Nothing listens there.
+        """
+        self._ask(self._health, health_weaviate_pb2.WeaviateHealthCheckRequest())
 
     def close(self) -> None:
         """End all connections; may be called twice."""

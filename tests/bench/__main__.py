@@ -1,5 +1,7 @@
 """``python -m tests.bench``: throughput of every pair as a share of its bare pipe, and memory.
 
+With ``--several`` records have a vector of each kind, and the pairs are those of Qdrant with
+itself and files.
 Prints a table and writes ``bench-results.json``.  All figures of a pair come from one
 run, its variants in turn, and are medians of the repetitions.
 """
@@ -19,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,11 +31,11 @@ from runner import jsonvalues, load_plan
 from runner.model import CollectionSpec, VectorSpec
 from runner.stores import open_store
 from runner.stores.base import Access, Connection, Location, Target
-from tests.bench import memory, pipes
+from tests.bench import kinds, memory, pipes
 from tests.servers import outside, postgres
 
 DIM = 384
-STORES = ["chroma", "pgvector", "faiss", "qdrant", "files"]
+STORES = ["chroma", "pgvector", "faiss", "qdrant", "pinecone", "weaviate", "files"]
 INDEX = {"pgvector": "none", "faiss": "flat"}
 """Building a graph would be most of the time, and is the library's own."""
 FEW = {"chroma": 20_000}
@@ -117,14 +120,34 @@ def make_parquet(path: Path, records: int) -> None:
             writer.write_table(table)
 
 
-class Bench:
-    """Sources that are filled once, and targets that are fresh each time."""
+@dataclass(frozen=True)
+class Servers:
+    """Where they are: a DSN, and the doubles."""
 
-    def __init__(self, folder: Path, dsn: str, qdrant: outside.QdrantAddress, records: int) -> None:
+    dsn: str
+    qdrant: outside.QdrantAddress
+    pinecone: outside.PineconeAddress
+    weaviate: dict[str, Any]
+
+
+class Bench:
+    """Sources that are filled once, and targets that are fresh each time.
+
+    Args:
+        folder: Where everything lies.
+        servers: The servers.
+        records: How many a pair moves.
+        several: Whether each has a vector of every kind.
+    """
+
+    def __init__(self, folder: Path, servers: Servers, records: int, *, several: bool) -> None:
         self.folder = folder
-        self.dsn = dsn
-        self.qdrant = qdrant
+        self.dsn = servers.dsn
+        self.qdrant = servers.qdrant
+        self.pinecone = servers.pinecone
+        self.weaviate = servers.weaviate
         self.records = records
+        self.several = several
         self._fresh = 0
 
     def count(self, target: str) -> int:
@@ -144,6 +167,15 @@ class Bench:
             case "qdrant":
                 options = {"url": self.qdrant.url, "collection": name}
                 return Location(store, options, Connection(grpc_host=self.qdrant.grpc_host), side)
+            case "pinecone":
+                options = {
+                    "control_host": self.pinecone.url,
+                    "api_key": self.pinecone.api_key,
+                    "index": name.replace("_", "-"),
+                    "requests_per_s": 100_000,  # what the client can do, not what one may ask
+                }
+            case "weaviate":
+                options = {**self.weaviate, "collection": name.capitalize()}
             case _:
                 options = {"path": str(self.folder / f"{name}.parquet")}
         if side == "target" and store in INDEX:
@@ -159,9 +191,28 @@ class Bench:
             seed = self.folder / f"seed_{records}.parquet"
             if not seed.exists():
                 make_parquet(seed, records)
+                if self.several:
+                    self._add_kinds(seed)
             self._fill(store, name, seed)
             done.touch()
         return location
+
+    def _add_kinds(self, seed: Path) -> None:
+        """Give the records of *seed* a vector of each kind."""
+        made = seed.with_suffix(".kinds.parquet")
+        origin, place = (Location("files", {"path": str(each)}) for each in (seed, made))
+        with (
+            open_store(origin, Access.READ, self.scratch("plain")) as source,
+            open_store(place, Access.WRITE, self.scratch("kinds")) as target,
+        ):
+            assert isinstance(target, Target)
+            wanted = CollectionSpec("bench", kinds.VECTORS, id_kind="uuid")
+            spec = target.propose(wanted, 0, 0).spec
+            target.create(spec)
+            for number, batch in enumerate(pipes.pages(source)):
+                target.write(kinds.with_every_kind(batch, number), fresh=True)
+            target.finish(spec)
+        made.replace(seed)
 
     def _fill(self, store: str, name: str, seed: Path) -> None:
         self._run(Location("files", {"path": str(seed)}), self.location(store, name, "target"))
@@ -200,7 +251,10 @@ class Bench:
             },
         }
         os.environ["BENCH_DSN"] = self.dsn
-        text = json.dumps(document).replace(json.dumps(self.dsn), '"${BENCH_DSN}"')
+        os.environ["BENCH_KEY"] = self.pinecone.api_key
+        text = json.dumps(document)
+        for secret, name in ((self.dsn, "BENCH_DSN"), (self.pinecone.api_key, "BENCH_KEY")):
+            text = text.replace(json.dumps(secret), f'"${{{name}}}"')
         (folder / "plan.yaml").write_text(text)
         result = load_plan(folder / "plan.yaml").run()
         assert result.verdict == "passed", result.checks
@@ -243,8 +297,8 @@ class Bench:
             )
 
         piped = [self._onto(target, place, threads(1)), self._onto(target, place, threads(2))]
-        # a process forked beside the threads of gRPC or Chroma would hang
-        if not {"chroma", "qdrant"} & {place.store, target}:
+        # a process forked beside the threads of gRPC, Chroma or Pinecone's calls would hang
+        if not {"chroma", "qdrant", "pinecone", "weaviate"} & {place.store, target}:
             piped.append(
                 self._onto(
                     target,
@@ -265,6 +319,12 @@ class Bench:
         )
         return write, pipes.digest_us(batches)
 
+    def packing(self, source: str) -> float:
+        """See `pipes.filled`, of what *source* holds."""
+        place = self.source(source, self.count("pinecone"))
+        with open_store(place, Access.READ, self.scratch("packing")) as store:
+            return pipes.filled([*pipes.pages(store)])
+
     def _onto(self, store: str, like: Location, act: Callable[[Target], float]) -> float:
         location = self.fresh(store)
         with open_store(like, Access.READ, self.scratch("like")) as source:
@@ -272,10 +332,12 @@ class Bench:
         assert wanted is not None
         with open_store(location, Access.WRITE, self.scratch("target")) as target:
             assert isinstance(target, Target)
-            vector = wanted.vector
             spec = CollectionSpec(
                 type(target).endpoint(location).collection,
-                {"": VectorSpec(vector.dim, vector.metric)},
+                {
+                    name: VectorSpec(each.dim, each.metric, each.kind)
+                    for name, each in wanted.vectors.items()
+                },
                 id_kind="uuid",
             )
             target.create(target.propose(spec, 0, 0).spec)
@@ -286,9 +348,14 @@ class Bench:
 
 
 @contextmanager
-def _servers() -> Iterator[tuple[str, outside.QdrantAddress]]:
-    with postgres.shared().database() as dsn, outside.qdrant() as double:
-        yield dsn, double
+def _servers() -> Iterator[Servers]:
+    with (
+        postgres.shared().database() as dsn,
+        outside.qdrant() as qdrant,
+        outside.pinecone("127.0.0.77") as pinecone,
+        outside.weaviate() as weaviate,
+    ):
+        yield Servers(dsn, qdrant, pinecone, weaviate)
 
 
 def _print(row: Row) -> None:
@@ -337,23 +404,34 @@ def main() -> int:
         help="numbers of records to compare the memory of; none for no comparison",
     )
     parser.add_argument("--output", type=Path, default=Path("bench-results.json"))
+    parser.add_argument("--several", action="store_true", help="a vector of each kind a record")
     options = parser.parse_args()
+    if options.several:
+        options.sources = [each for each in options.sources if each in kinds.STORES]
+        options.targets = [each for each in options.targets if each in kinds.STORES]
+        options.memory = []
     rows: list[Row] = []
     peaks: dict[int, int] = {}
+    packing: float | None = None
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="vmr-bench-"))
     try:
-        with _servers() as (dsn, qdrant):
-            bench = Bench(folder, dsn, qdrant, options.records)
+        with _servers() as servers:
+            bench = Bench(folder, servers, options.records, several=options.several)
             for source in options.sources:
                 for target in options.targets:
+                    if options.several and source == target == "files":
+                        continue  # its pipe of two processes passes on dense vectors only
                     for read_back in (False, True):
                         row = bench.pair(
                             source, target, read_back=read_back, repetitions=options.repetitions
                         )
                         rows.append(row)
                         _print(row)
-            os.environ["BENCH_DSN"] = dsn
+            if "pinecone" in options.targets:
+                packing = bench.packing(options.sources[0])
+                print(f"pinecone: full requests hold {packing:.1%} of the 2 MB that they may")
+            os.environ["BENCH_DSN"] = servers.dsn
             for records in options.memory:
                 table = bench.source("pgvector", records)
                 peaks[records] = memory.peak_bytes(table, folder, records)
@@ -370,6 +448,7 @@ def main() -> int:
                 "seconds": round(time.monotonic() - began),
                 "rows": [asdict(row) for row in rows],
                 "peak_bytes": peaks,
+                "pinecone_packing": packing,
             },
             indent=2,
         )

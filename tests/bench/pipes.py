@@ -18,7 +18,7 @@ from pathlib import Path
 from runner.checks.digest import record_digests
 from runner.copy.pipeline import prompt_switches
 from runner.model import Batch, BatchSize
-from runner.stores import open_store
+from runner.stores import open_store, pinecone_packing
 from runner.stores.base import Access, Location, Source, Target
 
 BATCH = BatchSize(1000)
@@ -135,6 +135,22 @@ def digest_us(batches: list[Batch]) -> float:
     for batch in batches:
         record_digests(batch)
     return (time.perf_counter() - began) * 1e6 / sum(map(len, batches))
+
+
+def filled(batches: list[Batch]) -> float:
+    """How full Pinecone's full requests are, as a share of the 2 MB that one may have.
+
+    Full are those that another one of the same batch follows.
+    """
+    layout = pinecone_packing.Layout(batches[0].vector.shape[1])
+    sizes: list[int] = []
+    for batch in batches:
+        records, refused = pinecone_packing.sealed(batch, layout)
+        assert not refused
+        requests = [*pinecone_packing.packed(records, "")]
+        sizes += [sum(each.size_bytes for each in request) for request in requests[:-1]]
+    assert sizes, "the batches are too small to fill a request"
+    return sum(sizes) / len(sizes) / pinecone_packing.REQUEST_BYTES
 
 
 def quietly(function: Callable[[], float]) -> float:

@@ -53,7 +53,10 @@ def test_documents_and_metadata_lie_where_the_library_looks(
         assert metadata.keys() <= (each[above] if above else each).keys()
 
 
-COLUMNS = {"langchain": {"langchain_id", "content", "embedding", "langchain_metadata"}}
+COLUMNS = {
+    "langchain": {"langchain_id", "content", "embedding", "langchain_metadata"},
+    "llama_index": {"id", "node_id", "text", "embedding", "metadata_"},
+}
 
 
 @pytest.mark.parametrize("layout", COLUMNS)

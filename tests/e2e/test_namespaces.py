@@ -310,3 +310,70 @@ def test_a_record_lost_from_one_namespace_is_named_with_it(places: Places) -> No
     result = load_plan(path).verify()
     assert result.verdict is Verdict.FAILED
     assert check(result, "ids").failures == ('"doc-00007" in namespace "acme": missing',)
+
+
+# --- shard keys of Qdrant ----------------------------------------------------------------
+
+
+def shards(served: Places, name: str) -> dict[str, Any]:
+    return {**served.options("qdrant-double", name), "sharding_method": "custom"}
+
+
+def test_namespaces_become_shard_keys_and_come_back(served: Places) -> None:
+    sent = tenants("acme", "globex", kind="uuid")
+    fill(served, at("sent"), sent)
+    there = shards(served, "sharded")
+    result = move(served, at("sent"), there)
+    assert check(result, "ids").summary == "0 missing · 0 extra in 2 namespaces"
+    source = served.options("qdrant-double", "sharded")
+    with served.opened(source) as store:
+        assert sorted(store.namespaces()) == ["acme", "globex"]
+        assert store.count() == sum(map(len, sent))
+        for batch in sent:
+            found = store.fetch(batch.ids, namespace=batch.namespace)
+            assert found.documents == batch.documents
+    move(served, source, at("back"))
+    assert served.digest(at("back")) == served.digest(at("sent"))
+    again = shards(served, "sharded_again")
+    move(served, source, again)
+    assert served.digest(again) == served.digest(there)
+
+
+def test_shard_keys_need_a_word_and_a_namespace_for_every_record(served: Places) -> None:
+    fill(served, at("sent"), tenants("acme", "globex", kind="uuid"))
+    plain = served.options("qdrant-double", "unsharded")
+    with pytest.raises(CapabilityError, match="2 namespaces"):
+        load_plan(served.plan(at("sent"), plain)).run()
+    fill(served, at("both"), tenants("", "acme", kind="uuid"))
+    plan = load_plan(served.plan(at("both"), shards(served, "unsharded")))
+    with pytest.raises(CapabilityError, match="some records have no namespace"):
+        plan.run()
+    with served.opened(plain) as store:
+        assert store.describe() is None
+
+
+def test_shard_keys_can_become_a_field_and_shard_keys_again(served: Places) -> None:
+    sent = tenants("acme", "globex", apart=False, kind="uuid")
+    fill(served, at("sent"), sent)
+    there, field = shards(served, "to_field"), served.options("qdrant-edge", "in_field")
+    move(served, at("sent"), there)
+    move(served, served.options("qdrant-double", "to_field"), field, namespace_to=FIELD)
+    again = shards(served, "from_field")
+    move(served, field, again)
+    assert served.digest(again) == served.digest(there)
+
+
+def test_a_run_into_shard_keys_is_taken_back(served: Places) -> None:
+    mine = tenants("acme", "initech", kind="uuid")
+    there = shards(served, "taken_back")
+    fill(served, at("mine"), mine)
+    move(served, at("mine"), there)
+    others = [records(9, seed=7, kind="uuid").with_(namespace="acme")]
+    others[0] = others[0].with_(ids=[uuid_for(f"other {row}") for row in range(9)])
+    fill(served, at("others"), others)
+    plan = load_plan(served.plan(at("others"), {**there, "if_exists": "append"}))
+    before = served.digest(there)
+    assert plan.run().verdict is Verdict.PASSED
+    assert served.digest(there) != before
+    plan.rollback(confirmed=True)
+    assert served.digest(there) == before

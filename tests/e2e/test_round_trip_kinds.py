@@ -56,10 +56,8 @@ def of_every_kind(one: Capabilities, other: Capabilities) -> tuple[CollectionSpe
     if one.sparse_vectors and other.sparse_vectors:
         words = "words" if named else SPARSE_VECTOR
         specs[words] = VectorSpec(0, Metric.DOT, VectorKind.SPARSE)
-        most = np.uint32(min(one.sparse.below, other.sparse.below) - 1)
-        column: list[SparseVector | None] = [
-            SparseVector(np.minimum(each.indices, most), each.values) for each in make_sparse(COUNT)
-        ]
+        dims = [each.max_sparse_dim for each in (one, other) if each.max_sparse_dim is not None]
+        column: list[SparseVector | None] = list(make_sparse(COUNT, dim=min(dims, default=None)))
         if lack:
             column[7] = None
         batch = batch.with_(sparse={words: column})

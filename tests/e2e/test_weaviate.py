@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from runner.model import Batch, CollectionSpec, FilterKind, Metadata, VectorSpec
 from runner.results import RunResult, Verdict
 from runner.stores.base import Access
 from runner.stores.weaviate import WeaviateStore
+from runner.stores.weaviate_tenants import Tenants
+from runner.stores.weaviate_wire import Wire
 from tests.e2e.places import DIM, Places, records
 
 COUNT = 30
@@ -158,7 +161,7 @@ def test_tenants_are_added_to_those_of_a_collection_that_is_there(served: Places
 
 
 def test_inactive_tenants_are_refused_or_activated_by_permission_and_put_back(
-    served: Places,
+    served: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent = fill(served, "TenantsAsleep", tenants("acme", "globex"))
     sleep(served, sent, "globex")
@@ -170,9 +173,60 @@ def test_inactive_tenants_are_refused_or_activated_by_permission_and_put_back(
     with pytest.raises(HazardError, match="activate-tenants"):
         load_plan(served.plan(waking, there)).run()
     assert states(served, sent) == {"acme": "ACTIVE", "globex": "INACTIVE"}
+    woken: list[Any] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(Wire, "set_tenants", lambda *given: woken.append(given))
+        plan = load_plan(served.plan(waking, there, "dry", allow=["activate-tenants"]))
+        assert plan.dry_run().source.records == COUNT
+        assert plan.inspect().exit_code == 0
+        with pytest.raises(HazardError):
+            load_plan(served.plan(waking, there)).run()
+    assert woken == []
     result = move(served, waking, there, allow=["activate-tenants"])
+    assert load_plan(served.folder / "weaviate-weaviate.yaml").verify().verdict is Verdict.PASSED
     assert result.records == 2 * COUNT + 1
     assert states(served, sent) == {"acme": "ACTIVE", "globex": "INACTIVE"}
+
+
+@pytest.mark.parametrize("act", ["resume", "rollback"])
+def test_tenants_that_a_killed_run_activated_are_put_back_by_what_comes_after(
+    served: Places, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    """On both sides: the journal knows what they were."""
+    sent = fill(served, "TenantsKilled", tenants("acme", "globex"))
+    mine = records(5, seed=9, kind="uuid")
+    mine = mine.with_(ids=[str(uuid.uuid4()) for _ in mine.ids], namespace="globex")
+    there = fill(served, "TenantsKilledThere", [mine])
+    before = {"globex": "INACTIVE"}
+    for place in (sent, there):
+        sleep(served, place, "globex")
+    path = served.plan(
+        {**sent, "inactive_tenants": "activate"},
+        {**there, "inactive_tenants": "activate", "if_exists": "append"},
+        batch_size=11,
+        workers=1,
+        allow=["activate-tenants"],
+    )
+    write, left = WeaviateStore.write, iter([True] * 4)
+
+    def write_some(self: WeaviateStore, batch: Batch, *, fresh: bool = False) -> None:
+        if not next(left, False):
+            raise StoreError("killed")
+        write(self, batch, fresh=fresh)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(WeaviateStore, "write", write_some)
+        patched.setattr(Tenants, "put_back", lambda self: None)
+        with pytest.raises(StoreError, match="killed"):
+            load_plan(path).run()
+    for place in (sent, there):
+        assert states(served, place)["globex"] == "ACTIVE"
+    if act == "resume":
+        assert load_plan(path).resume().verdict is Verdict.PASSED
+    else:
+        load_plan(path).rollback(confirmed=True)
+    for place in (sent, there):
+        assert states(served, place) == {**states(served, place), **before}
 
 
 def test_inactive_tenants_that_are_left_are_named(served: Places) -> None:

@@ -25,7 +25,7 @@ WARM = (
     "runner.stores.files", "pyarrow.compute", "numpy.random", "runner.stores.pgvector",
     "runner.stores.faiss", "runner.stores.qdrant_grpc", "runner.stores.qdrant_rest",
     "runner.stores.qdrant_edge", "runner.stores.chroma_engine", "runner.stores.chroma_http",
-    "chromadb.api.rust", "runner.stores.pinecone",
+    "chromadb.api.rust", "runner.stores.pinecone", "runner.stores.weaviate",
 )  # fmt: skip
 """What a migration imports sooner or later."""
 

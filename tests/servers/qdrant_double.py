@@ -321,7 +321,8 @@ class Health(qdrant.QdrantServicer):
     def __init__(self, state: State) -> None:
         self.state = state
 
-    def HealthCheck(self, request: Any, context: Any) -> Any:
+    @call
+    def HealthCheck(self, request: Any) -> Any:
         return qdrant.HealthCheckReply(title="qdrant double", version=self.state.version)
 
 
@@ -482,6 +483,10 @@ class Rest(BaseHTTPRequestHandler):
         raw = self.rfile.read(int(self.headers.get("content-length") or 0))
         url = urlsplit(self.path)
         parts = [unquote(part) for part in url.path.strip("/").split("/")]
+        if parts == [""] and self.state.throttle:
+            self.state.throttle -= 1
+            self._answer(429, {"status": {"error": "rate limit"}})
+            return
         if parts == [""]:
             self._answer(200, {"title": "qdrant double", "version": self.state.version})
             return

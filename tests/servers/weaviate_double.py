@@ -24,6 +24,7 @@ import re
 import sys
 import threading
 import uuid
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,12 +35,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import grpc
 import numpy as np
-from google.protobuf.json_format import MessageToDict
 from weaviate.proto.v1 import (
     aggregate_pb2,
     base_pb2,
     batch_delete_pb2,
     batch_pb2,
+    health_weaviate_pb2,
     properties_pb2,
     search_get_pb2,
     weaviate_pb2_grpc,
@@ -84,6 +85,26 @@ class Class:
     tenants: dict[str, str] = field(default_factory=dict)
     objects: dict[str, dict[str, Object]] = field(default_factory=dict)
     dims: dict[str, int] = field(default_factory=dict)
+    _ordered: dict[str, list[str]] = field(default_factory=dict)
+
+    def put(self, tenant: str, record_id: str, found: Object) -> None:
+        objects = self.of(tenant)
+        if record_id not in objects:
+            self._ordered.pop(tenant, None)
+        objects[record_id] = found
+
+    def remove(self, tenant: str, ids: list[str]) -> None:
+        objects = self.of(tenant)
+        self._ordered.pop(tenant, None)
+        for each in ids:
+            del objects[each]
+
+    def ordered(self, tenant: str) -> list[str]:
+        """The ids of a tenant's objects, ascending."""
+        objects = self.of(tenant)
+        if tenant not in self._ordered:
+            self._ordered[tenant] = sorted(objects)
+        return self._ordered[tenant]
 
     @property
     def has_tenants(self) -> bool:
@@ -234,7 +255,7 @@ class State:
 
     def write(self, collection: str, tenant: str, record_id: str, found: Object) -> None:
         there = self.get(collection)
-        objects = there.of(tenant)
+        there.of(tenant)
         if there.settings.get("vectorConfig") is None:
             unknown = found.vectors.keys() - {""}
         else:
@@ -253,7 +274,7 @@ class State:
             lowered(key): typed(properties.get(lowered(key)), key, value)
             for key, value in found.properties.items()
         }
-        objects[str(uuid.UUID(record_id))] = found
+        there.put(tenant, str(uuid.UUID(record_id)), found)
 
 
 # Values
@@ -327,10 +348,26 @@ def instant(value: str, wrong: WrongError) -> str:
     return match[1] + fraction + ("Z" if match[3] in ("Z", "+00:00", "-00:00") else match[3])
 
 
+def plain(value: Any) -> Any:
+    """A value of a struct."""
+    match value.WhichOneof("kind"):
+        case "null_value" | None:
+            return None
+        case "struct_value":
+            return {key: plain(each) for key, each in value.struct_value.fields.items()}
+        case "list_value":
+            return [plain(each) for each in value.list_value.values]
+        case kind:
+            return getattr(value, kind)
+
+
 def sent(found: Any) -> dict[str, Any]:
     """The properties of a message, as plain values; nulls are left out."""
-    struct = MessageToDict(found.non_ref_properties)
-    values = {key: each for key, each in struct.items() if each is not None}
+    values = {
+        key: one
+        for key, each in found.non_ref_properties.fields.items()
+        if (one := plain(each)) is not None
+    }
     for each in found.number_array_properties:
         packed = np.frombuffer(each.values_bytes, "<f8").tolist()
         values[each.prop_name] = packed or list(each.values)
@@ -436,6 +473,18 @@ def call(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
     return serve
 
 
+_HEALTH = grpc.method_handlers_generic_handler(
+    "grpc.health.v1.Health",
+    {
+        "Check": grpc.unary_unary_rpc_method_handler(
+            lambda request, context: health_weaviate_pb2.WeaviateHealthCheckResponse(status=1),
+            health_weaviate_pb2.WeaviateHealthCheckRequest.FromString,
+            health_weaviate_pb2.WeaviateHealthCheckResponse.SerializeToString,
+        )
+    },
+)
+
+
 class Calls(weaviate_pb2_grpc.WeaviateServicer):
     def __init__(self, state: State) -> None:
         self.state = state
@@ -462,8 +511,7 @@ class Calls(weaviate_pb2_grpc.WeaviateServicer):
         gone = list(matching(request.filters, there, objects))
         if len(gone) > MOST_RESULTS:
             raise WrongError("too many objects match")
-        for each in gone:
-            del objects[each]
+        there.remove(request.tenant, gone)
         return batch_delete_pb2.BatchDeleteReply(matches=len(gone), successful=len(gone))
 
     @call
@@ -478,14 +526,18 @@ class Calls(weaviate_pb2_grpc.WeaviateServicer):
         objects = there.of(request.tenant)
         if request.limit > MOST_RESULTS:
             raise WrongError(f"query maximum results exceeded: {request.limit}")
-        wanted = sorted(matching(request.filters, there, objects))
+        if request.HasField("filters"):
+            wanted = sorted(matching(request.filters, there, objects))
+        else:
+            wanted = there.ordered(request.tenant)
         if request.HasField("near_vector"):
             found = nearest(there, request, {each: objects[each] for each in wanted})
             return search_get_pb2.SearchReply(
                 results=[result(there, request, each, objects[each], far) for each, far in found]
             )
         after = str(uuid.UUID(request.after)) if request.after else ""
-        page = [each for each in wanted if each > after][: request.limit or 10]
+        start = bisect_right(wanted, after)
+        page = wanted[start : start + (request.limit or 10)]
         return search_get_pb2.SearchReply(
             results=[result(there, request, each, objects[each]) for each in page]
         )
@@ -494,9 +546,6 @@ class Calls(weaviate_pb2_grpc.WeaviateServicer):
 def matching(filters: Any, there: Class, objects: Mapping[str, Object]) -> Iterator[str]:
     """The ids of what a filter lets through."""
     kind = base_pb2.Filters
-    if filters.operator == kind.OPERATOR_UNSPECIFIED:
-        yield from objects
-        return
     if filters.operator == kind.OPERATOR_AND:
         sets = [set(matching(each, there, objects)) for each in filters.filters]
         yield from set.intersection(*sets)
@@ -707,6 +756,7 @@ class WeaviateDouble:
             ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", 104_858_000)]
         )
         weaviate_pb2_grpc.add_WeaviateServicer_to_server(Calls(self.state), self._grpc)
+        self._grpc.add_generic_rpc_handlers((_HEALTH,))
         self.url = f"http://{host}:{self._http.server_port}"
         self.grpc_port = self._grpc.add_insecure_port(f"{host}:0")
         self._thread = threading.Thread(

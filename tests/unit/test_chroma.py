@@ -11,6 +11,7 @@ import uuid
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ from tests.servers.fault_proxy import FaultProxy
 from tests.servers.http_proxy import HttpProxy
 from tests.servers.tls import Authority, TlsProxy
 
+OPENAI = {"type": "known", "name": "openai", "config": {"model_name": "m"}}
 OLD_FOLDER = Path(__file__).parents[1] / "data" / "chroma-0.6.3.zip"
 
 HOLDS_A_FOLDER_OPEN = """
@@ -472,16 +474,50 @@ def test_what_a_collection_is_comes_along(target: ChromaStore) -> None:
     assert found.extra == wanted.extra
 
 
-def test_an_embedding_function_is_named_or_carried(target: ChromaStore) -> None:
-    function = {"type": "known", "name": "openai", "config": {"model_name": "m"}}
+def test_an_embedding_function_is_carried_and_asked_for_nothing(target: ChromaStore) -> None:
+    """It would need a key and a package, if anybody built it."""
+    function = OPENAI
     proposal = target.propose(spec(embedding_function=function), 10, 1000)
     target.create(proposal.spec)
     target.write(make_batch(2))
     found = target.describe()
     assert found is not None
-    carried = found.extra.get("embedding_function") == function
-    noted = any("'openai'" in each.what for each in proposal.findings)
-    assert carried != noted
+    assert found.extra == {"embedding_function": function}
+    source = replace(target.location, side="source")
+    with ChromaStore(source, Access.READ, target.scratch) as reading:
+        assert reading.describe() == found
+        (remark,) = (each for each in reading.findings() if each.key == "source.collection")
+    assert "the embedding function openai (m)" in remark.what
+    assert remark.severity is Severity.NOTE
+
+
+OFF = {"string": {"string_inverted_index": {"enabled": False, "config": {}}}}
+TEXTS_OFF = {"string": {"fts_index": {"enabled": False, "config": {}}}}
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"hnsw": {"sync_threshold": 500, "resize_factor": 1.5}},
+        {"indexes": {"body": OFF}, "embedding_function": OPENAI},
+        {"indexes": {"#document": {"string": {**TEXTS_OFF["string"], **OFF["string"]}}}},
+        {"index_defaults": {"int": {"int_inverted_index": {"enabled": False, "config": {}}}}},
+    ],
+)
+def test_settings_of_index_and_keys_are_carried(target: ChromaStore, extra: dict[str, Any]) -> None:
+    """Whether the source says them in its configuration or in its schema."""
+    wanted = CollectionSpec(
+        "elsewhere",
+        {"": VectorSpec(8, Metric.DOT)},
+        index=IndexSpec("hnsw", {"m": 24, "ef_construction": 90, "ef_search": 70}),
+        extra=extra,
+    )
+    target.create(target.propose(wanted, 10, 1000).spec)
+    target.write(make_batch(5))
+    found = target.describe()
+    assert found is not None
+    assert (found.vector.metric, found.index) == (Metric.DOT, wanted.index)
+    assert found.extra == extra
 
 
 @pytest.mark.parametrize("name", ["ab", "-abc", "a b c", "x" * 513, "ends-"])

@@ -20,7 +20,6 @@ from runner.model import (
     Metadata,
     Metric,
     Outcome,
-    SparseRule,
     SparseVector,
     VectorKind,
     VectorSpec,
@@ -246,6 +245,47 @@ def test_a_vector_longer_or_shorter_than_the_target_keeps_is_refused():
     assert not fitting(OPEN).fit(given_batch).misfits
 
 
+@pytest.mark.parametrize(
+    ("indices", "values", "dim", "reason"),
+    [
+        ([1, 99], [1, 1], 0, ""),
+        ([1, 100], [1, 1], 0, "has index 100, the target takes those below 100"),
+        ([1, 50], [1, 1], 50, "has index 50, the target takes those below 50"),
+        ([1, 49], [1, 1], 50, ""),
+        ([1, 2, 3], [1, 1, 1], 0, "has 3 components, the target takes 2"),
+        ([1, 2], [1, 0], 0, "holds a component that is 0, which the target refuses"),
+        ([], [], 0, "is empty, which the target refuses"),
+    ],
+)
+def test_sparse_vectors_beyond_what_the_target_takes_are_set_aside(indices, values, dim, reason):
+    limited = Capabilities(
+        ids=IdRule(),
+        metrics={},
+        max_sparse_dim=100,
+        max_sparse_components=2,
+        sparse_zeros=False,
+        sparse_empty=False,
+        missing_vector=True,
+    )
+    vector = SparseVector(np.uint32(indices), np.float32(values))
+    given_batch = batch({}, {}).with_(sparse={"words": [vector, None]})
+    spec = {"words": VectorSpec(dim, Metric.DOT, VectorKind.SPARSE)}
+    fitted = Fitting(limited, spec).fit(given_batch)
+    assert reasons(fitted) == ([f"sparse vector words {reason}"] if reason else [])
+    assert not Fitting(OPEN, spec).fit(given_batch.take([0])).misfits
+
+
+@pytest.mark.parametrize(
+    ("dtype", "good", "bad", "why"),
+    [("bit", 1, 0.5, "keeps bits"), ("float16", 65_519, 65_520, "infinite as float16")],
+)
+def test_components_that_the_type_of_the_target_cannot_be_are_set_aside(dtype, good, bad, why):
+    spec = {"": VectorSpec(2, Metric.L2, dtype=dtype)}
+    fitted = Fitting(OPEN, spec).fit(batch({}, {}, {}, vectors=[[0, good], [bad, 0], [0, 0]]))
+    assert [each.row for each in fitted.misfits] == [1]
+    assert why in fitted.misfits[0].reason
+
+
 def test_doubles_that_the_store_moves_are_counted():
     moves = Capabilities(ids=IdRule(), metrics={}, double_ulp=4)
     fitted = fitting(moves).fit(batch({"a": 0.1, "b": 2.0}))
@@ -279,17 +319,6 @@ def test_sparse_and_multi_vectors_are_judged_as_dense_ones_are():
     assert [each.reason for each in fitted.misfits] == [
         "multi-vector m is missing, which the target refuses",
         "multi-vector m has 3 components, expected 2",
-    ]
-    rule = SparseRule(9, zeros=False, empty=False)
-    some = Fitting(replace(OPEN, sparse=rule), {"": VectorSpec(2)})
-    column = [
-        SparseVector(np.array(indices, np.uint32), np.array(values, np.float32))
-        for indices, values in (([8], [1]), ([3, 9], [1, 2]), ([3], [0]), ([], []))
-    ]
-    assert reasons(some.fit(batch({}, {}, {}, {}).with_(sparse={"s": column}))) == [
-        "sparse vector s has index 9, the target holds those below 9",
-        "sparse vector s holds a 0 of its own, for which the target has no place",
-        "sparse vector s is empty, which the target refuses",
     ]
     lax = Fitting(replace(OPEN, missing_vector=True), {"": VectorSpec(2)}).fit(found)
     assert [each.reason for each in lax.misfits] == ["sparse vector s holds NaN or infinity"]

@@ -523,6 +523,7 @@ def test_types_of_columns_are_carried_from_table_to_table(open_store: Open, sql:
                 "WHERE attrelid = 'u'::regclass AND attnum > 3")  # fmt: skip
     assert dict(types) == {
         "a": "vector(2)", "b": "halfvec(3)", "s": "sparsevec(40000)", "h": "bit(10)",
+        "lang": "text",
     }  # fmt: skip
     came = open_store(table="u").fetch([1])
     assert not differences(batch, came, target.capabilities, dict(found.vectors))

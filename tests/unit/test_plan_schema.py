@@ -24,6 +24,7 @@ ENVIRONMENT = {
     "PG_PASSWORD": "s3cret",
     "QDRANT_KEY": "12345",
     "WEAVIATE_KEY": "w3aviate-k3y",
+    "PINECONE_API_KEY": "p1necone-k3y",
     "GRPC_PORT": "50052",
     "TOKEN": "t0ken-t0ken",
 }

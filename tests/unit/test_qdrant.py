@@ -337,6 +337,12 @@ def test_throttling_is_transient_and_says_for_how_long(double, tmp_path, transpo
             target.write(records(3))
         assert caught.value.retry_after_s == 7
         target.write(records(3))
+        double.state.throttle = 1
+        with (
+            opened(double, tmp_path, transport=transport) as anew,
+            pytest.raises(TransientStoreError),
+        ):
+            anew._wire.version()
         double.state.throttle, double.state.retry_after = 1, None
         with pytest.raises(TransientStoreError) as caught:
             target.count()
@@ -703,8 +709,8 @@ def test_what_a_datatype_loses_is_declared(double, tmp_path):
     assert fidelity("Dot", "float32") is Fidelity.EXACT
     assert fidelity("Dot", "float16") is Fidelity.ROUNDED
     assert fidelity("Cosine", "float16") is Fidelity.NORMALISED
-    assert fidelity("Dot", "uint8") is Fidelity.ROUNDED
-    assert fidelity("Cosine", "uint8") is Fidelity.ROUNDED
+    assert fidelity("Dot", "uint8") is Fidelity.EXACT
+    assert fidelity("Cosine", "uint8") is Fidelity.EXACT
     assert fidelity("Dot", "turbo4") is Fidelity.QUANTISED
 
 
@@ -1012,7 +1018,9 @@ def test_a_collection_without_shard_keys_has_no_namespaces(double, tmp_path, tra
 
 
 def test_values_that_a_data_type_cannot_hold_are_refused_and_the_others_are_kept(double, tmp_path):
-    for dtype, good, bad in (("float16", 60_000, 70_000), ("uint8", 255, 256)):
+    for dtype, good, bad in (
+        ("float16", 60_000, 70_000), ("uint8", 255, 256), ("uint8", 0, 0.5), ("uint8", 7, -1),
+    ):  # fmt: skip
         double.state.collections.clear()
         double.state.create("docs", {"size": 2, "distance": "Dot", "datatype": dtype}, {})
         batch = records(2, dim=2).with_(vectors={"": np.array([[good, 1], [bad, 1]], np.float32)})
@@ -1021,6 +1029,8 @@ def test_values_that_a_data_type_cannot_hold_are_refused_and_the_others_are_kept
                 target.write(batch)
             assert set(caught.value.failed) == {1}
             assert target.fetch([0, 1]).vector.tolist() == [[good, 1]]
+            warned = [each.what for each in target.append_findings()]
+            assert len(warned) == (dtype == "uint8")
 
 
 def test_a_proposal_names_vectors_that_cannot_be_made_so(double, tmp_path):

@@ -32,7 +32,8 @@ def opened(
 ) -> WeaviateStore:
     side = "target" if access is Access.WRITE else "source"
     connection = more.pop("connection", Connection())
-    location = Location("weaviate", {**options, **more}, connection, side)
+    touch = more.pop("touch", False)
+    location = Location("weaviate", {**options, **more}, connection, side, touch)
     return WeaviateStore(location, access, tmp_path)
 
 

@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 from weaviate.proto.v1 import base_pb2
 
-from runner.errors import (
-    StoreError,
-)
+from runner.errors import StoreError
 from runner.model import (
     Batch,
     BatchSize,

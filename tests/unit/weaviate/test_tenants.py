@@ -7,12 +7,8 @@ from typing import Any
 
 import pytest
 
-from runner.errors import (
-    StoreError,
-)
-from runner.model import (
-    Severity,
-)
+from runner.errors import StoreError
+from runner.model import Severity
 from runner.stores.base import Access
 from tests.servers.weaviate_double import WeaviateDouble
 from tests.unit.weaviate.places import UUIDS, batch, ids_of, made, opened
@@ -44,8 +40,21 @@ def test_an_inactive_tenant_is_refused(tenants: Any, tmp_path: Path) -> None:
     assert states(tenants, tmp_path) == {"a": "ACTIVE", "b": "INACTIVE", "c": "ACTIVE"}
 
 
-def test_an_inactive_tenant_is_activated_and_put_back(tenants: Any, tmp_path: Path) -> None:
+def test_an_inactive_tenant_is_not_activated_by_a_look(tenants: Any, tmp_path: Path) -> None:
+    """What a dry run sees is the others, and a word on this one."""
     with opened(tenants, tmp_path, Access.READ, inactive_tenants="activate") as store:
+        (found,) = store.findings()
+        assert found.key == "activate-tenants"
+        assert "a run activates them" in found.what
+        assert "not looked at before that" in found.what
+        assert (store.namespaces(), store.count()) == (["a", "c"], 10)
+        assert len(store.fetch(UUIDS[10:15], namespace="b")) == 0
+        assert ids_of(store, "b") == []
+        assert states(tenants, tmp_path) == {"a": "ACTIVE", "b": "INACTIVE", "c": "ACTIVE"}
+
+
+def test_an_inactive_tenant_is_activated_and_put_back(tenants: Any, tmp_path: Path) -> None:
+    with opened(tenants, tmp_path, Access.READ, touch=True, inactive_tenants="activate") as store:
         (found,) = store.findings()
         assert found.key == "activate-tenants"
         assert states(tenants, tmp_path)["b"] == "INACTIVE"
@@ -68,7 +77,8 @@ def test_an_offloaded_tenant_is_loaded_and_put_back(double: WeaviateDouble, tmp_
             pytest.raises(StoreError, match="tenant a of Offloaded is offloaded"),
         ):
             source.count()
-        with opened(where, tmp_path, Access.READ, inactive_tenants="activate") as source:
+        waking = {**where, "inactive_tenants": "activate"}
+        with opened(waking, tmp_path, Access.READ, touch=True) as source:
             assert source.count() == 5
         assert states(where, tmp_path) == {"a": "OFFLOADED"}
         store.drop()

@@ -20,9 +20,7 @@ from runner.errors import (
     StoreError,
     TransientStoreError,
 )
-from runner.model import (
-    Select,
-)
+from runner.model import Select
 from runner.stores.base import Access, Connection, Location
 from runner.stores.weaviate import WeaviateStore
 from runner.stores.weaviate_wire import Address
@@ -59,6 +57,17 @@ def test_nobody_listening_is_a_failure_that_may_pass(tmp_path: Path, options: An
         pytest.raises(TransientStoreError) as caught,
     ):
         store.count()
+    assert "grpc_port" in caught.value.hint
+
+
+def test_a_look_at_the_server_asks_both_of_its_ports(tmp_path: Path, options: Any) -> None:
+    with opened(options, tmp_path) as store:
+        assert store.findings() == []
+    with (
+        opened(options, tmp_path, grpc_port=9) as store,
+        pytest.raises(TransientStoreError, match="refused") as caught,
+    ):
+        store.findings()
     assert "grpc_port" in caught.value.hint
 
 
@@ -194,6 +203,7 @@ def test_a_plain_connection_elsewhere_is_the_hazard(
     location = Location("weaviate", {"url": "http://elsewhere.example", "collection": "Docs"})
     with WeaviateStore(location, Access.READ, tmp_path) as store:
         monkeypatch.setattr(store._wire, "collection", lambda name: None)
+        monkeypatch.setattr(store._wire, "check_grpc", lambda: None)
         (found,) = store.findings()
     assert found.key == "insecure-connection"
 

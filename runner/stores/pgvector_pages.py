@@ -1,0 +1,62 @@
+"""Chunks, of the size that a message carries, as pages of the size that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from runner.model import Batch, BatchSize, Metadata, Page
+
+__all__ = ["pages"]
+
+
+def pages(chunks: Iterator[Batch], batch_size: BatchSize) -> Iterator[Page]:
+    """Chunks of any size as pages of at most *batch_size*."""
+    held: list[Batch] = []
+    records = size = 0
+    for chunk in chunks:
+        ends = np.cumsum(chunk.record_bytes()) if batch_size.bytes is not None else None
+        start = 0
+        while start < len(chunk):
+            stop = min(len(chunk), start + batch_size.records - records)
+            begins = int(ends[start - 1]) if ends is not None and start else 0
+            if ends is not None and batch_size.bytes is not None:
+                fitting = int(np.searchsorted(ends, begins + batch_size.bytes - size, "right"))
+                # A record that is larger than a page comes alone.
+                stop = max(min(stop, fitting), start if held else start + 1)
+            if stop > start:
+                held.append(chunk.take(range(start, stop)) if stop - start < len(chunk) else chunk)
+                records += stop - start
+                size += int(ends[stop - 1]) - begins if ends is not None else 0
+            if records == batch_size.records or stop < len(chunk):
+                yield _page(held)
+                held, records, size = [], 0, 0
+            start = stop
+    if held:
+        yield _page(held)
+
+
+def _page(parts: list[Batch]) -> Page:
+    batch = _joined(parts) if len(parts) > 1 else parts[0]
+    return Page(batch, str(batch.ids[-1]))
+
+
+def _joined(parts: list[Batch]) -> Batch:
+    names = parts[0].vectors
+    masked = {name for part in parts for name in part.present}
+    return Batch(
+        ids=[each for part in parts for each in part.ids],
+        vectors={name: np.concatenate([part.vectors[name] for part in parts]) for name in names},
+        documents=[each for part in parts for each in part.documents],
+        metadata=Metadata(texts=[each for part in parts for each in part.metadata.texts()]),
+        present={
+            name: np.concatenate(
+                [part.present.get(name, np.ones(len(part), np.bool_)) for part in parts]
+            )
+            for name in masked
+        },
+        sparse={
+            name: [each for part in parts for each in part.sparse[name]] for name in parts[0].sparse
+        },
+    )
