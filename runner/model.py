@@ -728,6 +728,7 @@ class Capabilities:
         max_sparse_components: Most components of a sparse vector that are there; None for no
             limit.
         sparse_zeros: Whether one of those may be 0.
+        sparse_empty: Whether a sparse vector may have no components that are there.
         metrics: Metric → how a vector comes back under it; a missing metric is not offered.
         tolerance: Largest absolute error of a component, for vectors of length 1, where the
             fidelity is not exact.
@@ -765,6 +766,7 @@ class Capabilities:
     max_sparse_dim: int | None = None
     max_sparse_components: int | None = None
     sparse_zeros: bool = True
+    sparse_empty: bool = True
     tolerance: float = 0.0
     zero_vector: bool = True
     zero_vector_ever: bool = True
