@@ -169,14 +169,19 @@ class Several:
         for plan in self.plans:
             with self._about(plan), plan.as_begun() as begun:
                 found.append((plan, outcome.status(begun)))
+        result = self._result("status", found)
         line = self.whole.commands.line
-        if any(each.unfinished for _, each in found):
-            acts = [f"{line('resume')}    goes on from here"]
-        elif all(each.phase == "finished" for _, each in found):
+        undoes = f"{line('rollback')}    removes what these runs created"
+        if any(each.running for each in result.statuses):
+            acts = ["nothing: it goes on by itself", f"{line('status')}    looks again"]
+        elif result.unfinished:
+            resumes = any(each.unfinished for each in result.statuses)
+            acts = [f"{line('resume' if resumes else 'run')}    goes on from here", undoes]
+        elif all(each.phase == "finished" for each in result.statuses):
             acts = [line("report"), line("verify")]
         else:
             acts = [line("run")]
-        return self._result("status", found, acts=tuple(acts))
+        return replace(result, next=tuple(acts))
 
     # taking back
 
@@ -249,7 +254,7 @@ class Several:
         return replace(self._result(command, found, acts=(act, shows, undoes)), verdict=verdict)
 
     def _result(
-        self, command: str, found: Sequence[tuple[LoadedPlan, Each]], acts: tuple[str, ...]
+        self, command: str, found: Sequence[tuple[LoadedPlan, Each]], acts: tuple[str, ...] = ()
     ) -> SeveralResult:
         return SeveralResult(
             name=self.whole.name,
