@@ -336,6 +336,7 @@ def test_the_command_line_shows_a_line_a_source(
     dry = capsys.readouterr().out
     assert "plan ap" in dry
     assert "plan · dry run · 3 sources" in dry
+    assert dry.count("add to what the first source makes") == 2
     assert main_run(["plan.yaml", "--quiet"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "PASSED  plan · 3 sources"
