@@ -57,13 +57,20 @@ from runner.model import (
 )
 from runner.stores.base import Access, Location, Target
 from runner.stores.weaviate_objects import is_id, unreadable
-from runner.stores.weaviate_proposal import MAX_DIM, Proposer, class_settings, vectorizers
+from runner.stores.weaviate_proposal import (
+    MAX_DIM,
+    Proposer,
+    beside_findings,
+    class_settings,
+    vectorizers,
+)
 from runner.stores.weaviate_schema import (
     class_name,
     common_type,
     filter_kind,
     index_spec,
     noted,
+    tenant_problem,
     with_note,
 )
 from runner.stores.weaviate_search import nearest
@@ -337,6 +344,14 @@ class WeaviateStore(Target):
         """A class with these vectors and the properties that are known by now."""
         del records, size_bytes  # a server does not say how much room it has
         return Proposer(self._wire, self._view, self.location, wanted).proposal()
+
+    def sample_findings(self, collection: CollectionSpec, sample: Sequence[Batch]) -> list[Finding]:
+        """Values that go beside the properties, where no filter finds them."""
+        return beside_findings(collection, sample, self._view.own)
+
+    def namespace_problem(self, namespace: str) -> str:
+        """Why no tenant can be called *namespace*."""
+        return tenant_problem(namespace)
 
     def append_findings(self) -> list[Finding]:
         """A property where documents go that is of another type."""
