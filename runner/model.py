@@ -586,6 +586,7 @@ class Workload:
         queries: How many searches a check asks at both ends; it reads the source's vectors once
             more, to know the exact answers.  Questions of a file are not counted.
         k: How many neighbours each of them asks for.
+        held: How many records a target that is appended to holds; None if it is to be made.
     """
 
     records: int
@@ -597,6 +598,7 @@ class Workload:
     sampled: int
     queries: int
     k: int
+    held: int | None = None
 
 
 @dataclass(frozen=True)
@@ -726,6 +728,7 @@ class Capabilities:
         max_sparse_components: Most components of a sparse vector that are there; None for no
             limit.
         sparse_zeros: Whether one of those may be 0.
+        sparse_empty: Whether a sparse vector may have no components that are there.
         metrics: Metric → how a vector comes back under it; a missing metric is not offered.
         tolerance: Largest absolute error of a component, for vectors of length 1, where the
             fidelity is not exact.
@@ -763,6 +766,7 @@ class Capabilities:
     max_sparse_dim: int | None = None
     max_sparse_components: int | None = None
     sparse_zeros: bool = True
+    sparse_empty: bool = True
     tolerance: float = 0.0
     zero_vector: bool = True
     zero_vector_ever: bool = True

@@ -175,6 +175,8 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
     )
     searches = target.capabilities.searches
     workload = _workload(document, source_spec, count, average, searches=searches)
+    if appends:
+        workload = replace(workload, held=target.count())
     found = Preflight(
         source_spec=source_spec,
         source_count=count,

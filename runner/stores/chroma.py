@@ -165,6 +165,8 @@ class ChromaStore(Target):
     name = "chroma"
     capabilities = _CAPABILITIES
     index_type = "hnsw"
+    lists_outlive = True
+    """Whether lists in metadata outlive their collection."""
 
     def __new__(cls, location: Location, access: Access, scratch: Path) -> Self:
         """The kind of store that *location* names, which decides what it can hold."""
@@ -200,6 +202,8 @@ class ChromaStore(Target):
             "database": str(options.get("database") or DATABASE),
             "collection": str(options.get("collection", "")),
         }
+        if options.get("sparse") is False:
+            identity["sparse"] = "left out"
         return Endpoint(
             cls.name,
             bare_url(str(url)) if url else str(options.get("path", "")),
@@ -526,13 +530,13 @@ class ChromaStore(Target):
                 engine.delete(held, part)
 
     def drop(self) -> None:
-        """Delete the records, so that no lists stay behind, then the collection."""
+        """Delete the records, where lists would stay behind, then the collection."""
         with self._lock:
             engine = self._engine()
             held = None if engine is None else engine.collection(self._collection)
             if engine is None or held is None:
                 return
-            while ids := engine.ids(held, engine.write_records):
+            while self.lists_outlive and (ids := engine.ids(held, engine.write_records)):
                 engine.delete(held, ids)
             engine.remove(held)
             self._forget_all()
@@ -691,6 +695,7 @@ class ChromaCloudStore(ChromaServerStore):
         max_batch_records=300,
     )
     index_type = "spann"
+    lists_outlive = False  # that is the SQLite of a single node
 
     def __init__(self, location: Location, access: Access, scratch: Path) -> None:
         super().__init__(location, access, scratch)

@@ -135,6 +135,7 @@ class PineconeStore(Target):
         documents=False,
         namespaces=True,
         sparse_vectors=True,
+        sparse_empty=False,
         max_readers=4,
         max_writers=4,
     )
