@@ -117,7 +117,7 @@ class NamespacedToy(ToyStore):
         exact: bool = False,
         namespace: str = "",
     ) -> Hits:
-        batch = Batch.joined(row for row in self._rows().values() if row.namespace == namespace)
+        batch = Batch.joined([row for row in self._rows().values() if row.namespace == namespace])
         if not len(batch):
             return Hits([[] for _ in queries], [[] for _ in queries], True)
         metric = self.describe().vectors[vector].metric
