@@ -453,12 +453,32 @@ class ChromaStore(Target):
             )
         if SPARSE_VECTOR in wanted.vectors:
             yield from self._sparse_findings()
+        yield from self._index_findings(wanted)
         if self._folder is not None:
             vector = next(iter(wanted.vectors.values()), VectorSpec(0))
             # Its index repeats the vectors; its text index is about as large as the texts.
             needed = records * (vector.dim * 8 + 300) + 3 * size_bytes
             yield from room_findings(self._folder, needed)
             yield from migration_findings(self._folder, self.scratch)
+
+    def _index_findings(self, wanted: CollectionSpec) -> Iterator[Finding]:
+        index = self.location.options.get("index") or {}
+        asked = index.get("type", self.index_type)
+        if asked != self.index_type:
+            yield Finding(
+                f"{self._where} builds {self.index_type} indexes, not {asked}",
+                f"write `type: {self.index_type}`, or leave it out",
+                key="target.index.type",
+            )
+        there = wanted.index.type if wanted.index is not None else ""
+        if not index and there in ("hnsw", "spann") and there != self.index_type:
+            yield Finding(
+                f"{self._where} builds a {self.index_type} index; what the source's {there} index "
+                "is set to means nothing there",
+                "say it under `index` where the defaults will not do",
+                Severity.NOTE,
+                "target.index",
+            )
 
     def _sparse_findings(self) -> Iterator[Finding]:
         engine = self._engine() if self._folder is None else None

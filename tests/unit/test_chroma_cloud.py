@@ -183,11 +183,25 @@ def test_spann_settings_are_carried_to_chroma_cloud_only(tmp_path: Path, cloud: 
     with opened(tmp_path, chroma.shared_url(), tenant=None, database=None) as target:
         proposal = target.propose(found, 10, 100)
         assert proposal.spec.index == IndexSpec("hnsw")
+        (note,) = proposal.findings
+        assert (note.severity, note.key) == (Severity.NOTE, "target.index")
         target.create(proposal.spec)
         here = target.describe()
         target.drop()
     assert here is not None
     assert (here.index and here.index.type, here.vector.metric) == ("hnsw", Metric.COSINE)
+
+
+def test_each_kind_of_chroma_has_one_kind_of_index(tmp_path: Path, cloud: Cloud) -> None:
+    places = {"hnsw": {"tenant": None, "database": None, "url": chroma.shared_url()},
+              "spann": {"url": cloud.url}}  # fmt: skip
+    for kind, place in places.items():
+        for asked in places:
+            with opened(tmp_path, **place, index={"type": asked, "m": 20}) as target:
+                proposal = target.propose(spec(), 10, 100)
+            assert proposal.spec.index == IndexSpec(kind, {"m": 20})
+            found = [each.key for each in proposal.findings if each.severity is Severity.PROBLEM]
+            assert found == ([] if asked == kind else ["target.index.type"])
 
 
 def test_sparse_vectors_go_there_and_come_back(tmp_path: Path, cloud: Cloud) -> None:
