@@ -99,10 +99,8 @@ from runner.stores.chroma_records import (
     URI_KEY,
     batch_of,
     check_lengths,
-    joined,
     of_kept_lengths,
     rows_of,
-    within,
 )
 from runner.stores.snapshot import folder_bytes, folder_state, in_wal_mode, snapshot_folder
 from runner.stores.sorted_ids import SortedIds, list_ids
@@ -320,8 +318,7 @@ class ChromaStore(Target):
         while ids := listed.between(partition.lower, partition.upper, after, most):
             after = ids[-1]
             batch = self.fetch(ids, select)
-            for rows in within(batch, batch_size.bytes):
-                part = batch if len(rows) == len(batch) else batch.take(rows)
+            for part in batch.cut(batch_size.bytes):
                 yield Page(part, str(part.ids[-1]))
 
     def scan_ids(self, page_size: int = 10_000) -> Iterator[tuple[str, list[Id]]]:
@@ -346,7 +343,7 @@ class ChromaStore(Target):
         ]
         if not parts:
             return batch_of(Rows([]), [], select, key)
-        found = parts[0] if len(parts) == 1 else joined(parts)
+        found = Batch.joined(parts)
         return found if self._takes_sparse else found.with_(sparse={})
 
     def _ids(self) -> SortedIds:
