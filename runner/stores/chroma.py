@@ -101,6 +101,7 @@ from runner.stores.chroma_records import (
     check_lengths,
     of_kept_lengths,
     rows_of,
+    sparse_key_in,
 )
 from runner.stores.snapshot import folder_bytes, folder_state, in_wal_mode, snapshot_folder
 from runner.stores.sorted_ids import SortedIds, list_ids
@@ -129,6 +130,7 @@ SELECT max(q.seq_id) FROM embeddings_queue q
 JOIN collections c ON q.topic LIKE '%/' || c.id WHERE c.name = :name
 """
 _SEARCHED = 50
+_LOOKED_AT = 100
 
 _CAPABILITIES = Capabilities(
     filters=Filters.ALWAYS,
@@ -225,7 +227,7 @@ class ChromaStore(Target):
     def describe(self) -> CollectionSpec | None:
         """The collection; `extra` is what another Chroma gets of it."""
         engine = self._engine()
-        held = None if engine is None else engine.collection(self._collection)
+        held = None if engine is None else self._looked_at(engine)
         self._held = held
         if held is None:
             return None
@@ -233,8 +235,14 @@ class ChromaStore(Target):
         if self._takes_sparse or SPARSE_VECTOR not in found.vectors:
             return found
         extra = {key: each for key, each in found.extra.items() if key != "sparse_key"}
-        extra["indexes"] = without_sparse(extra.pop("indexes", {}))
+        indexes = without_sparse(extra.pop("indexes", {}))
+        if indexes:
+            extra["indexes"] = indexes
         return replace(found, vectors=found.dense, extra=extra)
+
+    def _looked_at(self, engine: Engine) -> Held | None:
+        """The collection as Chroma says it is."""
+        return engine.collection(self._collection)
 
     def count(self) -> int:
         """Exact number of records."""
@@ -641,7 +649,7 @@ class ChromaStore(Target):
             if engine is None:
                 raise self._missing()
             if self._held is None:
-                self._held = engine.collection(self._collection)
+                self._held = self._looked_at(engine)
             if self._held is None:
                 raise self._missing()
             return engine, self._held
@@ -699,6 +707,15 @@ class ChromaServerStore(ChromaStore):
 
     # the dense vector has to be there, see `described`
     capabilities = replace(_CAPABILITIES, sparse_vectors=True, missing_beside=True)
+
+    def _looked_at(self, engine: Engine) -> Held | None:
+        """The collection, and where some of its records hold sparse vectors without an index."""
+        held = super()._looked_at(engine)
+        if held is None or sparse_key_of(held) or not held.configuration.get("spann"):
+            return held  # with HNSW there are none
+        ids = engine.ids(held, _LOOKED_AT)
+        rows = engine.get(held, ids, Select.METADATA) if ids else Rows([])
+        return replace(held, sparse_seen=sparse_key_in(rows.metadata))
 
 
 class ChromaCloudStore(ChromaServerStore):

@@ -22,7 +22,7 @@ import struct
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import PurePosixPath
 from typing import Any, NoReturn
 
@@ -218,6 +218,11 @@ _NODE_CLASSES = (
     "TextNode", "Document", "ImageNode", "IndexNode", "Node", "NodeWithScore", "RelatedNodeInfo",
     "MediaResource", "NodeRelationship", "ObjectType",
 )  # fmt: skip
+# how LlamaIndex lays a node out for a model, and what it works out anew
+_NODE_FORM = {
+    "text_resource", "text_template", "metadata_template", "metadata_separator",
+    "metadata_seperator", "mimetype", "class_name", "hash",
+}  # fmt: skip
 _PATHS = ("pathlib", "pathlib._local")
 _PATH_CLASSES = (
     "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path", "PurePath",
@@ -522,10 +527,10 @@ class Records:
         held = state.get("text_resource")
         if "text" not in state and isinstance(held, Node):
             state = {**state, "text": held.state.get("text")}
-        return self._document(state, "text", "id_", {"text_resource"})
+        return self._document(state, "text", "id_", _NODE_FORM)
 
     def _document(
-        self, state: Mapping[str, Any], text: str, own_id: str, unspoken: set[str]
+        self, state: Mapping[str, Any], text: str, own_id: str, unspoken: Set[str]
     ) -> dict[str, Any]:
         """The three parts of a document; what else it holds is counted by name."""
         known = {text, own_id, "metadata", *unspoken}

@@ -274,6 +274,31 @@ def test_the_sdk_of_chroma_and_the_store_see_the_same(tmp_path: Path, cloud: Clo
     assert (back["documents"], back["uris"]) == (["eins", "zwei"], ["s3://x", "s3://y"])
 
 
+def test_sparse_values_without_an_index_are_sparse_vectors_too(
+    tmp_path: Path, cloud: Cloud
+) -> None:
+    client = chromadb.CloudClient(
+        tenant=TENANT, database=DATABASE, api_key=API_KEY, cloud_host=cloud.host,
+        cloud_port=cloud.port, enable_ssl=False,
+    )  # fmt: skip
+    made = client.create_collection("values", embedding_function=None)
+    sparse = ChromaSparse(indices=[3, 7], values=[0.5, 0.25])
+    made.add(ids=["x"], embeddings=[[1.0, 0.0]], metadatas=[{"a": sparse, "b": sparse}])
+    with opened(tmp_path, cloud.url, Access.READ, collection="values") as source:
+        found = source.describe()
+        assert found is not None
+        batch = source.fetch(["x"])
+    assert found.extra["sparse_key"] == "a"
+    assert batch.sparse.keys() == {SPARSE_VECTOR}
+    assert batch.metadata[0] == {
+        "b": {"#type": "sparse_vector", "indices": [3, 7], "values": [0.5, 0.25]}
+    }
+    with opened(tmp_path, cloud.url, collection="values") as target:
+        target.write(batch.with_(metadata=Metadata.of([{"n": 1}])))
+    (metadata,) = made.get(include=["metadatas"])["metadatas"] or []
+    assert metadata == {"a": sparse, "n": 1}
+
+
 def test_a_sparse_vector_where_the_key_is_taken_is_refused(tmp_path: Path, cloud: Cloud) -> None:
     batch = make_batch(1, DIM).with_(
         sparse={SPARSE_VECTOR: make_sparse(1, 3)},
