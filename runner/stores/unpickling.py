@@ -182,20 +182,21 @@ def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> A
 
 def _numbers(dtype: Any, content: Any, count: int) -> list[Any]:
     """*count* values of numpy, from their bytes."""
-    name = str(dtype.args[0]) if isinstance(dtype, Dtype) and dtype.args else ""
+    named = dtype.args[0] if isinstance(dtype, Dtype) and dtype.args else ""
+    name = named if type(named) is str else type(named).__name__
     if not isinstance(content, bytes | bytearray) or count < 0:
-        raise RefusedError(f"holds values of numpy's type {name!r}, which are not read")
+        raise RefusedError(f"holds values of numpy's type {_shown(name)!r}, which are not read")
     order = ">" if dtype.state.get("order") == ">" else "<"
     if name[:1] == "U" and name[1:].isdigit():
         width = int(name[1:]) * 4
-        if width * count != len(content):
+        if not width or width * count != len(content):
             raise RefusedError("holds an array of numpy whose size is not what it says")
         codec = "utf-32-be" if order == ">" else "utf-32-le"
         parts = [content[at * width : (at + 1) * width] for at in range(count)]
         return [part.decode(codec, "surrogatepass").rstrip("\0") for part in parts]
     code = _NUMBERS.get(name)
     if code is None:
-        raise RefusedError(f"holds values of numpy's type {name!r}, which are not read")
+        raise RefusedError(f"holds values of numpy's type {_shown(name)!r}, which are not read")
     if struct.calcsize(f"<{code}") * count != len(content):
         raise RefusedError("holds an array of numpy whose size is not what it says")
     return list(struct.unpack(f"{order}{count}{code}", content))
