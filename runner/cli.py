@@ -418,14 +418,7 @@ def _with_progress(
 
 def _how_to_go_on(plan: Plan | SeveralPlan, paused: bool) -> str:
     """Where a run that was stopped or paused stands, and the commands that follow."""
-    from runner.results import SeveralResult, StatusResult
-
-    found = plan.status()
-    status: Any = found
-    if isinstance(found, SeveralResult):
-        each = [part.result for part in found.parts if isinstance(part.result, StatusResult)]
-        begun = [one for one in each if one.run_id] or each
-        status = next((one for one in each if one.unfinished), begun[-1])
+    status = plan.status()
     word = "Paused" if paused else "Stopped"
     if not status.unfinished:
         return f"{word}; nothing was written.\n  {plan.command('run')}    tries again"

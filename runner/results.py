@@ -462,6 +462,29 @@ class SeveralResult:
     next: tuple[str, ...] = ()
     exit_code: int = 0
 
+    @property
+    def statuses(self) -> list[StatusResult]:
+        """How each source's newest run stands, where that is what was asked."""
+        return [each.result for each in self.parts if isinstance(each.result, StatusResult)]
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a source is yet to be copied, and others are or were begun."""
+        phases = [each.phase for each in self.statuses]
+        begun = [each.unfinished or each.phase == "finished" for each in self.statuses]
+        return any(begun) and set(phases) != {"finished"}
+
+    @property
+    def records(self) -> int:
+        """How many records were copied, of all sources."""
+        return sum(each.records for each in self.statuses if each.phase != "rolled back")
+
+    @property
+    def total(self) -> int | None:
+        """How many there are; None where a source was not looked at yet."""
+        totals = [each.total for each in self.statuses]
+        return None if None in totals else sum(each for each in totals if each is not None)
+
 
 _OURS = frozenset(
     {

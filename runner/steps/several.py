@@ -31,6 +31,7 @@ from runner.steps.compile import raise_faults
 from runner.steps.execute import Listener
 from runner.steps.family import MEET, Keys, claim_of, family_of, shared_ids
 from runner.steps.loaded import LoadedPlan, patience, scratch_folder
+from runner.steps.rollback import OTHER_SOURCES
 from runner.steps.sight import Sight, sight, tried
 
 Each = DryRunResult | RunResult | InspectResult | StatusResult | RollbackResult
@@ -56,11 +57,16 @@ class Several:
         found: list[tuple[LoadedPlan, DryRunResult]] = []
         between: list[Remark] = []
         for plan, seen, problem in self._sights(self.plans, allowed, show_values=show_values):
-            found.append((plan, tried(plan, seen, strict=strict)))
+            result = tried(plan, seen, strict=strict)
+            found.append((plan, _adding(result, found[0][1]) if found else result))
             between += [problem] if problem is not None else []
         worst = CapabilityError.exit_code if between else 0
-        result = self._result("dry run", found, acts=(self.whole.commands.line("run"),))
-        return replace(result, problems=tuple(between), exit_code=max(worst, result.exit_code))
+        whole = self._result("dry run", found)
+        runs_it = f"{self.whole.commands.line('run')}    does all of this"
+        code = max(worst, whole.exit_code)
+        return replace(
+            whole, problems=tuple(between), exit_code=code, next=() if code else (runs_it,)
+        )
 
     def inspect(self) -> SeveralResult:
         """What is in each source, and in the target."""
@@ -169,14 +175,19 @@ class Several:
         for plan in self.plans:
             with self._about(plan), plan.as_begun() as begun:
                 found.append((plan, outcome.status(begun)))
+        result = self._result("status", found)
         line = self.whole.commands.line
-        if any(each.unfinished for _, each in found):
-            acts = [f"{line('resume')}    goes on from here"]
-        elif all(each.phase == "finished" for _, each in found):
+        undoes = f"{line('rollback')}    removes what these runs created"
+        if any(each.running for each in result.statuses):
+            acts = ["nothing: it goes on by itself", f"{line('status')}    looks again"]
+        elif result.unfinished:
+            resumes = any(each.unfinished for each in result.statuses)
+            acts = [f"{line('resume' if resumes else 'run')}    goes on from here", undoes]
+        elif all(each.phase == "finished" for each in result.statuses):
             acts = [line("report"), line("verify")]
         else:
             acts = [line("run")]
-        return self._result("status", found, acts=tuple(acts))
+        return replace(result, next=tuple(acts))
 
     # taking back
 
@@ -189,7 +200,8 @@ class Several:
                 leaving = () if confirmed else tuple(gone)
                 result = undo.rollback(begun, confirmed=confirmed, leaving=leaving)
             gone.append(plan.document.part)
-            found.append((plan, result))
+            others = {why: each for why, each in result.kept.items() if why != OTHER_SOURCES}
+            found.append((plan, replace(result, kept=others)))
         nothing = all(each.action == "nothing" for _, each in found)
         line = self.whole.commands.line
         acts = f"{line('run')}    starts over" if confirmed else line("rollback", "--yes")
@@ -249,7 +261,7 @@ class Several:
         return replace(self._result(command, found, acts=(act, shows, undoes)), verdict=verdict)
 
     def _result(
-        self, command: str, found: Sequence[tuple[LoadedPlan, Each]], acts: tuple[str, ...]
+        self, command: str, found: Sequence[tuple[LoadedPlan, Each]], acts: tuple[str, ...] = ()
     ) -> SeveralResult:
         return SeveralResult(
             name=self.whole.name,
@@ -259,6 +271,16 @@ class Several:
             next=acts,
             exit_code=max(each.exit_code for _, each in found),
         )
+
+
+def _adding(result: DryRunResult, first: DryRunResult) -> DryRunResult:
+    """*result* where the target is *first*'s to make, if both are the same."""
+    steps, makes = result.steps, first.steps
+    if not steps or "create" not in (steps[0].kind, makes[0].kind) or steps[0] != makes[0]:
+        return result
+    step = replace(steps[0], kind="append", text="add to what the first source makes")
+    target = replace(result.target, state="does not exist, the first source makes it")
+    return replace(result, steps=(step, *steps[1:]), target=target)
 
 
 def _has_run(plan: LoadedPlan) -> bool:

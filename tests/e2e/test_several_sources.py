@@ -12,7 +12,7 @@ import pytest
 
 from runner import load_any, load_plan, stores
 from runner.api import SeveralPlan
-from runner.cli import main, main_run
+from runner.cli import _how_to_go_on, main, main_run
 from runner.copy.ids import uuid_for
 from runner.errors import (
     CapabilityError,
@@ -252,9 +252,12 @@ def test_a_target_that_is_there_is_met_as_the_plan_says(served: Places) -> None:
     assert served.read(there).keys() == set(mine.ids)
 
 
-@pytest.mark.parametrize("written", [1, 3, 4, 7])
+@pytest.mark.parametrize(
+    ("written", "copied"),
+    [(1, "10 records"), (3, "30 records"), (4, "40 records"), (7, "61 of 93 records")],
+)
 def test_a_run_that_breaks_off_goes_on(
-    served: Places, monkeypatch: pytest.MonkeyPatch, written: int
+    served: Places, monkeypatch: pytest.MonkeyPatch, written: int, copied: str
 ) -> None:
     """Within a source, and between two."""
     there = served.options("pgvector", f"broken_{written}")
@@ -271,6 +274,10 @@ def test_a_run_that_breaks_off_goes_on(
         patched.setattr(PgvectorStore, "write", some)
         with pytest.raises(StoreError, match=r"source (eu|us|ap): the disk is full"):
             loaded(path).run()
+    told = _how_to_go_on(loaded(path), paused=False)
+    assert told.startswith(f"Stopped after {copied}")
+    assert "resume" in told
+    assert "--only" not in told
     assert loaded(path).resume().verdict is Verdict.PASSED
     assert regions(served, there) == WHOLE
     with pytest.raises(JournalError, match="finished"):
@@ -329,6 +336,7 @@ def test_the_command_line_shows_a_line_a_source(
     dry = capsys.readouterr().out
     assert "plan ap" in dry
     assert "plan · dry run · 3 sources" in dry
+    assert dry.count("add to what the first source makes") == 2
     assert main_run(["plan.yaml", "--quiet"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "PASSED  plan · 3 sources"
