@@ -24,7 +24,7 @@ from runner.model import (
     VectorSpec,
 )
 from runner.stores.base import Access
-from runner.testing import joined, make_sparse
+from runner.testing import make_sparse
 from tests.e2e.places import DIM, STORES, Places, records
 from tests.e2e.test_round_trip import capabilities_of, ends, move
 
@@ -88,7 +88,7 @@ def read(places: Places, options: dict[str, Any]) -> tuple[CollectionSpec, dict[
         for partition in store.partitions(1):
             for page in store.scan(partition, None, BatchSize(500)):
                 parts.setdefault(page.batch.namespace, []).append(page.batch)
-    wholes = {namespace: joined(each) for namespace, each in parts.items()}
+    wholes = {namespace: Batch.joined(each) for namespace, each in parts.items()}
     return spec, {
         namespace: each.take(sorted(range(len(each)), key=lambda row: repr(each.ids[row])))
         for namespace, each in sorted(wholes.items())
