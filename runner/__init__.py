@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from runner.api import Plan, load_plan
+    from runner.api import Plan, SeveralPlan, load_any, load_plan
     from runner.copy.retry import Stop
     from runner.model import Batch, Metadata
     from runner.records import write_records
@@ -35,8 +35,10 @@ __all__ = [
     "Metadata",
     "Plan",
     "ProgressEvent",
+    "SeveralPlan",
     "Stop",
     "__version__",
+    "load_any",
     "load_plan",
     "to_html",
     "to_markdown",
@@ -49,7 +51,9 @@ _MODULES = {
     "Metadata": "runner.model",
     "Plan": "runner.api",
     "ProgressEvent": "runner.report.progress",
+    "SeveralPlan": "runner.api",
     "Stop": "runner.copy.retry",
+    "load_any": "runner.api",
     "load_plan": "runner.api",
     "to_html": "runner.report.html",
     "to_markdown": "runner.report.markdown",

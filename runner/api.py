@@ -10,18 +10,27 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from runner.copy.retry import Stop
+from runner.errors import PlanError
 from runner.plan.commands import Given
 from runner.plan.load import load_document
 from runner.plan.model import PlanDocument
 from runner.plan.redact import nothing_secret_leaves
 from runner.report.progress import ProgressEvent
-from runner.results import DryRunResult, InspectResult, RollbackResult, RunResult, StatusResult
+from runner.results import (
+    DryRunResult,
+    InspectResult,
+    RollbackResult,
+    RunResult,
+    SeveralResult,
+    StatusResult,
+)
 from runner.steps import inspection, outcome, runs, sight, undo, verify
 from runner.steps.compile import Compiled
 from runner.steps.execute import Listener
 from runner.steps.loaded import LoadedPlan
+from runner.steps.several import Several
 
-__all__ = ["Plan", "load_plan"]
+__all__ = ["Plan", "SeveralPlan", "load_any", "load_plan"]
 
 
 def load_plan(
@@ -30,6 +39,7 @@ def load_plan(
     *,
     state_dir: str | Path | None = None,
     limit: int | None = None,
+    only: str = "",
 ) -> Plan:
     """The plan in the file *path*.
 
@@ -38,10 +48,29 @@ def load_plan(
         vars: Values for ``${var:key}``; they override the plan's own ``vars``.
         state_dir: Where runs are kept, instead of ``.runner`` beside the plan.
         limit: Copy at most this many records.
+        only: Of a plan with ``sources``, the one that is meant; see `load_any` for all.
 
     Raises:
         PlanError: With every problem of the file at once.
     """
+    plan = load_any(path, vars, state_dir=state_dir, limit=limit, only=only)
+    if isinstance(plan, SeveralPlan):
+        raise PlanError(
+            f"{plan.document.place('sources')}: the plan has several sources",
+            "choose one with `only`, or take them all with `load_any`",
+        )
+    return plan
+
+
+def load_any(
+    path: str | Path,
+    vars: Mapping[str, str] | None = None,  # noqa: A002  (the word the plan itself uses)
+    *,
+    state_dir: str | Path | None = None,
+    limit: int | None = None,
+    only: str = "",
+) -> Plan | SeveralPlan:
+    """The plan in the file *path*, which may have several sources; see `load_plan`."""
     document = load_document(
         path,
         variables=vars,
@@ -49,7 +78,14 @@ def load_plan(
         state_dir=None if state_dir is None else Path(state_dir).absolute(),
     )
     state = None if state_dir is None else str(state_dir)
-    return Plan(document, Given(dict(vars or {}), state, limit))
+    given = Given(dict(vars or {}), state, limit)
+    if not only:
+        return SeveralPlan(document, given) if document.parts else Plan(document, given)
+    names = [each.part for each in document.parts]
+    if only not in names:
+        has = f"it has {', '.join(names)}" if names else "it has one source"
+        raise PlanError(f"--only {only}: {document.file} has no source of that name", has)
+    return Plan(document.parts[names.index(only)], given, document.parts)
 
 
 @nothing_secret_leaves
@@ -59,10 +95,16 @@ class Plan:
     Args:
         document: What the file says; see `load_plan`.
         given: What it was loaded with besides.
+        family: Where it is that of one source of several: those of all.
     """
 
-    def __init__(self, document: PlanDocument, given: Given | None = None) -> None:
-        self._loaded = LoadedPlan(document, given or Given())
+    def __init__(
+        self,
+        document: PlanDocument,
+        given: Given | None = None,
+        family: tuple[PlanDocument, ...] = (),
+    ) -> None:
+        self._loaded = LoadedPlan(document, given or Given(), family)
         self.document = document
         self.state = self._loaded.state
         self.redactor = self._loaded.redactor
@@ -70,7 +112,7 @@ class Plan:
     @property
     def name(self) -> str:
         """The plan's name."""
-        return self.document.name
+        return self._loaded.name
 
     def __repr__(self) -> str:
         return f"Plan({self.document.file!r})"
@@ -205,6 +247,98 @@ class Plan:
         """
         with self._loaded.as_begun() as plan:
             return undo.finalise(plan, confirmed=confirmed)
+
+
+@nothing_secret_leaves
+class SeveralPlan:
+    """A plan with several sources: the methods of `Plan`, each about all of them.
+
+    Each source is a run of its own; `load_plan` with ``only`` gives the plan of one.
+    """
+
+    def __init__(self, document: PlanDocument, given: Given) -> None:
+        self._several = Several(document, given)
+        self.document = document
+        self.redactor = self._several.whole.redactor
+
+    @property
+    def name(self) -> str:
+        """The plan's name."""
+        return self.document.name
+
+    def __repr__(self) -> str:
+        return f"SeveralPlan({self.document.file!r})"
+
+    def command(self, name: str, *more: str) -> str:
+        """See `Plan.command`."""
+        return self._several.whole.commands.line(name, *more)
+
+    def hint(self, text: str) -> str:
+        """See `Plan.hint`."""
+        return self._several.whole.commands.hint(text)
+
+    def dry_run(
+        self, allow: Iterable[str] = (), *, strict: bool = False, show_values: bool = False
+    ) -> SeveralResult:
+        """See `Plan.dry_run`; ids that several sources have are among the problems."""
+        return self._several.dry_run(allow, strict=strict, show_values=show_values)
+
+    def inspect(self) -> SeveralResult:
+        """See `Plan.inspect`."""
+        return self._several.inspect()
+
+    def run(
+        self,
+        progress: Listener | None = None,
+        *,
+        allow: Iterable[str] = (),
+        restart: bool = False,
+        strict: bool = False,
+        leave_behind: str = "",
+        stop: Stop | None = None,
+        show_values: bool = False,
+    ) -> SeveralResult:
+        """See `Plan.run`: one source after the other, once all of them can begin."""
+        return self._several.run(
+            progress or _silent,
+            runs.Part("run", stop or Stop(), show_values, tuple(allow)),
+            restart=restart,
+            strict=strict,
+            leave_behind=leave_behind,
+        )
+
+    def resume(
+        self,
+        progress: Listener | None = None,
+        *,
+        stop: Stop | None = None,
+        show_values: bool = False,
+    ) -> SeveralResult:
+        """See `Plan.resume`; sources that were not begun follow."""
+        part = runs.Part("resume", stop or Stop(), show_values)
+        return self._several.resume(progress or _silent, part)
+
+    def verify(
+        self, progress: Listener | None = None, *, show_values: bool = False
+    ) -> SeveralResult:
+        """See `Plan.verify`."""
+        return self._several.verify(progress or _silent, show_values=show_values)
+
+    def report(self, *, show_values: bool = False) -> SeveralResult:
+        """See `Plan.report`."""
+        return self._several.report(show_values=show_values)
+
+    def status(self) -> SeveralResult:
+        """See `Plan.status`."""
+        return self._several.status()
+
+    def rollback(self, *, confirmed: bool = False) -> SeveralResult:
+        """See `Plan.rollback`: the last source first, and with the first the target."""
+        return self._several.rollback(confirmed=confirmed)
+
+    def finalise(self, *, confirmed: bool = False) -> RollbackResult:
+        """See `Plan.finalise`; several sources never replace anything."""
+        return self._several.finalise(confirmed=confirmed)
 
 
 def _silent(event: ProgressEvent) -> None:

@@ -19,7 +19,7 @@ from runner import __version__
 from runner.errors import HazardError, PausedError, PlanError, RunnerError, StoppedError
 
 if TYPE_CHECKING:
-    from runner.api import Plan
+    from runner.api import Plan, SeveralPlan
     from runner.copy.retry import Stop
 
 GRACE_S = 20.0
@@ -129,6 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     planned.add_argument(
         "--state-dir", metavar="DIR", help="where runs are kept (default: .runner beside the plan)"
+    )
+    planned.add_argument(
+        "--only", default="", metavar="NAME", help="of a plan with several sources, this one"
     )
     shaped = argparse.ArgumentParser(add_help=False)
     shaped.add_argument(
@@ -297,8 +300,15 @@ def _status(options: argparse.Namespace, known: _Known) -> int:
 
 
 def _report(options: argparse.Namespace, known: _Known) -> int:
+    from runner.results import SeveralResult
+
     result = _load(options, known).report(show_values=options.show_values)
     if options.format == "html":
+        if isinstance(result, SeveralResult):
+            raise PlanError(
+                "the plan has several sources, each with a report of its own",
+                f"choose one: --only {result.parts[0].source}",
+            )
         from runner.report.html import to_html
 
         print(to_html(result), file=options.screen)
@@ -367,8 +377,10 @@ class _Known:
         return redacted
 
 
-def _load(options: argparse.Namespace, known: _Known, limit: int | None = None) -> Plan:
-    from runner.api import load_plan
+def _load(
+    options: argparse.Namespace, known: _Known, limit: int | None = None
+) -> Plan | SeveralPlan:
+    from runner.api import load_any
 
     variables = {}
     for each in options.var:
@@ -376,12 +388,16 @@ def _load(options: argparse.Namespace, known: _Known, limit: int | None = None) 
         if not equals:
             raise PlanError(f"--var {each}: expected KEY=VALUE")
         variables[key] = value
-    plan = load_plan(options.plan, variables, state_dir=options.state_dir, limit=limit)
+    plan = load_any(
+        options.plan, variables, state_dir=options.state_dir, limit=limit, only=options.only
+    )
     known.learn(plan.document.secrets)
     return plan
 
 
-def _with_progress(plan: Plan, options: argparse.Namespace, act: Callable[[Any, Stop], Any]) -> int:
+def _with_progress(
+    plan: Plan | SeveralPlan, options: argparse.Namespace, act: Callable[[Any, Stop], Any]
+) -> int:
     from runner.copy.retry import Stop
     from runner.report.progress import ProgressDisplay
 
@@ -400,7 +416,7 @@ def _with_progress(plan: Plan, options: argparse.Namespace, act: Callable[[Any, 
     return int(result.exit_code)
 
 
-def _how_to_go_on(plan: Plan, paused: bool) -> str:
+def _how_to_go_on(plan: Plan | SeveralPlan, paused: bool) -> str:
     """Where a run that was stopped or paused stands, and the commands that follow."""
     status = plan.status()
     word = "Paused" if paused else "Stopped"

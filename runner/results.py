@@ -430,6 +430,62 @@ class RollbackResult:
     command: str = "rollback"
 
 
+@dataclass(frozen=True)
+class NamedResult:
+    """What a command found or did about one source of several."""
+
+    source: str
+    result: DryRunResult | RunResult | InspectResult | StatusResult | RollbackResult
+
+
+@dataclass(frozen=True)
+class SeveralResult:
+    """What a command found or did about a plan with several sources.
+
+    Attributes:
+        command: ``dry run``, ``run``, ``resume``, ``verify``, ``report``, ``inspect``,
+            ``status`` or ``rollback``.
+        parts: One for each source, in order.
+        verdict: Over all of them; None where there is none to give.
+        problems: What stands between the sources.
+        action: Of a rollback: ``nothing`` if there is nothing to take back.
+        exit_code: The worst of all.
+    """
+
+    name: str
+    command: str
+    description: str
+    parts: tuple[NamedResult, ...]
+    verdict: Verdict | None = None
+    problems: tuple[Remark, ...] = ()
+    action: str = ""
+    next: tuple[str, ...] = ()
+    exit_code: int = 0
+
+    @property
+    def statuses(self) -> list[StatusResult]:
+        """How each source's newest run stands, where that is what was asked."""
+        return [each.result for each in self.parts if isinstance(each.result, StatusResult)]
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a source is yet to be copied, and others are or were begun."""
+        phases = [each.phase for each in self.statuses]
+        begun = [each.unfinished or each.phase == "finished" for each in self.statuses]
+        return any(begun) and set(phases) != {"finished"}
+
+    @property
+    def records(self) -> int:
+        """How many records were copied, of all sources."""
+        return sum(each.records for each in self.statuses if each.phase != "rolled back")
+
+    @property
+    def total(self) -> int | None:
+        """How many there are; None where a source was not looked at yet."""
+        totals = [each.total for each in self.statuses]
+        return None if None in totals else sum(each for each in totals if each is not None)
+
+
 _OURS = frozenset(
     {
         "action", "audit_head", "command", "exit_code", "finished_at", "fingerprint", "hash",

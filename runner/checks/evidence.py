@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,26 @@ _SHOWN = 100
 _FETCH = 1000
 
 
+@dataclass(frozen=True)
+class Others:
+    """What other sources of the same plan wrote to the target, by keys of ids.
+
+    Attributes:
+        living: Of those that are there.
+        gone: Of those that were taken back since.
+    """
+
+    living: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
+    gone: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
+
+    def among(self, before: IdSet) -> IdSet:
+        """*before*, the ids that the target held before a run, brought up to date."""
+        if len(self.living) or len(self.gone):
+            keys = np.setdiff1d(before.keys, self.gone)
+            before.keys = np.union1d(keys, self.living)
+        return before
+
+
 @dataclass
 class Ends:
     """What the checks look at.
@@ -62,10 +82,11 @@ class Ends:
         source_spec, target_spec: Both collections, as they are.
         promised: The target's collection as the plan was compiled to make it, or found it.
         records_before: How many records the source held before the copy.
-        held_before: How many records the target held before the copy.
+        held_before: How many records the target held before the copy, and holds of others.
         limited: Whether only a part of the source was asked for.
         fingerprint: Seeds the samples.
         show_values: Whether results are to hold the values that differ.
+        others: What other sources of the plan wrote.
     """
 
     source: Source
@@ -80,6 +101,11 @@ class Ends:
     limited: bool
     fingerprint: str
     show_values: bool
+    others: Others = field(default_factory=Others)
+
+    def __post_init__(self) -> None:
+        if len(self.others.living) or len(self.others.gone):
+            self.held_before = len(_present_before(self))
 
 
 def count_check(ends: Ends) -> CheckResult:
@@ -121,15 +147,15 @@ def count_check(ends: Ends) -> CheckResult:
 
 
 def _overwritten(ends: Ends) -> int:
-    before = _present_before(ends.journal)
+    before = _present_before(ends)
     return sum(
         int(before.has(keys_of(id_digests(ids, namespace))).sum())
         for namespace, ids, *_ in ends.journal.written()
     )
 
 
-def _present_before(journal: Journal) -> IdSet:
-    return IdSet(journal.present_before())
+def _present_before(ends: Ends) -> IdSet:
+    return ends.others.among(IdSet(ends.journal.present_before()))
 
 
 def written_ids(journal: Journal) -> IdSet:
@@ -151,7 +177,7 @@ def ids_check(ends: Ends) -> CheckResult:
     Of a part of the source nobody can say what it should be: it is left out there.
     """
     written = written_ids(ends.journal)
-    before = _present_before(ends.journal)
+    before = _present_before(ends)
     seen = np.zeros(len(written), dtype=np.bool_)
     arrived: Counter[str] = Counter()
     there = SetDigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from runner import jsonvalues
 from runner.copy.dead_letters import DeadLetterRow
@@ -74,6 +75,7 @@ class Preparation:
         fitting: Makes records fit the target.
         vector_names: Source vector → target vector, for every vector.
         namespaces: Where namespaces go.
+        add: Metadata fields that every record gets.
     """
 
     def __init__(
@@ -83,8 +85,10 @@ class Preparation:
         fitting: Fitting,
         vector_names: Mapping[str, str],
         namespaces: NamespaceMap = SAME_NAMESPACES,
+        add: Mapping[str, Any] | None = None,
     ) -> None:
         self.chain = chain
+        self.add = add or {}
         self.ids = ids
         self.namespaces = namespaces
         self.fitting = fitting
@@ -119,6 +123,8 @@ class Preparation:
     def _prepare(self, part: Part, page: Batch, into: Prepared) -> Part:
         """*part* of *page* ready to be written; what becomes of the rest goes *into* the whole."""
         part = self._transform(part, page, into)
+        if self.add:
+            part = self._add_fields(part, page, into)
         if not self.ids.keeps:
             part = self._map_ids(part, page, into)
         if self.namespaces.field is not None:
@@ -173,6 +179,24 @@ class Preparation:
                 seen + each.seen, changed + each.changed, failed + each.failed,
             )  # fmt: skip
         return Part(applied.batch, source_ids)
+
+    def _add_fields(self, part: Part, page: Batch, into: Prepared) -> Part:
+        """What the plan adds to every record of this source."""
+        rows = []
+        for row, found in enumerate(part.batch.metadata.objects()):
+            other = [each for each in self.add if each in found and _differs(found, self.add, each)]
+            if other:
+                reason = (
+                    f"metadata.{other[0]} exists already, with another value than the plan adds"
+                )
+                into.dead_letters.append(
+                    DeadLetterRow(part.source_ids[row], page.namespace, "add", reason)
+                )
+            else:
+                rows.append(row)
+        part = _only(part, rows)
+        objects = [{**found, **self.add} for found in part.batch.metadata.objects()]
+        return Part(part.batch.with_(metadata=Metadata(objects=objects)), part.source_ids)
 
     def _rename_vectors(self, batch: Batch) -> Batch:
         names = self.vector_names
@@ -286,6 +310,10 @@ def _only(part: Part, rows: list[int]) -> Part:
     if len(rows) == len(part.batch):
         return part
     return Part(part.batch.take(rows), [part.source_ids[row] for row in rows])
+
+
+def _differs(one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> bool:
+    return type(one[key]) is not type(other[key]) or bool(one[key] != other[key])
 
 
 def _taken(companions: Mapping[str, object], metadata: Mapping[str, object], what: str) -> str:

@@ -23,6 +23,7 @@ class Given:
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     state_dir: str | None = None
     limit: int | None = None
+    only: str = ""
 
 
 class Commands:
@@ -53,6 +54,8 @@ class Commands:
             words += ["--var", f"{key}={MASK if secret else value}"]
         if self._given.state_dir is not None:
             words += ["--state-dir", self._given.state_dir]
+        if self._given.only:
+            words += ["--only", self._given.only]
         if self._given.limit is not None and name == "run":
             words += ["--limit", str(self._given.limit)]
         return shlex.join([*words, *more])

@@ -45,6 +45,7 @@ def fingerprint(document: PlanDocument, *, transforms_code: str, extra: Mapping[
         # left out where it is not asked for: runs that were begun before there was such a key
         **({"keep_norm": True} if document.keep_norm else {}),
         "transforms": [[step.name, step.args, step.on_error] for step in document.transforms],
+        **({"part": [document.add, document.source_namespace]} if document.part else {}),
         "code": transforms_code,
         "extra": moved_along(extra, document.path.parent),
     }

@@ -100,7 +100,9 @@ def load_document(
         changes["limit"] = limit
     if state_dir is not None:
         changes["state_dir"] = Path(state_dir).absolute()
-    return replace(examined.document, **changes)
+    document = examined.document
+    parts = tuple(replace(each, **changes) for each in document.parts)
+    return replace(document, parts=parts, **changes)
 
 
 @dataclass(frozen=True)
@@ -242,6 +244,7 @@ class _Plan:
                 continue
             found.append(fault)
         found += self._wrong_addresses({fault.keys for fault in found})
+        found += _repeated_names(self.resolved.instance)
         return tuple(sorted({self._problem(fault) for fault in found}))
 
     def _wrong_addresses(self, known_bad: set[Keys]) -> Iterator[Fault]:
@@ -288,16 +291,19 @@ class _Plan:
         strategy = plan.get("strategy", "big_bang")
         ids = plan.get("ids", "auto")
         state_dir = plan.get("state_dir")
-        limits = [each for each in (plan.get("limit"), plan["source"].get("limit")) if each]
-        return PlanDocument(
+        sources = [
+            _Source(_location("source", keys, found), keys.get("limit"), path, entry)
+            for keys, found, path, entry in _sources(plan, shape)
+        ]
+        whole = PlanDocument(
             file=self.file,
             path=self.path,
             root=self.root,
             text=self.text,
             name=plan.get("name") or _name_of(self.path),
             description=plan.get("description", ""),
-            source=_location("source", plan, shape),
-            target=_location("target", plan, shape),
+            source=sources[0].location,
+            target=_location("target", plan["target"], shape.at("target", plan["target"])),
             if_exists=IfExists(plan["target"].get("if_exists", "refuse")),
             strategy=strategy if isinstance(strategy, str) else strategy.get("type", "big_bang"),
             batch_size=_batch_size(plan.get("batch_size", {})),
@@ -310,12 +316,14 @@ class _Plan:
             unsupported=_unsupported(plan),
             keep_norm=plan.get("keep_norm", False),
             allow=frozenset(Hazard(word) for word in plan.get("allow", ())),
-            limit=min(limits, default=None),
+            limit=plan.get("limit"),
             state_dir=Path(state_dir) if state_dir else None,
             positions={path: place for path, place in self.resolved.places.items() if path},
             secrets=frozenset(self.resolved.secrets),
             unresolved=tuple(dict.fromkeys(str(each) for _, each in self.resolved.unset)),
         )
+        parts = [each.of(whole) for each in sources]
+        return replace(whole, parts=tuple(parts)) if "sources" in plan else parts[0]
 
     def _problem(self, fault: Fault) -> Problem:
         path = path_of(fault.keys)
@@ -380,22 +388,44 @@ class _Plan:
                 key: self._absolute(each, shape.at(key, each), (*keys, key))
                 for key, each in value.items()
             }
+        if isinstance(value, list):
+            return [
+                self._absolute(each, shape.at(at, each), (*keys, at))
+                for at, each in enumerate(value)
+            ]
         if isinstance(value, str) and (shape.is_path or _is_path_of_another(shape, keys)):
             return _absolute_path(value, self.path.parent, is_glob=shape.is_glob)
         return value
 
 
+def _repeated_names(instance: Any) -> Iterator[Fault]:
+    """Sources that one name would mean."""
+    several = instance.get("sources")
+    names = [
+        entry.get("name") if isinstance(entry, dict) else None
+        for entry in (several if isinstance(several, list) else ())
+    ]
+    for at, name in enumerate(names):
+        if isinstance(name, str) and name in names[:at]:
+            what = f"{name} is also the name of sources[{names.index(name)}]"
+            yield Fault(("sources", at, "name"), what, "give each source a name of its own")
+
+
 def _addresses(instance: Any) -> Iterator[tuple[Keys, Any]]:
-    for side in ("source", "target"):
-        location = instance.get(side)
+    several = instance.get("sources")
+    sides: list[tuple[Keys, Any]] = [((side,), instance.get(side)) for side in ("source", "target")]
+    for at, entry in enumerate(several if isinstance(several, list) else ()):
+        if isinstance(entry, dict):
+            sides.append((("sources", at, "source"), entry.get("source")))
+    for side, location in sides:
         if not isinstance(location, dict):
             continue
         for key in ("dsn", "url"):
-            yield (side, key), location.get(key)
+            yield (*side, key), location.get(key)
         connection = location.get("connection")
         if isinstance(connection, dict):
             for key in ("proxy", "grpc_host"):
-                yield (side, "connection", key), connection.get(key)
+                yield (*side, "connection", key), connection.get(key)
 
 
 def _wrong_with_http(url: str) -> str:
@@ -411,7 +441,7 @@ def _is_path_of_another(shape: Shape, keys: Keys) -> bool:
     """Whether it is a path of a store that the schema does not know."""
     key = str(keys[-1])
     return (
-        keys[0] in ("source", "target")
+        keys[0] in ("source", "sources", "target")
         and not shape.parts
         and (key == "path" or key.endswith(("_file", "_path")))
     )
@@ -429,9 +459,44 @@ def _name_of(path: Path) -> str:
     return name[:100] or "plan"
 
 
-def _location(side: str, plan: Mapping[str, Any], shape: Shape) -> Location:
-    keys = plan[side]
-    options = {**shape.at(side, keys).defaults(), **keys, **layouts.options_of(keys)}
+@dataclass(frozen=True)
+class _Source:
+    """One source of a plan: where it is, its own limit, where it stands, what is said with it."""
+
+    location: Location
+    limit: int | None
+    path: str
+    entry: Mapping[str, Any]
+
+    def of(self, whole: PlanDocument) -> PlanDocument:
+        """The plan *whole* with this source."""
+        limits = [each for each in (whole.limit, self.limit) if each]
+        return replace(
+            whole,
+            source=self.location,
+            limit=min(limits, default=None),
+            part=self.entry.get("name", ""),
+            source_path=self.path,
+            add=self.entry.get("add", {}),
+            source_namespace=self.entry.get("namespace", ""),
+        )
+
+
+def _sources(
+    plan: Mapping[str, Any], shape: Shape
+) -> Iterator[tuple[Mapping[str, Any], Shape, str, Mapping[str, Any]]]:
+    """Of every source: its keys, their shape, where it stands, and what is said with it."""
+    if "sources" not in plan:
+        yield plan["source"], shape.at("source", plan["source"]), "source", {}
+        return
+    several = plan["sources"]
+    for at, entry in enumerate(several):
+        found = shape.at("sources", several).at(at, entry).at("source", entry["source"])
+        yield entry["source"], found, f"sources[{at}].source", entry
+
+
+def _location(side: str, keys: Mapping[str, Any], shape: Shape) -> Location:
+    options = {**shape.defaults(), **keys, **layouts.options_of(keys)}
     return Location(
         store=keys["store"],
         options={key: each for key, each in options.items() if key not in _NOT_OPTIONS},

@@ -164,7 +164,13 @@ class PlanDocument:
         text: The file's text, unchanged (no secrets: literal ones are refused).
         name: The plan's name; names the state folder.
         description: For people.
-        source, target: The two sides, resolved.
+        source, target: The two sides, resolved; of a plan with several sources, the first.
+        parts: Of a plan with ``sources``: one plan for each, in order.
+        part: The name of the source that this is the plan of; empty of a whole plan.
+        source_path: Where the source stands in the plan.
+        add: Metadata fields that every record gets.
+        source_namespace: The namespace that all records lie in, whatever the source has; empty
+            for those that it has.
         if_exists: What to do about an existing target.
         strategy: ``big_bang``.
         batch_size: How much goes into one batch.
@@ -209,9 +215,16 @@ class PlanDocument:
     positions: Mapping[str, tuple[int, int]] = field(default_factory=dict, repr=False)
     secrets: frozenset[str] = field(default_factory=frozenset, repr=False)
     unresolved: tuple[str, ...] = ()
+    parts: tuple[PlanDocument, ...] = field(default=(), repr=False)
+    part: str = ""
+    source_path: str = "source"
+    add: Mapping[str, Any] = field(default_factory=dict)
+    source_namespace: str = ""
 
     def place(self, path: str) -> str:
         """``file:line:column: path`` of a key of this plan, or of its nearest parent."""
+        if path == "source" or path.startswith("source."):
+            path = self.source_path + path.removeprefix("source")
         probe = path
         while probe and probe not in self.positions:
             cut = max(probe.rfind("."), probe.rfind("["))

@@ -17,7 +17,10 @@ def markdown() -> str:
     Columns: key, type, default, description.  Ends with a line feed.
     """
     plan = schema.plan_schema()
-    sections = ["### The plan\n\n" + _table(_rows(plan, "", skip=(*_SIDES, "transforms")))]
+    sections = [
+        "### The plan\n\n" + _table(_rows(plan, "", skip=(*_SIDES, "transforms", "sources")))
+    ]
+    sections.append("### `sources`\n\n" + _table(_rows(_entries(plan), "", skip=_SIDES)))
     for store in _stores():
         sections.append(f"### `store: {store}`\n\n" + _table(_location_rows(store)))
     everything = schema.definition("#/$defs/connection_grpc")
@@ -25,6 +28,12 @@ def markdown() -> str:
     step = schema.definition("#/$defs/transform")
     sections.append("### Transforms\n\n" + _table(_rows(step, "")))
     return "\n\n".join(sections) + "\n"
+
+
+def _entries(plan: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What each of ``sources`` is."""
+    found: Mapping[str, Any] = plan["properties"]["sources"]["items"]
+    return found
 
 
 def _stores() -> list[str]:

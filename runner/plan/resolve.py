@@ -23,6 +23,8 @@ _SECRET_KEY = re.compile(
 _ADDRESS_KEY = re.compile(r"(?:.*_)?(?:dsn|url|uri|proxy|host)", re.IGNORECASE)
 # … and these headers are never written out.
 _SECRET_HEADER = re.compile(r".*(?:auth|key|token|secret|cookie|passw).*", re.IGNORECASE)
+# Where these may stand: what a plan says of the world around it.
+_OUTSIDE = (("source",), ("sources",), ("target",), ("vars",))
 
 
 @dataclass
@@ -175,7 +177,7 @@ class _Resolver:
         if not complete:
             return None
         text = "".join(each for each, _, _ in made)
-        if len(parts) > 1 and keys[:1] in (("source",), ("target",), ("vars",)):
+        if len(parts) > 1 and keys[:1] in _OUTSIDE:
             text = addresses.joined(
                 [
                     (each, isinstance(part, Reference))
@@ -213,7 +215,7 @@ class _Resolver:
             self._out.faults.append(Fault(keys, problem.what, problem.hint))
 
     def _note_secrets(self, keys: Keys, node: Scalar, found: _Text) -> None:
-        if keys[:1] not in (("source",), ("target",), ("vars",)) or not found.text:
+        if keys[:1] not in _OUTSIDE or not found.text:
             return
         key = next((each for each in reversed(keys) if isinstance(each, str)), "")
         if "headers" in keys[:-1]:

@@ -316,6 +316,8 @@ def _unknown_key(keys: Keys, key: str, known: list[str], plan: Any) -> Fault:
 
 
 def _where_it_belongs(keys: Keys, key: str, known: list[str], plan: Any) -> str:
+    if keys[:1] == ("sources",) and keys[2:3] == ("source",):
+        plan, keys = plan["sources"][keys[1]], keys[2:]
     if keys[:1] in (("source",), ("target",)):
         side = keys[0]
         store = plan[side].get("store")

@@ -18,6 +18,7 @@ from runner.results import (
     Remark,
     RollbackResult,
     RunResult,
+    SeveralResult,
     Side,
     StatusResult,
     StepRow,
@@ -50,7 +51,7 @@ _ROWS = 200
 _FAILURES = 20
 
 
-Result = DryRunResult | RunResult | InspectResult | StatusResult | RollbackResult
+Result = DryRunResult | RunResult | InspectResult | StatusResult | RollbackResult | SeveralResult
 
 
 def to_markdown(result: Result) -> str:
@@ -66,6 +67,8 @@ def to_markdown(result: Result) -> str:
             parts = _status(result)
         case RollbackResult():
             parts = _rollback(result)
+        case SeveralResult():
+            parts = _several(result)
         case _:
             assert_never(result)
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -266,6 +269,18 @@ def _rollback(result: RollbackResult) -> list[str]:
     return [
         f"## {_text(result.name)}: {state}",
         _bullets(facts),
+        _section("Next", _bullets(_text(each) for each in result.next)),
+    ]
+
+
+def _several(result: SeveralResult) -> list[str]:
+    """Each source's document below what is true of all."""
+    verdict = [] if result.verdict is None else [_verdict(result.verdict)]
+    return [
+        f"# {_text(result.name)}: {result.command}, {plural(len(result.parts), 'source')}",
+        *verdict,
+        _remarks(result.problems, "Problems"),
+        *(f"# {_text(each.source)}\n\n{to_markdown(each.result)}" for each in result.parts),
         _section("Next", _bullets(_text(each) for each in result.next)),
     ]
 

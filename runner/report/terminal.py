@@ -29,6 +29,7 @@ from runner.results import (
     Remark,
     RollbackResult,
     RunResult,
+    SeveralResult,
     Side,
     StatusResult,
     StepRow,
@@ -53,7 +54,7 @@ from runner.words import (
 
 __all__ = ["Result", "failure", "problems", "render"]
 
-Result = DryRunResult | RunResult | InspectResult | StatusResult | RollbackResult
+Result = DryRunResult | RunResult | InspectResult | StatusResult | RollbackResult | SeveralResult
 
 _STYLES = {Verdict.PASSED: "bold green", Verdict.FAILED: "bold red", Verdict.SKIPPED: "yellow"}
 _LONGEST_NAME = 40
@@ -83,6 +84,8 @@ def render(result: Result, console: Console, verbose: bool = False) -> None:
             _status(result, console, verbose)
         case RollbackResult():
             _rollback(result, console, verbose)
+        case SeveralResult():
+            _several(result, console, verbose)
         case _:
             assert_never(result)
 
@@ -455,6 +458,66 @@ def _action(result: RollbackResult) -> str:
     if not result.done:
         return found[0] + found[2]
     return f"{found[1]}: {found[2]}" if found[2] else "nothing: there was nothing to remove"
+
+
+# several sources
+
+
+def _several(result: SeveralResult, console: Console, verbose: bool) -> None:
+    """One line a source; of a dry run and an inspection each source's own screen."""
+    for part in result.parts:
+        if isinstance(part.result, DryRunResult | InspectResult):
+            render(part.result, console, verbose)
+            console.print()
+    words = plural(len(result.parts), "source")
+    if result.verdict is not None:
+        run = result.verdict is Verdict.SKIPPED
+        word = "DONE, nothing was checked" if run else result.verdict.value.upper()
+        title = Text(f"{word}  ", style=_STYLES[result.verdict])
+        facts = [clean(result.name), *([result.command] if result.command != "run" else []), words]
+        title.append(" · ".join(facts), "default not bold")
+    else:
+        title = Text(clean(result.name), style="bold").append(
+            f" · {result.command} · {words}", "not bold"
+        )
+    _paragraph(console, title, indent=0)
+    _labelled(console, [(clean(part.source), _in_short(part.result)) for part in result.parts])
+    for part in result.parts:
+        if isinstance(part.result, RunResult):
+            for check in part.result.checks:
+                if check.verdict is Verdict.FAILED:
+                    _heading(console, clean(part.source))
+                    _check(console, check, verbose)
+    _remarks(console, result.problems, "problem", "red")
+    _next(console, result.next)
+
+
+def _in_short(result: Result) -> Line:
+    match result:
+        case RunResult():
+            line = Text(result.verdict.value, _STYLES[result.verdict])
+            facts = [plural(result.records, "record"), duration(result.seconds)]
+            if result.dead_letters:
+                facts.append(f"{number(result.dead_letters)} set aside")
+            if result.repeated:
+                facts.append("nothing was done now")
+            return line.append("".join(f" · {each}" for each in facts), "default not bold")
+        case StatusResult():
+            running = ", running now" if result.running else ""
+            copied = f" · {_copied(result)}" if result.run_id else ""
+            return f"{clean(result.phase)}{running}{copied}"
+        case RollbackResult():
+            kept = sum(count for count, _ in result.kept.values())
+            return _action(result) + (f"; keeps {plural(kept, 'record')}" if kept else "")
+        case DryRunResult():
+            found = f"{number(result.source.records)} records"
+            return f"{found} · {plural(len(result.problems), 'problem')}"
+        case InspectResult():
+            return ", ".join(
+                f"{each.side}: {number(each.about.records)} records" for each in result.sides
+            )
+        case SeveralResult():
+            return plural(len(result.parts), "source")
 
 
 # pieces that several screens share

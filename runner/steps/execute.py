@@ -17,7 +17,7 @@ from typing import assert_never
 
 from runner.checks import evidence
 from runner.checks.digest import Kept
-from runner.checks.evidence import Ends, kept_of
+from runner.checks.evidence import Ends, Others, kept_of
 from runner.checks.queries import queries_checks
 from runner.copy.journal import Journal
 from runner.copy.pipeline import Copier, CopySettings, Progress, records_in_flight
@@ -41,6 +41,7 @@ from runner.steps.marks import (
     DONE,
     RUNNING,
     is_mark_of,
+    mark_id_of,
     mark_text,
     refuse_foreign_run,
 )
@@ -79,6 +80,7 @@ class Execution:
         listener: Told of progress; called from any thread.
         show_values: Whether results and errors are to hold the values that differ.
         overwrite: Who allowed that records of somebody else are overwritten; empty if nobody.
+        others: What other sources of the same plan wrote to the target.
     """
 
     def __init__(
@@ -94,8 +96,10 @@ class Execution:
         *,
         show_values: bool,
         overwrite: str = "",
+        others: Others | None = None,
     ) -> None:
         self.overwrite = overwrite
+        self.others = others or Others()
         self.document = document
         self.journal = journal
         self.steps = steps
@@ -110,6 +114,7 @@ class Execution:
         self._moments_lock = threading.Lock()
         self._retries_before: int = journal.fact("retries", 0)
         self.run_id: str = journal.fact("run_id")
+        self.mark_id = mark_id_of(journal)
         self._reopen_staged()
 
     def run(self) -> Verdict:
@@ -183,7 +188,7 @@ class Execution:
             return
         spec = self._described()
         if not is_mark_of(
-            self.retrying.call("looking at the target", self.target.read_mark), self.run_id
+            self.retrying.call("looking at the target", self.target.read_mark), self.mark_id
         ):
             raise JournalError(
                 f"{spec.name} does not bear the mark of the run {self.run_id}, which wrote to a "
@@ -268,7 +273,7 @@ class Execution:
         mark = self.target.read_mark()
         if mark is None:
             return empty_too and self.target.count() == 0
-        return is_mark_of(mark, self.run_id)
+        return is_mark_of(mark, self.mark_id)
 
     def _claim(self) -> None:
         """Mark the collection that is to be replaced, so that no second run replaces it too."""
@@ -276,7 +281,7 @@ class Execution:
         if self.retrying.call("looking at the target", final.describe) is None:
             return
         mark = self.retrying.call("looking at the target", final.read_mark)
-        if is_mark_of(mark, self.run_id):
+        if is_mark_of(mark, self.mark_id):
             return
         self._refuse_foreign(mark)
         # put back when the collection is kept aside, or the run is taken back
@@ -284,10 +289,10 @@ class Execution:
         self._mark(BEING_REPLACED, final)
 
     def _refuse_foreign(self, mark: str | None) -> None:
-        refuse_foreign_run(mark, self.run_id, self.journal.fact("left_behind", []))
+        refuse_foreign_run(mark, self.mark_id, self.journal.fact("left_behind", []))
 
     def _mark(self, state: str, target: Target | None = None) -> None:
-        text = mark_text(self.run_id, self.document.name, state)
+        text = mark_text(self.mark_id, self.document.name, state)
         marked = target or self.target
         self.retrying.call("marking the target", lambda: marked.write_mark(text))
 
@@ -459,6 +464,7 @@ class Execution:
             limited=limited,
             fingerprint=self.journal.fact("fingerprint", ""),
             show_values=self.show_values,
+            others=self.others,
         )
         results = run_checks(
             ends,

@@ -23,6 +23,7 @@ from runner.steps.compile import pace_of
 from runner.steps.divided import DividedTarget, divided
 from runner.steps.marks import place_of, refuse_other_target
 from runner.steps.model import Step, spec_from_json, steps_from_json
+from runner.steps.placed import placed
 from runner.steps.preflight import chain_of, preparation_for
 from runner.steps.state import RunFolder, State
 from runner.stores import open_store, store_class
@@ -35,6 +36,7 @@ class LoadedPlan:
     Args:
         document: What the file says.
         given: What it was loaded with besides.
+        family: All sources' plans, where there are several.
 
     Attributes:
         state: Where its runs are.
@@ -42,17 +44,35 @@ class LoadedPlan:
         commands: What to type next.
     """
 
-    def __init__(self, document: PlanDocument, given: Given) -> None:
+    def __init__(
+        self, document: PlanDocument, given: Given, family: tuple[PlanDocument, ...] = ()
+    ) -> None:
+        if document.part:
+            given = replace(given, only=document.part)
         self.document = document
         self.given = given
+        self.family = family
         self.state = State(document)
         self.redactor = Redactor(document.secrets)
         self.commands = Commands(document, given, self.redactor)
 
     @property
     def name(self) -> str:
-        """The plan's name."""
-        return self.document.name
+        """The plan's name, and of one source among several that one's."""
+        return " ".join(each for each in (self.document.name, self.document.part) if each)
+
+    @property
+    def siblings(self) -> list[LoadedPlan]:
+        """The plans of the other sources."""
+        return [
+            LoadedPlan(each, self.given, self.family)
+            for each in self.family
+            if each.part != self.document.part
+        ]
+
+    def with_(self, **changes: Any) -> LoadedPlan:
+        """The same plan, but for what *changes* of its document say."""
+        return LoadedPlan(replace(self.document, **changes), self.given, self.family)
 
     @contextmanager
     def as_begun(self) -> Iterator[LoadedPlan]:
@@ -76,7 +96,8 @@ class LoadedPlan:
         journal.close()
         if limit is None:
             return self
-        return LoadedPlan(replace(self.document, limit=limit), replace(self.given, limit=limit))
+        document = replace(self.document, limit=limit)
+        return LoadedPlan(document, replace(self.given, limit=limit), self.family)
 
     # both ends
 
@@ -127,6 +148,8 @@ class LoadedPlan:
         divides = side == "target" and self.document.namespace_to.kind == "collection"
         opener = divided if divides else open_store
         store = retrying.call(f"opening the {side}", lambda: opener(location, access, folder))
+        if side == "source" and self.document.source_namespace:
+            store = placed(store, self.document.source_namespace)
         try:
             yield store
         finally:

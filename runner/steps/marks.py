@@ -22,6 +22,11 @@ RUNNING = "running"
 DONE = "done"
 
 
+def mark_id_of(journal: Journal) -> str:
+    """What marks of this run name: the run, or of several sources' the first one's."""
+    return str(journal.fact("mark_id") or journal.fact("run_id"))
+
+
 def mark_text(run_id: str, plan: str, state: str) -> str:
     """The mark of a run: what `Target.write_mark` is given."""
     return json.dumps({"run": run_id, "plan": plan, "state": state})
@@ -112,7 +117,7 @@ def refuse_other_target(journal: Journal, now: dict[str, Any], target: Target) -
         return
     run_id = journal.fact("run_id")
     if only_moved(kept, now) and target.describe() is not None:
-        if is_mark_of(target.read_mark(), run_id):
+        if is_mark_of(target.read_mark(), mark_id_of(journal)):
             return
         why = ", which does not bear that run's mark"
     else:

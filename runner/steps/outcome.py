@@ -338,6 +338,7 @@ def _status_of(
         phase = "rolling back"
         acts = () if running else (plan.commands.line("rollback", "--yes"),)
     elif journal.fact("finished", False):
+        running = running and not plan.document.part  # another source's run holds the lock
         phase, acts = "finished", (plan.commands.line("report"), plan.commands.line("verify"))
     elif running:
         phase = journal.step_in_progress() or "beginning"

@@ -13,14 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runner.checks.compare import differences
-from runner.checks.digest import IdSet, id_digests, keys_of
+from runner.checks.digest import IdSet, id_digests, keys_of, places_in
 from runner.checks.evidence import WrittenRecords
 from runner.copy.journal import Journal
 from runner.copy.prepare import Preparation
 from runner.errors import JournalError
 from runner.model import Batch, BatchSize, Id
 from runner.steps.divided import DividedTarget
-from runner.steps.marks import is_being_replaced, is_mark_of, refuse_foreign_run, run_of
+from runner.steps.family import Family
+from runner.steps.marks import (
+    is_being_replaced,
+    is_mark_of,
+    mark_id_of,
+    refuse_foreign_run,
+    run_of,
+)
 from runner.steps.model import Append, Create, Index, Step, Swap
 from runner.stores.base import CanSwap, Source, Target
 from runner.words import plural
@@ -30,6 +37,8 @@ _SHOWN = 10
 SOMEBODY_ELSES = "written by somebody else"
 CHANGED = "changed since this run wrote them"
 OVERWRITTEN = "were there before this run, which overwrote them"
+OTHER_SOURCES = "written by other sources of this plan"
+LEAVING = "about to be taken back as well"
 
 
 @dataclass
@@ -62,6 +71,7 @@ class Rollback:
         target: Opened on the plan's own collection; for writing if `act` is to be called.
         in_flight: What may have been written without being journalled when the run broke
             off, as it would have been written (see `in_flight_batches`).
+        family: The other sources of the same plan.
     """
 
     def __init__(
@@ -70,11 +80,13 @@ class Rollback:
         steps: tuple[Step, ...],
         target: Target,
         in_flight: Iterable[Batch] = (),
+        family: Family | None = None,
     ) -> None:
+        self.family = family or Family()
         self.journal = journal
         self.steps = steps
         self.target = target
-        self.run_id: str = journal.fact("run_id")
+        self.run_id = mark_id_of(journal)
         self._in_flight = list(in_flight)
 
     def look(self) -> Undo:
@@ -128,7 +140,8 @@ class Rollback:
         if undo.collection:
             self._remove_from(undo)
         self._restore_mark()
-        for folder in self.journal.fact("made_folders") or ():  # the deepest comes first
+        # the deepest comes first
+        for folder in (*(self.journal.fact("made_folders") or ()), *self.family.folders):
             with suppress(OSError):  # gone already, or something lies in it
                 Path(folder).rmdir()
         self.journal.keep("rolled back", {"removed": undo.removed}, rolled_back=True)
@@ -144,7 +157,8 @@ class Rollback:
                 self._delete_own(written)
                 if isinstance(written, DividedTarget):
                     written.drop_empty(self.journal.fact("made_collections") or ())
-                written.write_mark(None)
+                if not self.family.living:
+                    written.write_mark(None)
                 self.journal.audit("records deleted", collection=undo.collection)
             elif self._written_to()[1] and written.describe() is None:
                 # what an interrupted creation or drop left beside
@@ -159,7 +173,8 @@ class Rollback:
 
     def _restore_mark(self) -> None:
         """Give a collection that was there before this run the mark that it bore."""
-        if not any(isinstance(each, Swap | Append) for each in self.steps):
+        appended = any(isinstance(each, Swap | Append) for each in self.steps)
+        if not appended or self.family.living:
             return
         mark = self.target.read_mark() if self.target.describe() is not None else None
         if is_mark_of(mark, self.run_id):
@@ -180,10 +195,9 @@ class Rollback:
     def _written_to(self) -> tuple[str, bool]:
         """The collection this run wrote to, and whether the run made it."""
         for number, step in enumerate(self.steps, start=1):
-            if isinstance(step, Create) and self.journal.step_state(number):
-                return step.collection, True
-            if isinstance(step, Append) and self.journal.step_state(number):
-                return step.collection, False
+            if isinstance(step, Create | Append) and self.journal.step_state(number):
+                made = isinstance(step, Create) or self.family.made
+                return step.collection, made and not self.family.living
         return "", False
 
     def _created_wholly(self) -> bool:
@@ -257,7 +271,7 @@ class Rollback:
     def _sort(self, target: Target) -> Undo:
         counts: Counter[str] = Counter()
         first: dict[str, list[Id]] = {}
-        self._own = _Own(self.journal, self._found_in_flight(target))
+        self._own = _Own(self.journal, self._found_in_flight(target), self.family)
         removed = sum(len(own) for _, own in self._sorted_pages(target, counts, first))
         kept = {why: (count, tuple(first[why])) for why, count in counts.items()}
         cannot_tell = self._own.cannot_tell if removed else ""
@@ -290,6 +304,8 @@ class Rollback:
                     if not why:
                         own.append(row)
                         continue
+                    if why == LEAVING:
+                        continue
                     counts[why] += 1
                     if len(first.setdefault(why, [])) < _SHOWN:
                         first[why].append(page.batch.ids[row])
@@ -321,18 +337,23 @@ def in_flight_batches(
 class _Own:
     """Tells the records that a run wrote, and left as they are, from all others."""
 
-    def __init__(self, journal: Journal, in_flight: Iterable[Batch]) -> None:
+    def __init__(self, journal: Journal, in_flight: Iterable[Batch], family: Family) -> None:
+        self._family = family
         self._written = WrittenRecords(journal, in_flight)
         self._before = IdSet(journal.present_before())
 
     def judge(self, batch: Batch) -> list[str]:
         """For each record, why it is not the run's to remove; empty where it is."""
         places, same = self._written.compared(batch)
-        before = self._before.has(keys_of(id_digests(batch.ids, batch.namespace)))
+        keys = keys_of(id_digests(batch.ids, batch.namespace))
+        before = self._before.has(keys)
+        others = places_in(self._family.others.living, keys) >= 0
+        leaving = places_in(self._family.going, keys) >= 0
         found = []
         for row, place in enumerate(places.tolist()):
             if place < 0:
-                found.append(SOMEBODY_ELSES)
+                why = LEAVING if leaving[row] else SOMEBODY_ELSES
+                found.append(OTHER_SOURCES if others[row] else why)
             elif before[row]:
                 found.append(OVERWRITTEN)
             elif not same[row]:

@@ -11,13 +11,14 @@ from typing import Any
 from runner.copy.journal import Journal
 from runner.copy.retry import Retrying, Stop
 from runner.errors import JournalError, PlanError
-from runner.plan.model import Hazard
+from runner.plan.model import Hazard, IfExists
 from runner.report.files import write_report
 from runner.report.progress import ProgressEvent
 from runner.results import RunResult, Verdict, to_json
 from runner.steps.actor import actor
 from runner.steps.compile import faults_of_warnings, raise_faults
 from runner.steps.execute import Execution, Listener
+from runner.steps.family import Family, claim_of, family_of, refuse_shared_ids
 from runner.steps.loaded import (
     LoadedPlan,
     no_source,
@@ -25,7 +26,7 @@ from runner.steps.loaded import (
     refuse_half_undone,
     scratch_folder,
 )
-from runner.steps.marks import is_mark_of, refuse_foreign_run
+from runner.steps.marks import is_mark_of, mark_id_of, refuse_foreign_run
 from runner.steps.model import spec_to_json, steps_to_json
 from runner.steps.outcome import outcome, versions_of, warnings_of
 from runner.steps.sight import Sight, allowed_by, sight
@@ -106,7 +107,9 @@ def _start(
     newest = plan.state.newest() if restart else None
     left_behind = [leave_behind] if leave_behind else []
     if newest is not None:
-        left_behind.append(newest.run_id)
+        left_behind += {newest.run_id, _mark_of(newest)}
+    family = family_of(plan)
+    plan = joining(plan, family)
     folder = plan.state.new_run()
     try:
         folder.scratch.mkdir()
@@ -128,11 +131,15 @@ def _start(
                     f"--leave-behind {leave_behind}: the target does not bear that run's mark",
                     "leave the option out, or name the run that the refusal names",
                 )
-            refuse_foreign_run(mark, folder.run_id, left_behind)
+            refuse_foreign_run(mark, family.mark_id or folder.run_id, left_behind)
+            if family.living:
+                refuse_unlike(plan, seen, family)
+                claim = claim_of(plan, seen.found, seen.source, seen.target)
+                refuse_shared_ids(claim, family.written)
             raise_faults((seen.compiled.strictly() if strict else seen.compiled).faults)
             journal = Journal.create(folder.journal, redact=plan.redactor.text)
             stack.callback(journal.close)
-            _keep_facts(plan, journal, folder, seen, left_behind)
+            _keep_facts(plan, journal, folder, seen, left_behind, family.mark_id or folder.run_id)
             if newest is not None:
                 _abandon(newest)
             # the target was looked at for reading; now it is opened for writing
@@ -222,6 +229,7 @@ def _execute(
             listener,
             show_values=part.show_values,
             overwrite=_may_overwrite(plan, journal, part),
+            others=family_of(plan).others,
         )
         try:
             verdict = execution.run()
@@ -285,6 +293,38 @@ def _refuse_gone(plan: LoadedPlan, folder: RunFolder, journal: Journal) -> None:
             )
 
 
+def joining(plan: LoadedPlan, family: Family) -> LoadedPlan:
+    """*plan* as it is to begin: it adds to a target that other sources of it have made."""
+    appends = family.living and plan.document.if_exists is IfExists.REFUSE
+    return plan.with_(if_exists=IfExists.APPEND) if appends else plan
+
+
+def refuse_unlike(plan: LoadedPlan, seen: Sight, family: Family) -> None:
+    """Leave if the target is not the one that the other sources' runs wrote to.
+
+    Raises:
+        JournalError: It was made anew, by somebody else.
+    """
+    there = seen.found.target_spec is not None
+    if there and not is_mark_of(seen.found.target_mark, family.mark_id):
+        raise JournalError(
+            f"{plan.endpoint('target')} does not bear the mark of the runs of "
+            f"{', '.join(family.living)}, which wrote to a target of that name",
+            "it was made anew, or is another server's: look at who did that",
+        )
+
+
+def _mark_of(folder: RunFolder) -> str:
+    try:
+        journal = Journal.open_existing(folder.journal, read_only=True)
+    except JournalError:
+        return folder.run_id  # damaged, or of another version: maybe why it is left behind
+    try:
+        return mark_id_of(journal)
+    finally:
+        journal.close()
+
+
 def _abandon(folder: RunFolder) -> None:
     try:
         journal = Journal.open_existing(folder.journal)
@@ -299,7 +339,12 @@ def _abandon(folder: RunFolder) -> None:
 
 
 def _keep_facts(
-    plan: LoadedPlan, journal: Journal, folder: RunFolder, seen: Sight, left_behind: list[str]
+    plan: LoadedPlan,
+    journal: Journal,
+    folder: RunFolder,
+    seen: Sight,
+    left_behind: list[str],
+    mark_id: str,
 ) -> None:
     compiled, found = seen.compiled, seen.found
     source, target = seen.sides
@@ -313,6 +358,7 @@ def _keep_facts(
             "left_behind": left_behind,
         },
         left_behind=left_behind,
+        mark_id=mark_id,
         run_id=folder.run_id,
         limit_given=plan.given.limit,
         name=plan.name,

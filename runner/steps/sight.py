@@ -89,31 +89,36 @@ def dry_run(
         scratch_folder() as scratch,
         sight(plan, scratch, allow, _PREVIEW, patience(), show_values=show_values) as seen,
     ):
-        compiled, found = seen.compiled, seen.found
-        if strict:
-            compiled = compiled.strictly()
-        source, target = seen.sides
-        return DryRunResult(
-            name=plan.name,
-            strategy=plan.document.strategy,
-            description=plan.document.description,
-            source=source,
-            target=target,
-            fields=compiled.fields,
-            losses=compiled.losses,
-            steps=tuple(step_rows(compiled.steps)),
-            thresholds=tuple(
-                thresholds(plan.document.validation, limited=plan.document.limit is not None)
-            ),
-            estimate=compiled.estimate,
-            hazards=compiled.hazards,
-            problems=tuple(each.remark for each in compiled.faults),
-            warnings=compiled.warnings,
-            notes=compiled.notes,
-            sampled=found.before.records,
-            fingerprint=plan.fingerprint(),
-            exit_code=compiled.exit_code,
-        )
+        return tried(plan, seen, strict=strict)
+
+
+def tried(plan: LoadedPlan, seen: Sight, *, strict: bool) -> DryRunResult:
+    """What a dry run shows of what was seen."""
+    compiled, found = seen.compiled, seen.found
+    if strict:
+        compiled = compiled.strictly()
+    source, target = seen.sides
+    return DryRunResult(
+        name=plan.name,
+        strategy=plan.document.strategy,
+        description=plan.document.description,
+        source=source,
+        target=target,
+        fields=compiled.fields,
+        losses=compiled.losses,
+        steps=tuple(step_rows(compiled.steps)),
+        thresholds=tuple(
+            thresholds(plan.document.validation, limited=plan.document.limit is not None)
+        ),
+        estimate=compiled.estimate,
+        hazards=compiled.hazards,
+        problems=tuple(each.remark for each in compiled.faults),
+        warnings=compiled.warnings,
+        notes=compiled.notes,
+        sampled=found.before.records,
+        fingerprint=plan.fingerprint(),
+        exit_code=compiled.exit_code,
+    )
 
 
 def allowed_by(plan: LoadedPlan, allow: Iterable[str]) -> dict[Hazard, str]:

@@ -74,10 +74,13 @@ class State:
     def __init__(self, document: PlanDocument) -> None:
         base = document.state_dir or document.path.parent / ".runner"
         self.base = base
-        self.folder = base / document.name
+        plan_folder = base / document.name
+        # the sources of one plan write to one target: one at a time
+        self.folder = plan_folder / "sources" / document.part if document.part else plan_folder
+        self._lock = plan_folder / "lock"
         self.runs = self.folder / "runs"
         self._plan = document.path
-        self._owner = self.folder / "plan"
+        self._owner = plan_folder / "plan"
 
     def run_folders(self) -> list[RunFolder]:
         """Every run that has begun, oldest first."""
@@ -147,7 +150,7 @@ class State:
             if not ignore.exists() or not ignore.stat().st_size:  # cut short by a full disk
                 ignore.write_text("*\n")
             _refuse_network(self.folder)
-            descriptor = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+            descriptor = os.open(self._lock, os.O_CREAT | os.O_RDWR, 0o600)
         except OSError as error:
             raise _cannot_write(self.folder, error) from error
         try:
@@ -171,10 +174,9 @@ class State:
 
     def is_locked(self) -> bool:
         """Whether a runner holds the lock now; changes nothing."""
-        path = self.folder / "lock"
-        if not path.exists():
+        if not self._lock.exists():
             return False
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(self._lock, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from runner.copy.journal import Journal
@@ -9,6 +10,7 @@ from runner.errors import JournalError, PausedError, StoreError
 from runner.model import Batch
 from runner.results import RollbackResult, Side
 from runner.steps.actor import actor
+from runner.steps.family import family_of
 from runner.steps.loaded import LoadedPlan, patience, scratch_folder
 from runner.steps.model import Swap
 from runner.steps.outcome import side_of
@@ -17,8 +19,14 @@ from runner.steps.state import RunFolder
 from runner.stores.base import Access, Target
 
 
-def rollback(plan: LoadedPlan, *, confirmed: bool) -> RollbackResult:
-    """Remove what the newest run created; see `runner.api.Plan.rollback`."""
+def rollback(plan: LoadedPlan, *, confirmed: bool, leaving: Collection[str] = ()) -> RollbackResult:
+    """Remove what the newest run created; see `runner.api.Plan.rollback`.
+
+    Args:
+        plan: The plan, or that of one source.
+        confirmed: Do it.
+        leaving: Other sources that are to be taken for gone.
+    """
     with plan.state.lock(), scratch_folder() as scratch:
         folder, journal = plan.newest_journal("roll back")
         try:
@@ -36,7 +44,11 @@ def rollback(plan: LoadedPlan, *, confirmed: bool) -> RollbackResult:
                 if confirmed:
                     retrying.call("looking at the target", lambda: plan.take_over(target, journal))
                 taken_back = Rollback(
-                    journal, steps, target, _in_flight(plan, journal, target, scratch)
+                    journal,
+                    steps,
+                    target,
+                    _in_flight(plan, journal, target, scratch),
+                    family_of(plan, leaving),
                 )
                 undo = retrying.call("looking at the target", taken_back.look)
                 if confirmed:

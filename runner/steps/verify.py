@@ -14,6 +14,7 @@ from runner.report.progress import ProgressEvent
 from runner.results import RunResult, Verdict, verdict_of
 from runner.steps.actor import actor
 from runner.steps.execute import Listener, run_checks
+from runner.steps.family import family_of
 from runner.steps.loaded import LoadedPlan, no_source, patience, scratch_folder
 from runner.steps.model import Create, Step, Swap, spec_from_json
 from runner.steps.outcome import next_acts, result_of, side_of
@@ -59,6 +60,7 @@ def verify(plan: LoadedPlan, listener: Listener, *, show_values: bool) -> RunRes
                 limited=plan.document.limit is not None,
                 fingerprint=journal.fact("fingerprint", ""),
                 show_values=show_values,
+                others=family_of(plan).others,
             )
 
             def tell(name: str) -> None:

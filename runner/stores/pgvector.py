@@ -7,7 +7,7 @@ either integers or texts; over 2,000 dimensions an index is on halves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
@@ -16,10 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar, cast
 
-import numpy as np
 import psycopg2
 from psycopg2.extensions import connection as Session  # noqa: N812 - SQL's own word for one
-from psycopg2.extensions import quote_ident
 
 from runner import jsonvalues
 from runner.errors import (
@@ -53,9 +51,7 @@ from runner.model import (
     Page,
     Partition,
     Proposal,
-    Room,
     Select,
-    Severity,
     VectorKind,
     VectorSpec,
 )
@@ -66,19 +62,14 @@ from runner.stores.pgvector_copy import (
     ChunkColumns,
     decode_chunk,
 )
-from runner.stores.pgvector_fields import field_type, fields_note
 from runner.stores.pgvector_filters import (
     WHOLE,
     build_filters,
-    filter_findings,
     filterable,
     whole_index,
 )
 from runner.stores.pgvector_findings import (
     append_findings,
-    index_for,
-    name_findings,
-    place_findings,
     refuse_hidden_rows,
     server_findings,
     table_findings,
@@ -86,15 +77,21 @@ from runner.stores.pgvector_findings import (
 from runner.stores.pgvector_indexes import (
     BUILD_PARAMS,
     MAX_DIM,
-    MAX_INDEXED_DIM,
     VectorIndex,
     build_index,
     may_be_indexed,
     vector_indexes,
 )
 from runner.stores.pgvector_keys import MAX_ID_BYTES
+from runner.stores.pgvector_made import (
+    FIELD_TYPES,
+    HALF_TOLERANCE,
+    VECTOR_COLUMN_TYPES,
+    NewTable,
+)
 from runner.stores.pgvector_pages import pages
 from runner.stores.pgvector_password import password_findings
+from runner.stores.pgvector_search import Search
 from runner.stores.pgvector_session import (
     Sessions,
     all_rows,
@@ -110,19 +107,15 @@ from runner.stores.pgvector_session import (
 from runner.stores.pgvector_snapshot import SharedSnapshot, begin_alone
 from runner.stores.pgvector_swap import copy_grants, rename
 from runner.stores.pgvector_table import (
-    DEFAULT_NAMES,
     Table,
     Vector,
     comment_lines,
     estimated_records,
-    extension_schema,
     find_relation,
     map_columns,
-    vectors_note,
 )
-from runner.stores.pgvector_types import Column, typed_as
+from runner.stores.pgvector_types import typed_as
 from runner.stores.pgvector_write import Writing
-from runner.words import shown_list
 
 __all__ = ["PgvectorStore"]
 
@@ -143,10 +136,6 @@ _SAMPLE_RECORDS = 20_000
 
 _MARK = "runner:mark "
 
-_VECTOR_COLUMN = "embedding"
-_TYPES = "vector_types"  # in a collection's `extra`: vector → the type of its column
-_CARRIED = "field_types"  # field → the type of its column, as it is in the source
-_HALF_TOLERANCE = 2.0**-11
 _DTYPES = {"vector": "float32", "halfvec": "float16", "sparsevec": "float32", "bit": "bit"}
 
 _T = TypeVar("_T", bound=Callable[..., Any])
@@ -280,8 +269,8 @@ class PgvectorStore(Target):
             extra={
                 "columns": table.mapping(),
                 TYPED: {each.name: typed_as(each.type) for each in table.extras if each.is_typed},
-                _TYPES: {each.name: each.column.type for each in table.vectors},
-                _CARRIED: {each.name: each.sql_type for each in table.extras},
+                VECTOR_COLUMN_TYPES: {each.name: each.column.type for each in table.vectors},
+                FIELD_TYPES: {each.name: each.sql_type for each in table.extras},
                 **({WHOLE: whole} if whole else {}),
                 **({NO_METRIC: True} if assumed else {}),
             },
@@ -437,59 +426,8 @@ class PgvectorStore(Target):
         """A table with id, document, metadata and embedding, and what stands against it."""
         del records, size_bytes  # a server does not say how much room it has
         with self._sessions.transaction() as session:
-            findings = place_findings(session, self._schema(session), self.location)
-            fields, field_findings = self._new_fields(session, wanted)
-        findings += field_findings
-        names = self._names()
-        held = {k: v for k, v in wanted.vectors.items() if v.kind is not VectorKind.MULTI}
-        columns = self._new_columns(held)
-        all_names = [self._table_name, *names.values(), self._serial, *columns.values(), *fields]
-        findings += name_findings(
-            [each for each in all_names if isinstance(each, str)], self.location
-        )
-        findings += self._column_findings(wanted, names, columns, fields)
-        types = wanted.extra.get(_TYPES, {})
-        vectors = {name: _new_vector(each, types.get(name)) for name, each in held.items()}
-        findings += [
-            Finding(
-                f"vectors of {each.dim:,} dimensions; pgvector holds at most {MAX_DIM:,}",
-                "reduce them before, or choose another target",
-                key=self._key("table"),
-            )
-            for each in vectors.values()
-            if each.kind is VectorKind.DENSE and each.dtype != "bit" and each.dim > MAX_DIM
-        ]
-        index, index_findings = index_for(wanted.index, vectors, self.location)
-        findings += index_findings
-        spec = CollectionSpec(
-            name=self._table_name,
-            vectors=vectors,
-            index=index,
-            id_kind="integer" if wanted.id_kind == "integer" else "string",
-            fields=fields,
-            filterable=wanted.filterable,
-            extra={
-                "columns": {**names, "vectors": columns},
-                **{name: wanted.extra[name] for name in (WHOLE,) if name in wanted.extra},
-            },
-            room=Room(
-                fields=tuple(fields),
-                documents=Outcome.KEPT if names["document"] else Outcome.ALTERED,
-                metadata=Outcome.KEPT if names["metadata"] else Outcome.ALTERED,
-            ),
-        )
-        filters, filter_problems = filter_findings(spec, self._key("filter_indexes"))
-        spec = replace(spec, filterable=filters)
-        findings += filter_problems
-        if wanted.id_kind == "mixed":
-            findings.append(
-                Finding(
-                    "some ids are integers and some are texts; a key column holds one kind",
-                    "write `ids: string`",
-                    key=self._key("table"),
-                )
-            )
-        return Proposal(spec, self._summary(spec), tuple(findings))
+            schema = self._schema(session)
+            return NewTable(self.location).proposal(session, schema, wanted)
 
     def id_rule(self, id_kind: str) -> IdRule:
         """A key column holds one kind: integers alone are kept, beside text they become text."""
@@ -506,42 +444,13 @@ class PgvectorStore(Target):
     @_mapped
     def create(self, spec: CollectionSpec) -> None:
         """Make the extension where it is missing, and the table."""
-        names = self._names()
         with self._sessions.transaction() as session:
             if self._find(session) is not None:
                 raise CollectionMismatchError(
                     f"pgvector: table {self._table_name} exists already; expected none",
                     "write `if_exists: append` or `replace`, or name another table",
                 )
-            run(session, "CREATE EXTENSION IF NOT EXISTS vector")
-            place = extension_schema(session)
-            key = "bigint" if spec.id_kind == "integer" else 'text COLLATE "C"'
-            columns = [f"{quote_ident(str(names['id']), session)} {key} PRIMARY KEY"]
-            if self._serial:
-                columns.append(f"{quote_ident(self._serial, session)} bigserial UNIQUE")
-            if names["document"]:
-                columns.append(f"{quote_ident(names['document'], session)} text")
-            if names["metadata"]:
-                columns.append(
-                    f"{quote_ident(names['metadata'], session)} jsonb NOT NULL DEFAULT '{{}}'"
-                )
-            made = self._new_columns(spec.vectors)
-            columns += [
-                f"{quote_ident(made[name], session)} {_sql_type(each, f'{place}.')}"
-                for name, each in spec.vectors.items()
-            ]
-            columns += [
-                f"{quote_ident(name, session)} {kind}" for name, kind in spec.fields.items()
-            ]
-            schema = self._schema(session)
-            quoted = f"{quote_ident(schema, session)}.{quote_ident(self._table_name, session)}"
-            run(session, f"CREATE TABLE {quoted} ({', '.join(columns)})")
-            line = vectors_note(
-                {name: (made[name], each.metric) for name, each in spec.vectors.items()}
-            )
-            lines = [line, fields_note(list(spec.fields))] if spec.fields else [line]
-            text = literal(session, "\n".join(lines))
-            run(session, f"COMMENT ON TABLE {quoted} IS {text}")
+            NewTable(self.location).create(session, self._schema(session), spec)
         self._known = None
 
     @_mapped
@@ -648,12 +557,12 @@ class PgvectorStore(Target):
             indexes = vector_indexes(session, table, searched)
             metric = self._metric_of(searched, indexes)
             index = next((each for each in indexes if each.metric is metric), None)
-            self._tune_search(session, table, index, k, exact)
-            half = index is not None and index.on_halves and not exact
             dim = self._dim(session, table, searched)
+            search = Search(session, table, searched, dim, metric, self._where)
+            search.tune(index, k, self._options.get("index") or {}, exact=exact)
+            half = index is not None and index.on_halves and not exact
             for query in queries:
-                sql = self._search_sql(table, searched, dim, metric, query, k, half)
-                rows = all_rows(session, sql)
+                rows = all_rows(session, search.sql(query, k, half=half))
                 ids.append([row[0] for row in rows])
                 scores.append([float(row[1]) for row in rows])
         return Hits(ids, scores, higher_is_better=False)
@@ -715,124 +624,6 @@ class PgvectorStore(Target):
 
     def _key(self, option: str) -> str:
         return f"{self.location.side}.{option}"
-
-    def _names(self) -> dict[str, str | None]:
-        """The column names of a table that we create, but for those of its vectors."""
-        given = self._options.get("columns") or {}
-        return {each: given.get(each, usual) for each, usual in DEFAULT_NAMES.items()}
-
-    @property
-    def _serial(self) -> str | None:
-        """A column of a table that we create which the database numbers, for others to read."""
-        return (self._options.get("columns") or {}).get("serial")
-
-    def _new_columns(self, vectors: Mapping[str, VectorSpec]) -> dict[str, str]:
-        """Vector → its column, in a table that we create.
-
-        The only dense one, or the unnamed one, is ``columns.vector``; others are called as
-        ``columns.vectors`` says, else by their own names.
-        """
-        given = self._options.get("columns") or {}
-        named = given.get("vectors") or {}
-        dense = [name for name, each in vectors.items() if each.kind is VectorKind.DENSE]
-        return {
-            name: named[name]
-            if name in named
-            else given.get("vector", _VECTOR_COLUMN)
-            if name == DEFAULT_VECTOR or dense == [name]
-            else name
-            for name in vectors
-        }
-
-    def _new_fields(
-        self, session: Session, wanted: CollectionSpec
-    ) -> tuple[dict[str, str], list[Finding]]:
-        """Fields that get a column of their own → its type, and what is wrong with that.
-
-        Those that ``columns.extra`` names; without it all that have a type, by the plan or in
-        the PostgreSQL that they come from.
-        """
-        extra = (self._options.get("columns") or {}).get("extra")
-        carried = wanted.extra.get(_CARRIED, {})
-        fields: dict[str, str] = {}
-        found = []
-        for name in wanted.fields if extra is None else extra:
-            asked = wanted.fields.get(name)
-            kind = field_type(session, asked) if asked is not None else "jsonb"
-            if kind is not None:
-                fields[name] = kind
-            elif carried.get(name) != asked:
-                found.append(
-                    Finding(
-                        f"PostgreSQL has no type {asked!r} that a column of a field can have",
-                        "write one of its own, as `text`, `integer`, `timestamptz` or `text[]`",
-                        key=f"fields.{name}.type",
-                    )
-                )
-            if asked is None:
-                found.append(
-                    Finding(
-                        f"field {name} has no type: its column becomes jsonb",
-                        f"write `fields: {{{name}: {{type: …}}}}`",
-                        Severity.NOTE,
-                        self._key("columns.extra"),
-                    )
-                )
-        found += [
-            Finding(
-                f"the plan gives {name} a type, but `columns.extra` no column",
-                "name it there, or leave that key out",
-                key=f"fields.{name}.type",
-            )
-            for name, asked in wanted.fields.items()
-            if extra is not None and name not in extra and carried.get(name) != asked
-        ]
-        return fields, found
-
-    def _column_findings(
-        self,
-        wanted: CollectionSpec,
-        names: Mapping[str, Any],
-        columns: Mapping[str, str],
-        fields: Mapping[str, str],
-    ) -> list[Finding]:
-        """Names that two columns would share, that nothing comes for, or that none can have."""
-        given = self._options.get("columns") or {}
-        used = [*filter(None, [*names.values(), self._serial]), *columns.values(), *fields]
-        found = [
-            Finding(
-                f"two columns would be called {name!r}",
-                "call one otherwise with `target.columns`",
-                key=self._key("columns"),
-            )
-            for name in dict.fromkeys(each for each in used if used.count(each) > 1)
-        ]
-        strangers = sorted((given.get("vectors") or {}).keys() - wanted.vectors.keys())
-        if strangers:
-            found.append(
-                Finding(
-                    f"`columns.vectors` names {shown_list(strangers)}; what comes are the vectors "
-                    + shown_list(list(wanted.vectors)),
-                    key=self._key("columns.vectors"),
-                )
-            )
-        if "" in fields:
-            found.append(
-                Finding(
-                    "a column needs a name, and one field has none",
-                    "leave it out of `columns.extra`",
-                    key=self._key("columns.extra"),
-                )
-            )
-        if not isinstance(names["id"], str):
-            found.append(
-                Finding(
-                    "a table that is created has a key of one column",
-                    "write `columns: {id: …}` with one name, or make the table before",
-                    key=self._key("columns.id"),
-                )
-            )
-        return found
 
     def _schema(self, session: Session) -> str:
         schema = self._options.get("schema") or one_row(session, "SELECT current_schema()")[0]
@@ -904,87 +695,6 @@ class PgvectorStore(Target):
         with self._sessions.transaction(patient=True) as session:
             build_index(session, self._table(session), vector, metric, index, dim, workers)
 
-    # ---- how: searching
-
-    def _tune_search(
-        self, session: Session, table: Table, index: VectorIndex | None, k: int, exact: bool
-    ) -> None:
-        if exact:
-            run(session, "SET LOCAL enable_indexscan = off")
-            return
-        if index is None:
-            return
-        params = {**index.spec.params, **(self._options.get("index") or {})}
-        # The index loses against a full scan in the planner's eyes while a table is small.
-        run(session, "SET LOCAL enable_seqscan = off")
-        if index.spec.type == "hnsw":
-            ef_search = min(1000, max(int(params.get("ef_search", 40)), k))
-            run(session, f"SET LOCAL hnsw.ef_search = {ef_search}")
-        elif "probes" in params:
-            run(session, f"SET LOCAL ivfflat.probes = {int(params['probes'])}")
-        if self._where and table.extension_version >= (0, 8):
-            order = "strict_order" if index.spec.type == "hnsw" else "relaxed_order"
-            run(session, f"SET LOCAL {index.spec.type}.iterative_scan = {order}")
-
-    def _search_sql(
-        self,
-        table: Table,
-        vector: Vector,
-        dim: int,
-        metric: Metric,
-        query: FloatArray,
-        k: int,
-        half: bool,
-    ) -> str:
-        place, column = table.extension, vector.column
-        operator = f"OPERATOR({place}.{vector.opclass(metric)[1]})"
-        condition = f"{column.quoted} IS NOT NULL" + (f" AND {self._where}" if self._where else "")
-        given = _query_literal(query, column, place, dim)
-        if half:
-            halves = f"{place}.halfvec({len(query)})"
-            # The index finds candidates by halves; the full vectors then say which are nearest.
-            nearest = (
-                f"SELECT {table.key_out} AS runner_key, {column.quoted} AS runner_vector "
-                f"FROM {table.quoted} WHERE {condition} "
-                f"ORDER BY ({column.quoted}::{halves}) {operator} ({given}::{halves}) "
-                f"LIMIT {4 * k}"
-            )
-            return (
-                f"SELECT runner_key, runner_vector {operator} {given} FROM ({nearest}) nearest "
-                f"ORDER BY 2 LIMIT {k}"
-            )
-        compared = column.quoted
-        if not column.dim:
-            compared = f"({compared}::{place}.{column.type}({dim or len(query)}))"
-        return (
-            f"SELECT {table.key_out}, {compared} {operator} {given} FROM {table.quoted} "
-            f"WHERE {condition} ORDER BY {compared} {operator} {given} LIMIT {k}"
-        )
-
-    # ---- how: proposing
-
-    def _summary(self, spec: CollectionSpec) -> str:
-        names = spec.extra["columns"]
-        columns = [
-            f"{names['id']} {'bigint' if spec.id_kind == 'integer' else 'text'} primary key",
-            *([f"{self._serial} bigserial"] if self._serial else []),
-            *([f"{names['document']} text"] if names["document"] else []),
-            *([f"{names['metadata']} jsonb"] if names["metadata"] else []),
-            *(f"{names['vectors'][name]} {_sql_type(each)}" for name, each in spec.vectors.items()),
-            *(f"{name} {kind}" for name, kind in spec.fields.items()),
-        ]
-        text = f"table {self._table_name} ({', '.join(columns)})"
-        if spec.index is not None and spec.index.type != "none":
-            large = any(
-                each.dim > MAX_INDEXED_DIM and each.dtype == "float32"
-                for each in spec.dense.values()
-            )
-            halves = " on halfvec" if large else ""
-            text += f", index {spec.index}{halves}"
-        if spec.filterable:
-            text += f", filter indexes on {', '.join(spec.filterable)}"
-        return text
-
 
 # ---- vectors
 
@@ -998,47 +708,5 @@ def _vector_spec(vector: Vector, dim: int, metric: Metric) -> VectorSpec:
         kind=vector.kind,
         dtype=_DTYPES[vector.column.type],
         fidelity=Fidelity.ROUNDED if half else Fidelity.EXACT,
-        tolerance=_HALF_TOLERANCE if half else 0.0,
+        tolerance=HALF_TOLERANCE if half else 0.0,
     )
-
-
-def _new_vector(wanted: VectorSpec, kind: str | None) -> VectorSpec:
-    """What the column that we make for *wanted* holds.
-
-    Args:
-        wanted: What is to be held.
-        kind: The type of the column that it comes from, if that is pgvector's too.
-    """
-    if wanted.kind is VectorKind.SPARSE:
-        dim = min(wanted.dim or MAX_SPARSE_DIM, MAX_SPARSE_DIM)
-        return replace(wanted, dim=dim, dtype="float32")
-    if kind == "bit":
-        return replace(wanted, dtype="bit", metric=Metric.L2)
-    if kind == "halfvec":
-        return replace(
-            wanted, dtype="float16", fidelity=Fidelity.ROUNDED, tolerance=_HALF_TOLERANCE
-        )
-    return replace(wanted, dtype="float32")
-
-
-def _sql_type(vector: VectorSpec, place: str = "") -> str:
-    """The type of a column for *vector*; *place* goes before those of the extension."""
-    if vector.dtype == "bit":
-        return f"bit({vector.dim})"
-    kind = "halfvec" if vector.dtype == "float16" else "vector"
-    if vector.kind is VectorKind.SPARSE:
-        kind = "sparsevec"
-    return f"{place}{kind}" + (f"({vector.dim})" if vector.dim else "")
-
-
-def _query_literal(query: FloatArray, column: Column, place: str, dim: int) -> str:
-    """A vector to search by, of the column's type."""
-    if column.type == "bit":
-        return "B'" + "".join("1" if each else "0" for each in query.tolist()) + "'"
-    values = query.astype(np.float64).tolist()
-    if column.type == "sparsevec":
-        inside = ",".join(f"{at}:{each!r}" for at, each in enumerate(values, start=1) if each)
-        text = f"{{{inside}}}/{dim or len(query)}"
-    else:
-        text = jsonvalues.dumps(values).decode()
-    return f"'{text}'::{place}.{column.type}"

@@ -35,7 +35,8 @@ and which fields have no other."""
 _MAX_BTREE_BYTES = 2_600  # a third of a page, less what an entry needs besides
 _LOOKED_AT = 1_000
 _ACCESS = re.compile(
-    r"""(?P<column>"(?:[^"]|"")+"|\w+)\ (?P<how>->>?)\ E?'(?P<field>(?:[^']|'')*)'::text""",
+    r"""(?P<column>"(?:[^"]|"")+"|\w+)(?:::jsonb)?\ (?P<how>->>?)\ (?P<escaped>E?)
+    '(?P<field>(?:[^']|'')*)'::text""",
     re.VERBOSE,
 )
 _CAST = re.compile(r"\)*(?:::(?P<type>[a-z ]+))?\)*")
@@ -241,10 +242,10 @@ def _values(session: Session, table: Table, names: list[str]) -> dict[str, _Valu
         for name in some:
             assert table.metadata is not None
             column = table.metadata.quoted
-            if table.metadata.type == "json":
+            text = f"{column} ->> {literal(session, name)}"
+            if table.metadata.type == "json":  # which no GIN index takes
                 column = f"({column}::jsonb)"
             value = f"{column} -> {literal(session, name)}"
-            text = f"{column} ->> {literal(session, name)}"
             kind = f"jsonb_typeof({value})"
             fits = f"coalesce({kind}, 'null') = 'null' OR"
             expressions.append((value, text))
@@ -327,6 +328,8 @@ def _of_expression(
     if column.strip('"').replace('""', '"') != table.metadata.name:
         return None
     field = access["field"].replace("''", "'")
+    if access["escaped"]:
+        field = field.replace("\\\\", "\\")
     before, after = expression[: access.start()], expression[access.end() :]
     if words:
         return field, FilterKind.TEXT

@@ -384,10 +384,11 @@ def insecure_findings(location: Location) -> Iterator[Finding]:
 # ---- errors
 
 _AUTH_CLASSES = ("28",)
-_TIMED_OUT = (
+_PASSING = (
     errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
     errorcodes.IDLE_SESSION_TIMEOUT,
     errorcodes.TRANSACTION_TIMEOUT,
+    errorcodes.SNAPSHOT_TOO_OLD,
 )
 _TRANSIENT_CLASSES = (
     errorcodes.CLASS_CONNECTION_EXCEPTION,
@@ -421,7 +422,7 @@ def mapped_error(error: psycopg2.Error, location: Location) -> StoreError:
         return CollectionMismatchError(what, "somebody else has just made it")
     lost = not code and isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
     passing = code[:2] in _TRANSIENT_CLASSES and code not in _LASTING
-    if lost or passing or code in _TIMED_OUT:
+    if lost or passing or code in _PASSING:
         # of an idle session that it ended, libpq passes on no more than that it is gone
         return TransientStoreError(
             what,

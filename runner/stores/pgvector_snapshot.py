@@ -119,7 +119,7 @@ class SharedSnapshot:
             holder.close()
             if error.pgcode not in _CANNOT_EXPORT:
                 raise
-            self._note("", f"the server exports none (SQLSTATE {error.pgcode})")
+            self._note("", f"the server exports no snapshot (SQLSTATE {error.pgcode})")
             return
         except BaseException:
             holder.close()

@@ -120,9 +120,9 @@ def _live(order: dict[str, Any]) -> None:
     global _fatal
     _fatal = order["point"]
     os.environ.update(order["environment"])
-    from runner import load_plan
+    from runner import load_any
 
-    plan = load_plan(order["plan"])
+    plan = load_any(order["plan"])
     match order["command"]:
         case "run":
             plan.run()

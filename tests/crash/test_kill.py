@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import random
 from pathlib import Path
 
 import pytest
 
-from runner import load_plan
+from runner import load_any, load_plan
 from runner.copy.journal import Journal, audit_is_whole
 from runner.errors import JournalError
 from runner.model import CollectionSpec, VectorSpec
-from runner.results import Verdict
+from runner.results import SeveralResult, StatusResult, Verdict
 from runner.stores.base import Access
 from tests.crash.killer import Killer
 from tests.e2e.places import DIM, NEEDS_UUIDS, PAIRS, Places, records
@@ -138,6 +139,50 @@ def test_a_killed_run_goes_on_in_every_collection(
     for each in parts(to):
         with served.opened(each) as one:
             assert one.describe() is None
+
+
+@pytest.mark.parametrize("store", ["files", "pgvector"])
+def test_a_killed_run_of_several_sources_goes_on(
+    served: Places, killer: Killer, store: str
+) -> None:
+    """Within a source and between two; killed while they are taken back, they go as well."""
+    names = ("eu", "us", "ap")
+    sources = []
+    for seed, name in enumerate(names):
+        batch = records(COUNT // 3, seed=seed)
+        source = served.options("jsonl", name)
+        served.fill(source, batch.with_(ids=[f"{name}-{each}" for each in batch.ids]))
+        sources.append({"name": name, "source": source, "add": {"region": name}})
+
+    def plan_to(to: dict, name: str) -> Path:
+        path = served.folder / f"{name}.yaml"
+        checks = {"level": "quick", "ids": "full"}
+        document = {"sources": sources, "target": to, "batch_size": 10, "validation": checks}
+        path.write_text(json.dumps(document))
+        return path
+
+    effects, expected = 0, ""
+    for name in ("calm", *"abcdefgh"):
+        to = served.options(store, f"several_{store}_{name}")
+        plan = plan_to(to, name)
+        if name == "calm":
+            effects = killer.run(0, plan, served.environment).effects
+            expected = served.digest(to).hex()
+            continue
+        point = effects * (ord(name) - ord("a") + 1) // 9
+        assert killer.run(point, plan, served.environment).died
+        killer.run(0, plan, served.environment)
+        assert load_any(plan).verify().verdict is Verdict.PASSED
+        assert served.digest(to).hex() == expected
+    for point in (5, 9, 14):
+        killer.run(point, plan, served.environment, "rollback")
+    status = load_any(plan).status()
+    assert isinstance(status, SeveralResult)
+    phases = [each.result.phase for each in status.parts if isinstance(each.result, StatusResult)]
+    if set(phases) != {"rolled back"}:
+        killer.run(0, plan, served.environment, "rollback")
+    with served.opened(to) as target:
+        assert target.describe() is None
 
 
 @pytest.mark.long

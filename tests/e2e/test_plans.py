@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pydantic
 import pytest
 
-from runner import load_plan
+from runner import load_any, load_plan
 from runner.api import Plan
 from runner.copy.ids import uuid_for
 from runner.model import BatchSize, IndexSpec
@@ -36,8 +36,8 @@ SAMPLE = {"store": "files", "path": "plans/sample/documents.parquet"}
 CHROMA = {"store": "chroma", "path": ".demo/chroma", "collection": "docstrings"}
 
 
-def run(served: Places, name: str, **variables: str) -> tuple[Plan, RunResult]:
-    plan = load_plan(served.folder / "plans" / f"{name}.yaml", variables)
+def run(served: Places, name: str, *, only: str = "", **variables: str) -> tuple[Plan, RunResult]:
+    plan = load_plan(served.folder / "plans" / f"{name}.yaml", variables, only=only)
     return plan, plan.run()
 
 
@@ -265,6 +265,23 @@ def show_one_collection_each(served: Places, plan: Plan, result: RunResult) -> N
     assert (undone.action, undone.removed) == ("drop", 24)
 
 
+def in_several_collections(served: Places) -> None:
+    run(served, "one_collection_each")
+
+
+def show_several_sources(served: Places, plan: Plan, result: RunResult) -> None:
+    """Run as a whole as well: what was copied by itself stays, and the others follow."""
+    assert result.records == 6
+    several = load_any(plan.document.path)
+    assert several.run().exit_code == 0
+    there = {"store": "files", "path": ".demo/tickets.parquet"}
+    found = served.read(there)
+    assert len(found) == 18
+    assert {each[2]["queue"] for each in found.values()} == {"urgent", "later"}
+    with served.opened(there) as store:
+        assert store.namespaces() == ["1", "2", "3"]
+
+
 def in_weaviate(served: Places) -> None:
     """As an application may have it: named by UUIDs, each with its own name in a property."""
     with served.opened(served.options("weaviate", "Docstrings"), Access.WRITE) as collection:
@@ -368,10 +385,11 @@ def show_any_to_chroma(served: Places, plan: Plan, result: RunResult) -> None:
 
 @dataclass(frozen=True)
 class Shipped:
-    """A plan: what has to be there, and what it shows."""
+    """A plan: what has to be there, what it shows, and by which of its sources."""
 
     prepare: Callable[[Places], None]
     show: Callable[[Places, Plan, RunResult], None]
+    only: str = ""
 
 
 SHIPPED = {
@@ -389,6 +407,7 @@ SHIPPED = {
     "faiss_to_qdrant": Shipped(in_an_index_that_langchain_saved, show_faiss_to_qdrant),
     "any_to_chroma": Shipped(lambda _: None, show_any_to_chroma),
     "one_collection_each": Shipped(lambda _: None, show_one_collection_each),
+    "several_sources": Shipped(in_several_collections, show_several_sources, only="urgent"),
     "weaviate_to_faiss": Shipped(in_weaviate, show_weaviate_to_faiss),
 }
 
@@ -435,7 +454,7 @@ def test_every_plan_that_ships_is_tried_and_listed() -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_plan_that_ships_runs_and_passes(checkout: Places, name: str) -> None:
     SHIPPED[name].prepare(checkout)
-    plan, result = run(checkout, name)
+    plan, result = run(checkout, name, only=SHIPPED[name].only)
     assert [each for each in result.checks if each.verdict is Verdict.FAILED] == []
     assert result.verdict is Verdict.PASSED
     SHIPPED[name].show(checkout, plan, result)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from runner.model import DEFAULT_VECTOR, CollectionSpec, Metric, VectorSpec
+from runner.model import DEFAULT_VECTOR, CollectionSpec, Metric, Severity, VectorSpec
 from runner.stores.base import Connection
 from runner.stores.pgvector import PgvectorStore
 
@@ -23,3 +23,7 @@ def created(store: PgvectorStore, wanted: CollectionSpec | None = None) -> Colle
     proposed = store.propose(wanted or spec(), 0, 0).spec
     store.create(proposed)
     return proposed
+
+
+def problems(store: PgvectorStore) -> list[str]:
+    return [each.what for each in store.findings() if each.severity is Severity.PROBLEM]

@@ -51,12 +51,7 @@ from runner.testing import make_batch, read_all
 from tests.servers import postgres
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.tls import Authority, Pair
-from tests.unit.pgvector_tables import Open, Sql, created, spec
-
-
-def problems(store: PgvectorStore) -> list[str]:
-    return [each.what for each in store.findings() if each.severity is Severity.PROBLEM]
-
+from tests.unit.pgvector_tables import Open, Sql, created, problems, spec
 
 # Numbers
 

@@ -159,6 +159,22 @@ def test_columns_of_a_table_are_carried_to_another(open_store: Open, sql: Sql) -
     assert proposal.findings == ()
 
 
+def test_a_column_that_would_be_in_the_way_is_not_carried(open_store: Open, sql: Sql) -> None:
+    sql("CREATE TABLE t (key text PRIMARY KEY, id int, document int, embedding text, "
+        "year int, text text, v vector(8))")  # fmt: skip
+    sql("INSERT INTO t VALUES ('a', 1, 2, 'x', 3, 'text', '[1,2,3,4,5,6,7,8]')")
+    source = open_store()
+    found = source.describe()
+    assert found is not None
+    target = open_store("target", table="u")
+    made = created(target, replace(found, name="u"))
+    assert made.fields == {"year": "integer"}
+    rows = read_all(source)
+    target.write(rows)
+    assert differences(rows, target.fetch(rows.ids), target.capabilities, {}) == []
+    assert sql("SELECT year, metadata FROM u") == [(3, {"id": 1, "document": 2, "embedding": "x"})]
+
+
 def test_the_columns_of_a_table_that_is_there_are_its_contract(open_store: Open, sql: Sql) -> None:
     sql("CREATE TABLE t (id text PRIMARY KEY, year int NOT NULL, lang varchar(2), made date, "
         "by text DEFAULT 'app', document text, metadata json, embedding vector(8))")  # fmt: skip

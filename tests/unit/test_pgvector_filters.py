@@ -33,13 +33,14 @@ ROWS = [
     {"lang": "de" if row % 2 else "en", "year": 2000 + row, "score": row / 3, "open": row % 3 == 0,
      "tags": [f"t{row % 5}", "all"], "title": f"The number {row}", "sizes": [row, row + 1],
      "when": f"2024-01-{row % 28 + 1:02d}T00:00:00Z", "mixed": "x" if row % 9 == 0 else row,
-     "either": [row] if row % 9 == 0 else row, "o'dd \"name": row, "long": "x" * 60_000}
+     "either": [row] if row % 9 == 0 else row, "o'dd \"name": row, "back\\slash": row,
+     "long": "x" * 60_000}
     for row in range(60)
 ]  # fmt: skip
 ASKED = {
     "lang": KEYWORD, "year": INTEGER, "score": FLOAT, "open": BOOL, "tags": KEYWORD,
     "title": TEXT, "sizes": INTEGER, "when": FilterKind.DATETIME, "mixed": INTEGER,
-    "either": INTEGER, "o'dd \"name": INTEGER, "long": KEYWORD,
+    "either": INTEGER, "o'dd \"name": INTEGER, "back\\slash": INTEGER, "long": KEYWORD,
 }  # fmt: skip
 
 
@@ -125,6 +126,24 @@ def test_places_and_fields_without_a_column_are_left_without(open_store: Open) -
     proposal = open_store("target").propose(spec(filterable={"at": FilterKind.GEO}), 1, 1)
     assert proposal.spec.filterable == {}
     assert any("no index for places" in each.what for each in proposal.findings)
+
+
+def test_metadata_of_type_json_gets_indexes_too(open_store: Open, sql: Sql) -> None:
+    sql("CREATE TABLE t (id text PRIMARY KEY, document text, metadata json, e vector(8))")
+    asked = {name: ASKED[name] for name in ("lang", "year", "tags", "title")}
+    target = open_store("target")
+    target.write(make_batch(len(ROWS)).with_(metadata=Metadata.of(ROWS)))
+    for _ in range(2):
+        target.finish(spec(filterable=asked))
+    for condition, index in (
+        ("metadata ->> 'lang' = 'de'", "t_lang_filter_btree"),
+        ("(metadata ->> 'year')::bigint > 2050", "t_year_filter_btree"),
+        ("metadata::jsonb -> 'tags' ? 't3'", "t_tags_filter_gin"),
+    ):
+        assert index in plans(sql, condition), condition
+    found = target.describe()
+    assert found is not None
+    assert found.filterable == asked
 
 
 def test_columns_of_fields_get_indexes_of_their_types(open_store: Open, sql: Sql) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from runner.errors import AuthError, PlanError, TransientStoreError
 from runner.model import BatchSize, Partition, Select, Severity
 from runner.stores.base import Connection
 from runner.stores.pgvector import PgvectorStore
+from runner.stores.pgvector_snapshot import SharedSnapshot
 from runner.testing import make_batch, read_all
 from tests.servers import postgres
 from tests.servers.pooler import TransactionPooler
@@ -123,6 +125,42 @@ def test_a_snapshot_that_was_lost_gives_way_to_a_new_one(open_store: Open, sql: 
         assert ids(store, 50) == [*range(50, 61)]
     assert notes.whys == ["", "the connection that held the snapshot was lost"]
     assert notes[0][0] <= notes[1][0]
+
+
+def test_where_a_server_does_not_know_the_snapshot_each_scan_has_its_own(
+    open_store: Open, sql: Sql
+) -> None:
+    filled(sql)
+    store, notes = open_store(), Notes()
+    with postgres.shared().database() as elsewhere, store.snapshot(notes):
+        holder = PgvectorStore(
+            replace(store.location, options={**store.location.options, "dsn": elsewhere}),
+            store.access,
+            store.scratch,
+        )
+        # as behind an address that leads to several servers
+        store._shared = SharedSnapshot(holder._sessions.connect, notes)
+        assert len(ids(store, None, 50)) == 49
+        sql("DELETE FROM t WHERE id > 60")
+        assert ids(store, 50) == [*range(50, 61)]
+        holder.close()
+    assert notes.whys == ["", "none: a connection reached a server that did not know it"]
+
+
+def test_where_a_server_exports_no_snapshot_each_scan_has_its_own(
+    open_store: Open, sql: Sql, dsn: str
+) -> None:
+    filled(sql)
+    sql("DROP ROLE IF EXISTS runner_plain; CREATE ROLE runner_plain LOGIN")
+    sql("GRANT SELECT ON t TO runner_plain")
+    sql("REVOKE EXECUTE ON FUNCTION pg_export_snapshot() FROM PUBLIC")
+    store, notes = open_store(dsn=make_dsn(dsn, user="runner_plain")), Notes()
+    with store.snapshot(notes):
+        assert len(ids(store, None, 50)) == 49
+        assert len(ids(store, 50)) == 51
+    assert notes.whys == ["none: the server exports no snapshot (SQLSTATE 42501)"]
+    store.close()
+    sql("DROP OWNED BY runner_plain; DROP ROLE runner_plain")
 
 
 def test_a_snapshot_leaves_no_session_behind(open_store: Open, sql: Sql) -> None:

@@ -18,7 +18,7 @@ from runner.steps.state import State, file_system_of
 
 
 def state(tmp_path, **changes):
-    document = {"path": tmp_path / "plan.yaml", "name": "docs", "state_dir": None}
+    document = {"path": tmp_path / "plan.yaml", "name": "docs", "state_dir": None, "part": ""}
     return State(SimpleNamespace(**{**document, **changes}))
 
 
