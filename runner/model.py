@@ -144,6 +144,13 @@ class Metadata(Sequence[dict[str, Any]]):
         """From objects; None stands for an empty one."""
         return cls(objects=[dict(each) if each else {} for each in objects])
 
+    @classmethod
+    def joined_of(cls, parts: Sequence[Metadata]) -> Metadata:
+        """The objects of *parts* one after the other; as texts where all have those."""
+        if all(each.has_texts for each in parts):
+            return cls(texts=[text for each in parts for text in each.texts()])
+        return cls(objects=[found for each in parts for found in each.objects()])
+
     @property
     def has_texts(self) -> bool:
         """Whether `texts` costs nothing."""
@@ -328,6 +335,55 @@ class Batch:
             sparse={name: [column[row] for row in rows] for name, column in self.sparse.items()},
             multi={name: [column[row] for row in rows] for name, column in self.multi.items()},
         )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Batch]) -> Batch:
+        """The records of *parts* one after the other, in the namespace of the first.
+
+        All parts have the same vectors; parts without records may have none.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        filled = [part for part in parts if len(part)] or parts[:1]
+        if not filled:
+            return cls([], {}, [], Metadata(objects=[]))
+        first = filled[0]
+        masked = {name for part in filled for name in part.present}
+        return cls(
+            ids=[each for part in filled for each in part.ids],
+            vectors={
+                name: np.concatenate([part.vectors[name] for part in filled])
+                for name in first.vectors
+            },
+            documents=[each for part in filled for each in part.documents],
+            metadata=Metadata.joined_of([part.metadata for part in filled]),
+            namespace=first.namespace,
+            present={
+                name: np.concatenate(
+                    [part.present.get(name, np.ones(len(part), np.bool_)) for part in filled]
+                )
+                for name in masked
+            },
+            sparse={n: [each for part in filled for each in part.sparse[n]] for n in first.sparse},
+            multi={n: [each for part in filled for each in part.multi[n]] for n in first.multi},
+        )
+
+    def cut(self, most_bytes: int | None) -> Iterator[Batch]:
+        """Parts of at most *most_bytes* by `size_bytes`, none empty; a larger record comes alone.
+
+        With None it is one part.
+        """
+        if most_bytes is None or self.size_bytes <= most_bytes:
+            if len(self):
+                yield self
+            return
+        start, size = 0, 0
+        for row, record_bytes in enumerate(self.record_bytes().tolist()):
+            if row > start and size + record_bytes > most_bytes:
+                yield self.take(range(start, row))
+                start, size = row, 0
+            size += record_bytes
+        yield self.take(range(start, len(self))) if start else self
 
     def with_(self, **changes: Any) -> Batch:
         """A copy with some columns replaced."""
@@ -530,6 +586,7 @@ class Workload:
         queries: How many searches a check asks at both ends; it reads the source's vectors once
             more, to know the exact answers.  Questions of a file are not counted.
         k: How many neighbours each of them asks for.
+        held: How many records a target that is appended to holds; None if it is to be made.
     """
 
     records: int
@@ -541,6 +598,7 @@ class Workload:
     sampled: int
     queries: int
     k: int
+    held: int | None = None
 
 
 @dataclass(frozen=True)
@@ -670,6 +728,7 @@ class Capabilities:
         max_sparse_components: Most components of a sparse vector that are there; None for no
             limit.
         sparse_zeros: Whether one of those may be 0.
+        sparse_empty: Whether a sparse vector may have no components that are there.
         metrics: Metric → how a vector comes back under it; a missing metric is not offered.
         tolerance: Largest absolute error of a component, for vectors of length 1, where the
             fidelity is not exact.
@@ -707,6 +766,7 @@ class Capabilities:
     max_sparse_dim: int | None = None
     max_sparse_components: int | None = None
     sparse_zeros: bool = True
+    sparse_empty: bool = True
     tolerance: float = 0.0
     zero_vector: bool = True
     zero_vector_ever: bool = True

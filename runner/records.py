@@ -33,22 +33,12 @@ from runner.model import (
     Select,
     VectorKind,
 )
+from runner.stores.durable import replacing
 from runner.stores.files import FilesStore
-from runner.stores.parts import replacing, spec_to_json
-from runner.stores.segments import (
-    ID_ONLY,
-    PARQUET_SUFFIXES,
-    Columns,
-    ParquetSegment,
-    RowReader,
-    TableWriter,
-    joined_kind,
-    kind_of_ids,
-    merged_metadata,
-    parted,
-    plain,
-    specs_seen,
-)
+from runner.stores.parts import spec_to_json
+from runner.stores.segment_files import PARQUET_SUFFIXES, ParquetSegment
+from runner.stores.segments import ID_ONLY, Columns, joined_kind, kind_of_ids, parted, specs_seen
+from runner.stores.tables import RowReader, TableWriter, merged_metadata, plain
 from runner.stores.vector_columns import with_all
 from runner.words import named_list
 

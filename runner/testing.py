@@ -69,7 +69,6 @@ __all__ = [
     "StoreConformance",
     "assert_same_records",
     "folder_digest",
-    "joined",
     "make_batch",
     "make_ids",
     "make_sparse",
@@ -176,34 +175,6 @@ def make_sparse(n: int, seed: int = 0, dim: int | None = None) -> list[SparseVec
     return found
 
 
-def joined(batches: Iterable[Batch]) -> Batch:
-    """One batch of all records, in order, in the namespace of the first; of none if none."""
-    parts = list(batches)
-    if not parts:
-        return Batch([], {}, [], Metadata.of([]))
-    first = parts[0]
-    masked = {name for part in parts for name in part.present}
-    return Batch(
-        ids=[each for part in parts for each in part.ids],
-        vectors={
-            name: np.concatenate([part.vectors[name] for part in parts]) for name in first.vectors
-        },
-        documents=[each for part in parts for each in part.documents],
-        metadata=Metadata.of([each for part in parts for each in part.metadata]),
-        present={
-            name: np.concatenate(
-                [part.present.get(name, np.ones(len(part), dtype=np.bool_)) for part in parts]
-            )
-            for name in masked
-        },
-        namespace=first.namespace,
-        sparse={
-            name: [each for part in parts for each in part.sparse[name]] for name in first.sparse
-        },
-        multi={name: [each for part in parts for each in part.multi[name]] for name in first.multi},
-    )
-
-
 def write_all(target: Target, batch: Batch, *, fresh: bool = False) -> None:
     """Write *batch*, in as many parts as the target's limits ask for."""
     most = target.capabilities.max_batch_records or max(1, len(batch))
@@ -231,7 +202,7 @@ def read_all(
     store: Store, size: int | BatchSize = 1000, select: Select = Select.ALL, parts: int = 1
 ) -> Batch:
     """Every record of a full scan, in the order it came."""
-    return joined(page.batch for page in pages(store, size, select, parts))
+    return Batch.joined([page.batch for page in pages(store, size, select, parts)])
 
 
 def assert_same_records(
@@ -640,7 +611,7 @@ class StoreConformance:
         with place.open(Access.READ) as store:
             cut = [Partition(**json.loads(each)) for each in kept]
             found = [page for each in cut for page in store.scan(each, None, BatchSize(9))]
-        self.same(batch, joined(page.batch for page in found))
+        self.same(batch, Batch.joined([page.batch for page in found]))
 
     def test_going_on_after_any_cursor_gives_exactly_the_rest(self, place: Place) -> None:
         batch = self.batch()
@@ -707,7 +678,7 @@ class StoreConformance:
         most = each * records
         with self.filled(place, batch) as target:
             found = pages(target, BatchSize(1000, most))
-            self.same(batch, joined(page.batch for page in found))
+            self.same(batch, Batch.joined([page.batch for page in found]))
         for page in found:
             assert page.batch.size_bytes <= most or len(page.batch) == 1
 
@@ -715,7 +686,7 @@ class StoreConformance:
         batch = self.batch(5)
         with self.filled(place, batch) as target:
             found = pages(target, BatchSize(1000, 1))
-            self.same(batch, joined(page.batch for page in found))
+            self.same(batch, Batch.joined([page.batch for page in found]))
         assert [len(page.batch) for page in found] == [1] * 5
 
     @pytest.mark.parametrize("size", [1, 10, 10_000])
@@ -835,9 +806,9 @@ class StoreConformance:
             write_all(target, new)
             assert target.count() == len(old)
             self.same(new, target.fetch(new.ids))
-            self.same(joined([rest, new]), read_all(target, 10))
+            self.same(Batch.joined([rest, new]), read_all(target, 10))
             target.finish(self.spec())
-            self.same(joined([rest, new]), read_all(target, 10))
+            self.same(Batch.joined([rest, new]), read_all(target, 10))
 
     def test_what_was_written_last_holds(self, place: Place) -> None:
         with self.created(place) as target:
@@ -899,7 +870,7 @@ class StoreConformance:
         with self.filled(place, old) as target:
             target.finish(self.spec())
             write_all(target, new)
-            expected = joined([old.take(range(15)), new])
+            expected = Batch.joined([old.take(range(15)), new])
             self.same(expected, read_all(target))
             target.finish(self.spec())
         with place.open(Access.READ) as store:
@@ -948,9 +919,9 @@ class StoreConformance:
                     for start in range(0, self.parallel, 10)
                 ]
                 list(pool.map(target.write, pieces))
-            self.same(joined(batches), read_all(target))
+            self.same(Batch.joined(batches), read_all(target))
             target.finish(self.spec())
-            self.same(joined(batches), read_all(target))
+            self.same(Batch.joined(batches), read_all(target))
 
     def test_readers_may_work_at_the_same_time(self, place: Place) -> None:
         readers = max(1, min(4, self.can.max_readers))
@@ -959,10 +930,12 @@ class StoreConformance:
             target.finish(self.spec())
         with place.open(Access.READ) as store, ThreadPoolExecutor(readers) as pool:
             found = pool.map(
-                lambda part: joined(page.batch for page in store.scan(part, None, BatchSize(7))),
+                lambda part: Batch.joined(
+                    [page.batch for page in store.scan(part, None, BatchSize(7))]
+                ),
                 store.partitions(readers),
             )
-            self.same(batch, joined(each for each in found if len(each)))
+            self.same(batch, Batch.joined([each for each in found if len(each)]))
 
     # Marks
 
@@ -1387,7 +1360,7 @@ class StoreConformance:
         for partition in store.partitions(parts):
             for page in store.scan(partition, None, BatchSize(size)):
                 found.setdefault(page.batch.namespace, []).append(page.batch)
-        return {namespace: joined(batches) for namespace, batches in found.items()}
+        return {namespace: Batch.joined(batches) for namespace, batches in found.items()}
 
     def _in_each(self, batches: Sequence[Batch], found: Mapping[str, Batch]) -> None:
         assert found.keys() == {each.namespace for each in batches}

@@ -21,7 +21,6 @@ from runner.model import (
     Partition,
     Select,
 )
-from runner.testing import joined
 from tests.conformance.test_toy import ToyStore, nearest
 
 
@@ -90,7 +89,7 @@ class NamespacedToy(ToyStore):
     ) -> Batch:
         rows = self._rows()
         there = [rows.get(json.dumps([namespace, each])) for each in ids]
-        found = joined([each for each in there if each]).with_(namespace=namespace)
+        found = Batch.joined([each for each in there if each]).with_(namespace=namespace)
         nothing: list[None] = [None] * len(found)
         if Select.VECTORS not in select:
             found = found.with_(vectors={}, present={}, sparse={}, multi={})
@@ -118,7 +117,7 @@ class NamespacedToy(ToyStore):
         exact: bool = False,
         namespace: str = "",
     ) -> Hits:
-        batch = joined(row for row in self._rows().values() if row.namespace == namespace)
+        batch = Batch.joined(row for row in self._rows().values() if row.namespace == namespace)
         if not len(batch):
             return Hits([[] for _ in queries], [[] for _ in queries], True)
         metric = self.describe().vectors[vector].metric

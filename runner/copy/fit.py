@@ -290,6 +290,8 @@ class Fitting:
     def _against_sparse(self, name: str, vector: SparseVector) -> str:
         """Why the target cannot hold *vector*; empty if it can."""
         can = self.capabilities
+        if not len(vector.indices) and not can.sparse_empty:
+            return "is empty, which the target refuses"
         if can.max_sparse_dim is not None and len(vector.indices):
             declared = self.vectors[name].dim if name in self.vectors else 0
             dim = min(declared or can.max_sparse_dim, can.max_sparse_dim)

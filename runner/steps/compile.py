@@ -628,15 +628,15 @@ def _changed_metric(found: Preflight) -> tuple[Hazard, ...]:
 def _field_rows(found: Preflight, effects: Sequence[FieldEffect]) -> list[FieldRow]:
     before, after = found.before, found.after
     named = {each.field: each for each in effects if each.field}
+    types_lost = _types_lost(found.source_spec, found.collection)
     rows = []
     arrived = set()
     # by name: the order in which stores give fields may change from one look to the next
     for name, summary in sorted(before.fields.items()):
         effect = named.get(name)
         becomes, note = _fate(name, summary, found, effect)
-        typed = found.source_spec.extra.get(TYPED, {}).get(name)
-        if typed and note == "kept":
-            note = typed
+        if name in types_lost and note == "kept":
+            note = types_lost[name]
         arrived.add(becomes if becomes in after.fields else name)
         rows.append(_row(name, summary, before, becomes, note))
     for name, summary in sorted(after.fields.items()):
@@ -724,9 +724,7 @@ def loss_rows(
     rows = []
     scaled_before = {each.field for each in losses if each.policy == "keep_norm"}
     given, made = specs.get("source"), specs.get("target")
-    for name, what in (given.extra.get(TYPED, {}) if given else {}).items():
-        if source == target and given and made and given.fields[name] == made.fields.get(name):
-            continue  # a type that the target has as well
+    for name, what in _types_lost(given, made).items():
         rows.append(LossRow(name, what, None, looked_at, "store", reversible=False))
     for side, store in (("source", source), ("target", target)):
         spec = specs.get(side)
@@ -742,6 +740,13 @@ def loss_rows(
         for each, count in sorted(losses.items(), key=lambda pair: (pair[0].field, pair[0].what))
     ]
     return rows
+
+
+def _types_lost(source: CollectionSpec | None, target: CollectionSpec | None) -> dict[str, str]:
+    """Field → what becomes of its type, but for fields that the target has of the same type."""
+    given = source.extra.get(TYPED, {}) if source is not None else {}
+    made = target.extra.get(TYPED, {}) if target is not None else {}
+    return {name: what for name, what in given.items() if made.get(name) != what}
 
 
 def _vector_loss(store: str, fidelity: Fidelity, dtype: str, side: str) -> str:

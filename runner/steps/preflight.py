@@ -175,6 +175,8 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
     )
     searches = target.capabilities.searches
     workload = _workload(document, source_spec, count, average, searches=searches)
+    if appends:
+        workload = replace(workload, held=target.count())
     found = Preflight(
         source_spec=source_spec,
         source_count=count,
@@ -200,7 +202,7 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
     preparation = preparation_for(
         document, target, found.collection, id_map, names, namespaces, collect_failures=True
     )
-    _prepare_sample(found, preparation, sample)
+    prepared = _prepare_sample(found, preparation, sample)
     filters = choose_filters(
         document,
         (source_spec, source.capabilities),
@@ -216,6 +218,7 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         *(("target", each) for each in target.findings()),
         *(("target", each) for each in found.proposal.findings),
         *(("target", each) for each in filters.findings if kept_spec is None),
+        *(("target", each) for each in target.sample_findings(found.collection, prepared)),
         *(("target", each) for each in _namespace_findings(target, homes)),
         *(("source", each) for each in source.workload_findings(workload)),
         *(("target", each) for each in target.workload_findings(workload)),
@@ -543,12 +546,15 @@ def _wanted_index(
     return IndexSpec(found.type, carried)
 
 
-def _prepare_sample(found: Preflight, preparation: Preparation, sample: list[Batch]) -> None:
+def _prepare_sample(found: Preflight, preparation: Preparation, sample: list[Batch]) -> list[Batch]:
+    """The sample as it would be written."""
+    made = []
     for batch in sample:
         found.before.add(batch)
         prepared = preparation.prepare(batch)
         for part in prepared.parts:
             found.after.add(part.batch)
+            made.append(part.batch)
         written = {(type(each), each) for part in prepared.parts for each in part.source_ids}
         for each, metadata in zip(batch.ids, batch.metadata, strict=True):
             if (type(each), each) in written:
@@ -560,6 +566,7 @@ def _prepare_sample(found: Preflight, preparation: Preparation, sample: list[Bat
             found.transforms[path] = (
                 known[0] + counts[0], known[1] + counts[1], known[2] + counts[2],
             )  # fmt: skip
+    return made
 
 
 def _judge_mapped_ids(

@@ -99,10 +99,8 @@ from runner.stores.chroma_records import (
     URI_KEY,
     batch_of,
     check_lengths,
-    joined,
     of_kept_lengths,
     rows_of,
-    within,
 )
 from runner.stores.snapshot import folder_bytes, folder_state, in_wal_mode, snapshot_folder
 from runner.stores.sorted_ids import SortedIds, list_ids
@@ -167,6 +165,8 @@ class ChromaStore(Target):
     name = "chroma"
     capabilities = _CAPABILITIES
     index_type = "hnsw"
+    lists_outlive = True
+    """Whether lists in metadata outlive their collection."""
 
     def __new__(cls, location: Location, access: Access, scratch: Path) -> Self:
         """The kind of store that *location* names, which decides what it can hold."""
@@ -202,6 +202,8 @@ class ChromaStore(Target):
             "database": str(options.get("database") or DATABASE),
             "collection": str(options.get("collection", "")),
         }
+        if options.get("sparse") is False:
+            identity["sparse"] = "left out"
         return Endpoint(
             cls.name,
             bare_url(str(url)) if url else str(options.get("path", "")),
@@ -316,8 +318,7 @@ class ChromaStore(Target):
         while ids := listed.between(partition.lower, partition.upper, after, most):
             after = ids[-1]
             batch = self.fetch(ids, select)
-            for rows in within(batch, batch_size.bytes):
-                part = batch if len(rows) == len(batch) else batch.take(rows)
+            for part in batch.cut(batch_size.bytes):
                 yield Page(part, str(part.ids[-1]))
 
     def scan_ids(self, page_size: int = 10_000) -> Iterator[tuple[str, list[Id]]]:
@@ -342,7 +343,7 @@ class ChromaStore(Target):
         ]
         if not parts:
             return batch_of(Rows([]), [], select, key)
-        found = parts[0] if len(parts) == 1 else joined(parts)
+        found = Batch.joined(parts)
         return found if self._takes_sparse else found.with_(sparse={})
 
     def _ids(self) -> SortedIds:
@@ -529,13 +530,13 @@ class ChromaStore(Target):
                 engine.delete(held, part)
 
     def drop(self) -> None:
-        """Delete the records, so that no lists stay behind, then the collection."""
+        """Delete the records, where lists would stay behind, then the collection."""
         with self._lock:
             engine = self._engine()
             held = None if engine is None else engine.collection(self._collection)
             if engine is None or held is None:
                 return
-            while ids := engine.ids(held, engine.write_records):
+            while self.lists_outlive and (ids := engine.ids(held, engine.write_records)):
                 engine.delete(held, ids)
             engine.remove(held)
             self._forget_all()
@@ -694,6 +695,7 @@ class ChromaCloudStore(ChromaServerStore):
         max_batch_records=300,
     )
     index_type = "spann"
+    lists_outlive = False  # that is the SQLite of a single node
 
     def __init__(self, location: Location, access: Access, scratch: Path) -> None:
         super().__init__(location, access, scratch)

@@ -121,13 +121,14 @@ class HttpEngine:
         return int(self._ask("GET", f"{self._place}/collections_count"))
 
     def create(self, name: str, making: Making) -> None:
-        body = {
+        body: dict[str, Any] = {
             "name": name,
             "metadata": dict(making.metadata) or None,
-            "configuration": making.configuration,
-            "schema": making.schema,
             "get_or_create": False,
         }
+        said = {"configuration": making.configuration, "schema": making.schema}
+        # servers before 1.3 know of no schema
+        body |= {key: value for key, value in said.items() if value is not None}
         self._ask("POST", f"{self._place}/collections", body)
 
     def modify(

@@ -8,7 +8,7 @@ vector, and the words that may stand beside its numbers the metadata key `TOKENS
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,36 +111,6 @@ def _put_uris(
             continue
         _refuse_both(found, URI_KEY, "a URI")
         found[URI_KEY] = uri
-
-
-def joined(parts: Sequence[Batch]) -> Batch:
-    """One batch of all records, in order."""
-    filled = [part for part in parts if len(part)]
-    names = {name for part in filled for name in part.vectors}
-    spread = {name for part in filled for name in part.sparse}
-    return Batch(
-        [each for part in parts for each in part.ids],
-        {name: np.concatenate([part.vectors[name] for part in filled]) for name in names},
-        [each for part in parts for each in part.documents],
-        Metadata(objects=[each for part in parts for each in part.metadata.objects()]),
-        sparse={name: [each for part in filled for each in part.sparse[name]] for name in spread},
-    )
-
-
-def within(batch: Batch, most_bytes: int | None) -> Iterator[range]:
-    """Ranges of rows, none empty, each of at most *most_bytes* bytes or one row."""
-    if not len(batch):
-        return
-    if most_bytes is None:
-        yield range(len(batch))
-        return
-    start, size = 0, 0
-    for row, record_bytes in enumerate(batch.record_bytes().tolist()):
-        if row > start and size + record_bytes > most_bytes:
-            yield range(start, row)
-            start, size = row, 0
-        size += record_bytes
-    yield range(start, len(batch))
 
 
 def rows_of(batch: Batch, where: str, sparse_key: str) -> Rows:

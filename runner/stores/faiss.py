@@ -48,27 +48,30 @@ from runner.model import (
     VectorSpec,
 )
 from runner.stores.base import Access, Location
+from runner.stores.durable import (
+    missing,
+    not_written,
+    path_of,
+    place_findings,
+    remove,
+    remove_folder,
+    swap_files,
+    sync_folder,
+    temporary_of,
+)
 from runner.stores.faiss_index import FaissSegment
 from runner.stores.faiss_sidecar import SHA_KEY, Beside, pickle_findings, sha256_of, sidecars
 from runner.stores.parts import (
     LayeredStore,
     Layers,
     Note,
-    missing,
-    not_written,
     open_layers,
-    path_of,
-    place_findings,
     refuse_unfit,
-    remove,
-    remove_folder,
     spec_from_json,
     spec_to_json,
-    swap_files,
-    sync_folder,
-    temporary_of,
 )
-from runner.stores.segments import TableWriter, joined_kind, specs_in
+from runner.stores.segments import joined_kind, specs_in
+from runner.stores.tables import TableWriter
 from runner.stores.whereabouts import Whereabouts
 
 _TYPES = ("flat", "hnsw", "ivfflat")

@@ -31,14 +31,8 @@ from runner.stores.faiss_sidecar import (
     own_sidecar,
     sha256_of,
 )
-from runner.stores.segments import (
-    ID_ONLY,
-    Chunk,
-    ParquetSegment,
-    Positions,
-    Segment,
-    identity_of,
-)
+from runner.stores.segment_files import ParquetSegment
+from runner.stores.segments import ID_ONLY, Chunk, Positions, Segment, identity_of
 
 _METRICS = {faiss.METRIC_INNER_PRODUCT: Metric.DOT, faiss.METRIC_L2: Metric.L2}
 _EXACT = (

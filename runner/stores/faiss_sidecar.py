@@ -22,18 +22,10 @@ from runner.errors import StoreError
 from runner.model import Finding, Select, Severity
 from runner.stores.base import Location
 from runner.stores.pickles import unpickle
-from runner.stores.segments import (
-    ID_ONLY,
-    Columns,
-    LinesSegment,
-    ParquetSegment,
-    Positions,
-    Segment,
-    TableWriter,
-    joined_kind,
-    kind_of_ids,
-    open_segment,
-)
+from runner.stores.segment_files import LinesSegment, ParquetSegment, open_segment
+from runner.stores.segments import ID_ONLY, Columns, Positions, Segment, joined_kind, kind_of_ids
+from runner.stores.tables import TableWriter
+from runner.words import plural
 
 SHA_KEY = "index_sha256"
 _NOTES_KEY = "altered"
@@ -240,7 +232,12 @@ def pickle_findings(path: Path, beside: Beside, notes: Mapping[str, int]) -> lis
     """What reading a pickle altered; and a pickle that lies there and is not read."""
     if beside.pickle is not None:
         return [
-            Finding(f"{beside.pickle.name}: {what} ({count} times)", "", Severity.NOTE, "pickle")
+            Finding(
+                f"{beside.pickle.name}: {what} ({plural(count, 'time')})",
+                "",
+                Severity.NOTE,
+                "pickle",
+            )
             for what, count in sorted(notes.items())
         ]
     if beside.sidecar is not None or sidecars(path):

@@ -59,38 +59,37 @@ from runner.model import (
     VectorSpec,
 )
 from runner.stores.base import Access, Location
-from runner.stores.parts import (
-    LayeredStore,
-    Layers,
-    Note,
+from runner.stores.durable import (
     missing,
-    open_layers,
     path_of,
     place_findings,
-    refuse_unfit,
     remove,
     remove_folder,
-    remove_traces,
-    spec_from_json,
-    spec_to_json,
     swap_files,
     sync_folder,
     temporary_of,
     write_through,
 )
-from runner.stores.segments import (
+from runner.stores.parts import (
+    LayeredStore,
+    Layers,
+    Note,
+    open_layers,
+    refuse_unfit,
+    remove_traces,
+    spec_from_json,
+    spec_to_json,
+)
+from runner.stores.segment_files import (
     LINES_SUFFIXES,
     PARQUET_SUFFIXES,
-    Columns,
     LinesSegment,
     LinesWriter,
     ParquetSegment,
-    Segment,
-    TableWriter,
-    joined_kind,
     open_segment,
-    specs_in,
 )
+from runner.stores.segments import Columns, Segment, joined_kind, specs_in
+from runner.stores.tables import TableWriter
 from runner.stores.vector_columns import with_all
 from runner.stores.whereabouts import Whereabouts
 

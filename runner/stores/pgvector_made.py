@@ -11,6 +11,7 @@ from psycopg2.extensions import quote_ident
 
 from runner.model import (
     DEFAULT_VECTOR,
+    TYPED,
     CollectionSpec,
     Fidelity,
     Finding,
@@ -94,6 +95,12 @@ class NewTable:
             filterable=wanted.filterable,
             extra={
                 "columns": {**names, "vectors": columns},
+                TYPED: {
+                    name: what
+                    for name, what in wanted.extra.get(TYPED, {}).items()
+                    if name in fields
+                    and fields[name] == wanted.extra.get(FIELD_TYPES, {}).get(name)
+                },
                 **{name: wanted.extra[name] for name in (WHOLE,) if name in wanted.extra},
             },
             room=Room(

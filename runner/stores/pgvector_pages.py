@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from runner.model import Batch, BatchSize, Metadata, Page
+from runner.model import Batch, BatchSize, Page
 
 __all__ = ["pages"]
 
@@ -38,25 +38,5 @@ def pages(chunks: Iterator[Batch], batch_size: BatchSize) -> Iterator[Page]:
 
 
 def _page(parts: list[Batch]) -> Page:
-    batch = _joined(parts) if len(parts) > 1 else parts[0]
+    batch = Batch.joined(parts)
     return Page(batch, str(batch.ids[-1]))
-
-
-def _joined(parts: list[Batch]) -> Batch:
-    names = parts[0].vectors
-    masked = {name for part in parts for name in part.present}
-    return Batch(
-        ids=[each for part in parts for each in part.ids],
-        vectors={name: np.concatenate([part.vectors[name] for part in parts]) for name in names},
-        documents=[each for part in parts for each in part.documents],
-        metadata=Metadata(texts=[each for part in parts for each in part.metadata.texts()]),
-        present={
-            name: np.concatenate(
-                [part.present.get(name, np.ones(len(part), np.bool_)) for part in parts]
-            )
-            for name in masked
-        },
-        sparse={
-            name: [each for part in parts for each in part.sparse[name]] for name in parts[0].sparse
-        },
-    )

@@ -135,6 +135,7 @@ class PineconeStore(Target):
         documents=False,
         namespaces=True,
         sparse_vectors=True,
+        sparse_empty=False,
         max_readers=4,
         max_writers=4,
     )
@@ -245,8 +246,7 @@ class PineconeStore(Target):
         while ids := listed.between(partition.lower, partition.upper, after, batch_size.records):
             after = ids[-1]
             batch = self.fetch(ids, select, namespace=partition.namespace)
-            for rows in _within(batch, batch_size.bytes):
-                part = batch if len(rows) == len(batch) else batch.take(rows)
+            for part in batch.cut(batch_size.bytes):
                 yield Page(part, str(part.ids[-1]))
 
     def scan_ids(self, page_size: int = 10_000) -> Iterator[tuple[str, list[Id]]]:
@@ -569,19 +569,3 @@ def _chosen(options: Mapping[str, Any]) -> Sequence[str] | None:
 
 def _named(wire: str) -> str:
     return "" if wire == DEFAULT_NAMESPACE else wire
-
-
-def _within(batch: Batch, most: int | None) -> Iterator[range]:
-    """Rows of parts of at most *most* bytes, by `Batch.size_bytes`; a larger record alone."""
-    if most is None or batch.size_bytes <= most:
-        if len(batch):
-            yield range(len(batch))
-        return
-    start, total = 0, 0
-    for row in range(len(batch)):
-        size = batch.take([row]).size_bytes
-        if row > start and total + size > most:
-            yield range(start, row)
-            start, total = row, 0
-        total += size
-    yield range(start, len(batch))

@@ -184,7 +184,8 @@ class Client:
         connection = self._location.connection
         return {
             "api_key": str(self._location.options["api_key"]),
-            "additional_headers": dict(connection.headers),
+            # never empty, or the SDK would take some out of the environment
+            "additional_headers": {"Accept": "application/json", **connection.headers},
             "timeout": connection.timeout_s,
             "proxy_url": connection.proxy,
             "ssl_ca_certs": None if connection.ca_file is None else str(connection.ca_file),

@@ -68,12 +68,17 @@ def writing(work: Workload) -> list[Cost]:
     )
     # one record of each request is fetched until it is there, and a search shows that the last
     # one is; then all are counted by their ids
-    awaited = Cost("awaited", requests + 1, read=requests + _a_query(work))
-    copy = upserts + awaited + _listing(work.records)
+    copy = upserts + Cost("awaited", requests + 1, read=requests + _a_query(work))
+    copy += _listing(work.records + (work.held or 0))
     verify = Cost("verify")
     if work.lists_ids:
-        verify += _listing(work.records)
+        verify += _listing(work.records + (work.held or 0))
     verify += _fetching(work.sampled) + _asking(work)
+    if work.held is not None:
+        # what is there may be replaced: every record is awaited; ids are listed to know them
+        copy += _fetching(work.records) + _listing(work.held) + _listing(work.held)
+        if work.queries:
+            verify += _fetching(work.records + work.held)
     return [copy, Cost("read-back") + _fetching(work.read_back), verify]
 
 

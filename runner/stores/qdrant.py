@@ -88,7 +88,7 @@ from runner.stores.qdrant_settings import (
 from runner.stores.snapshot import folder_state, snapshot_folder
 from runner.stores.whereabouts import Whereabouts
 
-__all__ = ["PrivateCopy", "QdrantStore", "joined"]
+__all__ = ["PrivateCopy", "QdrantStore"]
 
 _SAMPLED_BOUNDS = 256
 _FETCHED = 1000
@@ -213,7 +213,7 @@ class QdrantStore(Target):
         limit = self._first_limit(batch_size, select)
         namespace = partition.namespace
         for batch in self._ranged(start, partition.upper, limit, select, namespace):
-            for page in _cut(batch, batch_size.bytes):
+            for page in batch.cut(batch_size.bytes):
                 yield Page(page, text_of(page.ids[-1]))
 
     def scan_ids(self, page_size: int = 10_000) -> Iterator[tuple[str, list[Id]]]:
@@ -234,7 +234,7 @@ class QdrantStore(Target):
             self._retrieve(wanted[at : at + step], select, namespace)
             for at in range(0, len(wanted), step)
         ]
-        found = joined(parts) if parts else self._batch([], [], Columns(), select, namespace)
+        found = Batch.joined(parts) if parts else self._batch([], [], Columns(), select, namespace)
         rows = {each: row for row, each in enumerate(found.ids)}
         order = [rows[each] for each in wanted if each in rows]
         return found if order == list(range(len(found))) else found.take(order)
@@ -656,46 +656,3 @@ def _class_for(location: Location) -> type[QdrantStore]:
             "pip install 'vector-migration-runner[qdrant]'",
         ) from error
     return found
-
-
-def _cut(batch: Batch, most: int | None) -> Iterator[Batch]:
-    """Parts of at most *most* bytes, by `Batch.size_bytes`; a larger record comes alone."""
-    if most is None or batch.size_bytes <= most:
-        yield batch
-        return
-    start, total = 0, 0
-    for row, size in enumerate(batch.record_bytes().tolist()):
-        if row > start and total + size > most:
-            yield batch.take(range(start, row))
-            start, total = row, 0
-        total += size
-    yield batch.take(range(start, len(batch)))
-
-
-def joined(parts: Sequence[Batch]) -> Batch:
-    """One batch of all records of *parts*; at least one part."""
-    if len(parts) == 1:
-        return parts[0]
-    masked = {name for part in parts for name in part.present}
-    return Batch(
-        ids=[each for part in parts for each in part.ids],
-        vectors={
-            name: np.concatenate([part.vectors[name] for part in parts])
-            for name in parts[0].vectors
-        },
-        documents=[each for part in parts for each in part.documents],
-        metadata=Metadata(objects=[each for part in parts for each in part.metadata.objects()]),
-        present={
-            name: np.concatenate(
-                [part.present.get(name, np.ones(len(part), np.bool_)) for part in parts]
-            )
-            for name in masked
-        },
-        namespace=parts[0].namespace,
-        sparse={
-            name: [each for part in parts for each in part.sparse[name]] for name in parts[0].sparse
-        },
-        multi={
-            name: [each for part in parts for each in part.multi[name]] for name in parts[0].multi
-        },
-    )

@@ -568,6 +568,12 @@ _PLAIN_PARAMS = {
 def _field_schema(schema: Mapping[str, Any]) -> Any:
     """A payload index as the engine takes it; *schema* as REST has it."""
     kind = str(schema["type"])
+    if kind not in _PLAIN_PARAMS:
+        raise StoreError(
+            f"an embedded shard has no payload index of type {kind!r}; expected one of "
+            f"{', '.join(_PLAIN_PARAMS)}",
+            "say which are to be made: `target.filter_indexes`",
+        )
     if len(schema) == 1:
         return getattr(edge.PayloadSchemaType, kind.capitalize())
     params = {key: schema[key] for key in _PLAIN_PARAMS[kind] if key in schema}

@@ -198,19 +198,18 @@ class GrpcTransport:
 
     def index_field(self, collection: str, field: str, schema: Mapping[str, Any]) -> None:
         """Make a payload index."""
-        kind = str(schema["type"])
+        kind = str(schema["type"]).capitalize()
         request = qdrant.CreateFieldIndexCollection(
-            collection_name=collection,
-            wait=True,
-            field_name=field,
-            field_type=qdrant.FieldType.Value(f"FieldType{kind.capitalize()}"),
+            collection_name=collection, wait=True, field_name=field
         )
-        if len(schema) > 1:
-            try:
-                params = getattr(models, f"{kind.capitalize()}IndexParams")(**schema)
-            except ValueError as error:  # pydantic's errors are such
-                raise self._unsayable(f"the payload index of {field!r}", error) from error
-            request.field_index_params.CopyFrom(RestToGrpc.convert_payload_schema_params(params))
+        try:
+            request.field_type = qdrant.FieldType.Value(f"FieldType{kind}")
+            if len(schema) > 1:
+                params = getattr(models, f"{kind}IndexParams")(**schema)
+                converted = RestToGrpc.convert_payload_schema_params(params)
+                request.field_index_params.CopyFrom(converted)
+        except ValueError as error:  # pydantic's and protobuf's errors are such
+            raise self._unsayable(f"the payload index of {field!r}", error) from error
         self._applied(self._call(self._points.CreateFieldIndex, request))
 
     def aliases(self) -> dict[str, str]:

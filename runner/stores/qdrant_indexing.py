@@ -14,17 +14,20 @@ from typing import Any
 
 from runner.errors import CollectionNotFoundError, StoreError, TransientStoreError
 from runner.model import DEFAULT_VECTOR
-from runner.stores.qdrant_address import Transport
+from runner.stores.qdrant_address import Transport, Version
 from runner.stores.qdrant_points import all_vectors
 
-__all__ = ["SAVED_THRESHOLD", "Indexing"]
+__all__ = ["KEEPS_METADATA", "SAVED_THRESHOLD", "Indexing"]
+
+KEEPS_METADATA: Version = (1, 16)
+"""Since when collections have metadata."""
 
 SAVED_THRESHOLD = "vector-migration-runner.indexing-threshold"
 """The key of a collection's metadata under which its threshold is noted."""
 
 _DEFAULT_THRESHOLD = 20_000
 _BYTES_OF = {"float16": 2, "uint8": 1}
-_KEEPS_METADATA, _COUNTS_BY_VECTOR = (1, 16), (1, 13)
+_COUNTS_BY_VECTOR: Version = (1, 13)
 
 
 class Indexing:
@@ -36,7 +39,7 @@ class Indexing:
         place: What to call it in errors.
 
     Attributes:
-        stalled_s: How long `wait` waits without any progress.
+        stalled_s: How long `finish` waits without any progress.
         settled_s: How long the server has to call the collection green without indexing more
             before that is taken for the end.  Since 1.8 it does so only if nothing is due,
             but waiting for other collections' turn it may for a while.
@@ -51,46 +54,49 @@ class Indexing:
         self._wire = wire
         self._collection = collection
         self._place = place
-        self._suspended_by_us = False
+        self._before: int | None = None  # what the threshold was when we set it to 0
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
         """While open, nothing is indexed."""
         now, saved = self._thresholds()
         if saved is None:
-            kept = {SAVED_THRESHOLD: _DEFAULT_THRESHOLD if now is None else now}
-            self._wire.update(self._collection(), {"metadata": kept})
+            self._before = _DEFAULT_THRESHOLD if now is None else now
+            if self._wire.version() >= KEEPS_METADATA:
+                kept = {SAVED_THRESHOLD: self._before}
+                self._wire.update(self._collection(), {"metadata": kept})
         self._set_threshold(0)
-        self._suspended_by_us = True
         try:
             yield
         finally:
             self._resume()
 
-    def finish(self, *, wanted: bool) -> None:
+    def finish(self, *, wanted: bool, threshold: int | None) -> None:
         """Let the server index, and wait until it has.
 
         Args:
             wanted: Whether the collection is to have an index.
+            threshold: What it was made with; None for the server's default.
 
         Raises:
             StoreError: The server says that it failed.
             TransientStoreError: It made no progress for `stalled_s`.
         """
-        now, saved = self._thresholds()
-        if saved is None and now == 0 and self._wire.version() < _KEEPS_METADATA:
-            # A crash while loading left it so, and there was nowhere to note what was before.
-            self._suspended_by_us = wanted
         self._resume()
+        now, _ = self._thresholds()
+        if now == 0 and wanted and self._wire.version() < KEEPS_METADATA:
+            # A crash while loading left it so, and there was nowhere to note what was before.
+            self._set_threshold(threshold or _DEFAULT_THRESHOLD)
         self._wait()
 
     def _resume(self) -> None:
         now, saved = self._thresholds()
-        if saved is None and not (now == 0 and self._suspended_by_us):
-            return
-        self._set_threshold(_DEFAULT_THRESHOLD if saved is None else saved)
-        self._wire.update(self._collection(), {"metadata": {SAVED_THRESHOLD: None}})
-        self._suspended_by_us = False
+        before = self._before if saved is None else saved
+        if before is not None and now != before:
+            self._set_threshold(before)
+        if saved is not None:
+            self._wire.update(self._collection(), {"metadata": {SAVED_THRESHOLD: None}})
+        self._before = None
 
     def _set_threshold(self, kilobytes: int) -> None:
         settings = {"optimizers_config": {"indexing_threshold": kilobytes}}

@@ -206,28 +206,17 @@ def bad_vectors(columns: Columns, chosen: Sequence[Chosen]) -> dict[int, str]:
     found: dict[int, str] = {}
     for each in chosen:
         label = f"its vector {each.name!r}" if each.name else "its vector"
+        reasons: dict[int, str] = {}
         if each.name in columns.dense:
-            array = columns.dense[each.name]
-            reasons = _bad_rows(array, each.spec)
             mask = columns.present.get(each.name)
-            for row, reason in reasons.items():
-                if mask is None or mask[row]:
-                    found.setdefault(row, f"{label} {reason}")
-        for row, sparse in enumerate(columns.sparse.get(each.name, ())):
-            if sparse is not None:
-                reason = _bad_sparse(sparse)
-                if reason:
-                    found.setdefault(row, f"{label} {reason}")
-        for row, tokens in enumerate(columns.multi.get(each.name, ())):
-            if tokens is None:
-                continue
-            if tokens.ndim != 2 or tokens.shape[1] != each.spec.dim or not len(tokens):
-                shape = " by ".join(map(str, tokens.shape))
-                what = f"is {shape}; expected at least one token of {each.spec.dim} components"
-                found.setdefault(row, f"{label} {what}")
-                continue
-            for reason in _bad_rows(tokens, each.spec).values():
-                found.setdefault(row, f"{label} {reason}")
+            reasons = _bad_rows(columns.dense[each.name], each.spec)
+            reasons = {row: why for row, why in reasons.items() if mask is None or mask[row]}
+        elif each.name in columns.sparse:
+            reasons = _bad_sparse(columns.sparse[each.name])
+        elif each.name in columns.multi:
+            reasons = _bad_multi(columns.multi[each.name], each.spec)
+        for row, reason in reasons.items():
+            found.setdefault(row, f"{label} {reason}")
     return found
 
 
@@ -251,7 +240,42 @@ def _bad_rows(array: FloatArray, spec: VectorSpec) -> dict[int, str]:
 _MOST_FLOAT16 = 65504.0
 
 
-def _bad_sparse(vector: SparseVector) -> str:
+def _bad_multi(column: Sequence[FloatArray | None], spec: VectorSpec) -> dict[int, str]:
+    found: dict[int, str] = {}
+    rows, shaped = [], []
+    for row, tokens in enumerate(column):
+        if tokens is None:
+            continue
+        if tokens.ndim != 2 or tokens.shape[1] != spec.dim or not len(tokens):
+            shape = " by ".join(map(str, tokens.shape))
+            found[row] = f"is {shape}; expected at least one token of {spec.dim} components"
+            continue
+        rows.append(row)
+        shaped.append(tokens)
+    if shaped:
+        ends = np.cumsum([len(tokens) for tokens in shaped])
+        for token, reason in _bad_rows(np.concatenate(shaped), spec).items():
+            found.setdefault(rows[int(np.searchsorted(ends, token, side="right"))], reason)
+    return found
+
+
+def _bad_sparse(column: Sequence[SparseVector | None]) -> dict[int, str]:
+    there = [(row, each) for row, each in enumerate(column) if each is not None]
+    if there and all(
+        each.indices.ndim == 1 and each.indices.shape == each.values.shape for _, each in there
+    ):
+        # all at once, and one by one only where that shows something
+        indices = np.concatenate([each.indices for _, each in there])
+        values = np.concatenate([each.values for _, each in there])
+        falls = np.flatnonzero(indices[1:] <= indices[:-1]) + 1
+        starts = np.cumsum([len(each.indices) for _, each in there])
+        if np.isfinite(values).all() and np.isin(falls, starts).all():
+            return {}
+    reasons = ((row, _sparse_reason(each)) for row, each in there)
+    return {row: reason for row, reason in reasons if reason}
+
+
+def _sparse_reason(vector: SparseVector) -> str:
     if vector.indices.shape != vector.values.shape or vector.indices.ndim != 1:
         return f"has {vector.indices.size} indices and {vector.values.size} values"
     if not np.isfinite(vector.values).all():

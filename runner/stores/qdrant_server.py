@@ -13,9 +13,11 @@ metadata with 1.16.  The limits of a collection's strict mode are kept.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +40,7 @@ from runner.model import (
     VectorKind,
 )
 from runner.stores.base import Access, Location
-from runner.stores.qdrant import QdrantStore, joined
+from runner.stores.qdrant import QdrantStore
 from runner.stores.qdrant_address import (
     Address,
     FullError,
@@ -49,7 +51,7 @@ from runner.stores.qdrant_address import (
     Want,
 )
 from runner.stores.qdrant_grpc import GrpcTransport
-from runner.stores.qdrant_indexing import SAVED_THRESHOLD, Indexing
+from runner.stores.qdrant_indexing import KEEPS_METADATA, SAVED_THRESHOLD, Indexing
 from runner.stores.qdrant_payloads import field_of
 from runner.stores.qdrant_points import (
     Columns,
@@ -64,11 +66,12 @@ from runner.stores.whereabouts import Whereabouts, host_of
 __all__ = ["QdrantCluster", "QdrantServer"]
 
 _MARK = "vector-migration-runner"
-# Servers before 1.16 keep no collection metadata; there a mark is the name of an alias.
+# Servers before 1.16 keep no collection metadata; there a mark is in the names of aliases.
 _MARK_ALIAS = "vector-migration-runner--"
+_MARK_PART = 200
 _QUERIES_AT_ONCE = 64
 _DELETED_AT_ONCE = 10_000
-_SHARD_POLL_S = 0.05
+_CLUSTER_POLL_S = 0.05
 _CARRIED_PARAMS = (
     "shard_number", "sharding_method", "replication_factor", "write_consistency_factor",
     "on_disk_payload",
@@ -189,19 +192,19 @@ class QdrantServer(QdrantStore):
         mark = (found["config"].get("metadata") or {}).get(_MARK)
         if mark:
             return str(mark)
-        return next((_mark_of(name) for name in self._mark_aliases()), None)
+        return _mark_of(self._mark_aliases())
 
     def write_mark(self, mark: str | None) -> None:
-        """Leave *mark* in the collection's metadata, or as an alias where there is none."""
+        """Leave *mark* in the collection's metadata, or as aliases where there is none."""
         if mark is None and self._look() is None:
             return
-        self._wire.update(self._at, {"metadata": {_MARK: mark}})
-        found = self._wire.info(self._at) or {"config": {}}
-        kept = (found["config"].get("metadata") or {}).get(_MARK) == mark
-        self._wire.alias(
-            remove=self._mark_aliases(),
-            add={} if kept or mark is None else {_alias_of(mark): self._at},
-        )
+        kept = False
+        if self._wire.version() >= KEEPS_METADATA:
+            self._wire.update(self._at, {"metadata": {_MARK: mark}})
+            found = self._wire.info(self._at) or {"config": {}}
+            kept = (found["config"].get("metadata") or {}).get(_MARK) == mark
+        names = () if kept or mark is None else _aliases_of(mark, self._at)
+        self._wire.alias(remove=self._mark_aliases(), add=dict.fromkeys(names, self._at))
 
     def _mark_aliases(self) -> list[str]:
         return [
@@ -222,6 +225,8 @@ class QdrantServer(QdrantStore):
                 settings[key] = extra[name]
         self._wire.create(self._collection, settings)
         self._known = self._real = None
+        # the next request may reach a node that has not heard of it
+        self._until(lambda: self._look() is not None, "it was made, and is not to be seen yet")
         for shard in extra.get("shard_keys") or ():
             self._add_shard_key(shard)
         # Before there are points: they then shape the vector index, too.
@@ -234,8 +239,8 @@ class QdrantServer(QdrantStore):
         there = {field_of(path) for path in schema}
         for path, each in wanted.items():
             if field_of(path) not in there:
-                if each["type"] == "uuid" and self._wire.version() < (1, 11):
-                    each = {"type": "keyword"}
+                if self._wire.version() < (1, 11):
+                    each = _former_index(each)
                 self._wire.index_field(self._at, path, each)
 
     def can_swap(self) -> bool:
@@ -310,7 +315,10 @@ class QdrantServer(QdrantStore):
             TransientStoreError: It made no progress for a long while.
         """
         self._index_fields(spec)
-        self._indexing.finish(wanted=spec.index is None or spec.index.type not in ("none", "flat"))
+        self._indexing.finish(
+            wanted=spec.index is None or spec.index.type not in ("none", "flat"),
+            threshold=(spec.extra.get("optimizers") or {}).get("indexing_threshold"),
+        )
 
     # Records
 
@@ -419,14 +427,25 @@ class QdrantServer(QdrantStore):
             TransientStoreError: They are not ready after the time of a request.
         """
         self._wire.add_shard_key(self._at, shard)
+        self._until(
+            lambda: bool(self._wire.shard_keys(self._at).get(shard)),
+            f"the shards of key {shard!r} are not active yet",
+        )
+
+    def _until(self, reached: Callable[[], bool], otherwise: str) -> None:
+        """Wait for the nodes of a cluster to agree, at most for the time of a request.
+
+        Raises:
+            TransientStoreError: *otherwise*: how it still is.
+        """
         give_up = time.monotonic() + self._address.connection.timeout_s
-        while not self._wire.shard_keys(self._at).get(shard):
+        while not reached():
             if time.monotonic() > give_up:
                 raise TransientStoreError(
-                    f"{self._place}: the shards of key {shard!r} are not active yet",
+                    f"{self._place}: {otherwise}",
                     "look at the cluster's state; going on later is fine",
                 )
-            time.sleep(_SHARD_POLL_S)
+            time.sleep(_CLUSTER_POLL_S)
 
     def _carry_findings(self, wanted: CollectionSpec) -> list[Finding]:
         key, version, found = f"{self.location.side}.collection", self._wire.version(), []
@@ -438,6 +457,10 @@ class QdrantServer(QdrantStore):
         if VectorKind.MULTI in kinds and version < (1, 10):
             what = f"the server is {_shown(version)}; multi-vectors came with 1.10"
             found.append(Finding(what, "upgrade it, or leave them out: `source.vectors`", key=key))
+        if wanted.extra.get("metadata") and version < (1, 16):
+            what = f"the server is {_shown(version)}; the metadata of the source's collection stay "
+            what += "behind, for collections have none before 1.16"
+            found.append(Finding(what, "upgrade it", Severity.NOTE, key))
         sparse = wanted.extra.get("sparse_vectors") or {}
         if version < (1, 10) and any(each.get("modifier") for each in sparse.values()):
             what = f"the server is {_shown(version)}; the modifier idf, which the source's sparse "
@@ -493,7 +516,7 @@ class QdrantServer(QdrantStore):
                 raise
             half = len(ids) // 2
             parts = [self._retrieve(some, select, namespace) for some in (ids[:half], ids[half:])]
-            return joined(parts)
+            return Batch.joined(parts)
         return self._of(rows, select, namespace)
 
     def _of(self, rows: Rows, select: Select, namespace: str) -> Batch:
@@ -582,13 +605,28 @@ def _parts(points: Sequence[bytes], most_bytes: int, most: int) -> Iterator[list
         yield group
 
 
+def _former_index(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A payload index as servers before 1.11 know it: without UUIDs and most parameters."""
+    kind = "keyword" if schema["type"] == "uuid" else schema["type"]
+    return schema if kind in ("text", "integer") else {"type": kind}
+
+
 def _shown(version: Version) -> str:
     return ".".join(map(str, version))
 
 
-def _alias_of(mark: str) -> str:
-    return _MARK_ALIAS + mark.encode().hex()
+def _aliases_of(mark: str, collection: str) -> list[str]:
+    """Names that say *mark*, in numbered parts: a name has 255 characters at most.
+
+    No two collections share one, for an alias stands for one collection.
+    """
+    own = hashlib.sha256(collection.encode()).hexdigest()[:12]
+    text = base64.urlsafe_b64encode(mark.encode()).decode()
+    starts = range(0, len(text), _MARK_PART)
+    return [f"{_MARK_ALIAS}{own}-{at // _MARK_PART}-{text[at : at + _MARK_PART]}" for at in starts]
 
 
-def _mark_of(alias: str) -> str:
-    return bytes.fromhex(alias.removeprefix(_MARK_ALIAS)).decode()
+def _mark_of(aliases: Sequence[str]) -> str | None:
+    parts = [alias.removeprefix(_MARK_ALIAS).split("-", 2) for alias in aliases]
+    text = "".join(part for _, _, part in sorted(parts, key=lambda each: int(each[1])))
+    return base64.urlsafe_b64decode(text).decode() if aliases else None

@@ -36,6 +36,7 @@ _VALUE_BYTES = 16  # what a value counts for, besides its text
 _DEEPEST = 100
 _LARGEST_INT = 2**256
 _SHOWN = 100
+_NOTES = 30
 
 
 class RefusedError(Exception):
@@ -292,6 +293,11 @@ class Plain:
         self._left = budget_bytes
         self.notes: Counter[str] = Counter()
 
+    def note(self, what: str) -> None:
+        """Count *what*; a few dozen kinds are told apart."""
+        known = what in self.notes or len(self.notes) < _NOTES
+        self.notes[what if known else "further attributes, which are not read"] += 1
+
     def value(self, value: Any, depth: int = 0) -> Any:
         """*value* as a JSON value.
 
@@ -315,7 +321,7 @@ class Plain:
             case float():
                 if math.isfinite(value):
                     return value
-                self.notes["NaN or infinity, which became null"] += 1
+                self.note("NaN or infinity, which became null")
                 return None
             case dict():
                 return self._object(value, depth)
@@ -337,7 +343,7 @@ class Plain:
             if type(key) is not str:
                 if not isinstance(key, int):
                     raise RefusedError(f"holds a key that is a {type(key).__name__}, not text")
-                self.notes["keys that are numbers, which became text"] += 1
+                self.note("keys that are numbers, which became text")
                 name = str(key)
             self._left -= len(name)
             if name in made:
@@ -350,7 +356,9 @@ class Plain:
             case Uuid():
                 return uuid_text(value)
             case Path():
-                return str(PurePosixPath(*[str(each) for each in value.args]))
+                if not all(type(each) is str for each in value.args):
+                    raise RefusedError("holds a path that is none")
+                return str(PurePosixPath(*value.args))
             case Array():
                 return self._array(value.state, depth)
             case bytes() | bytearray():
@@ -522,8 +530,10 @@ class Records:
         """The three parts of a document; what else it holds is counted by name."""
         known = {text, own_id, "metadata", *unspoken}
         for name, value in state.items():
+            if type(name) is not str:
+                raise RefusedError("holds a document with an attribute that has no name")
             if name not in known and value not in (None, "", [], {}):
-                self._plain.notes[f"the attribute {_shown(str(name))!r}, which is not read"] += 1
+                self._plain.note(f"the attribute {_shown(name)!r}, which is not read")
         names = self._names
         made = {
             names["document"]: self._plain.value(state.get(text)),

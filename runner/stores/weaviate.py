@@ -57,18 +57,25 @@ from runner.model import (
 )
 from runner.stores.base import Access, Location, Target
 from runner.stores.weaviate_objects import is_id, unreadable
-from runner.stores.weaviate_proposal import MAX_DIM, Proposer, class_settings, vectorizers
+from runner.stores.weaviate_proposal import (
+    MAX_DIM,
+    Proposer,
+    beside_findings,
+    class_settings,
+    vectorizers,
+)
 from runner.stores.weaviate_schema import (
     class_name,
     common_type,
     filter_kind,
     index_spec,
     noted,
+    tenant_problem,
     with_note,
 )
 from runner.stores.weaviate_search import nearest
 from runner.stores.weaviate_tenants import Tenants
-from runner.stores.weaviate_view import PAGE, Shape, View, before, cut, joined
+from runner.stores.weaviate_view import PAGE, Shape, View, before
 from runner.stores.weaviate_wire import Address, Wire, ids_filter
 from runner.stores.weaviate_write import REFUSED_KINDS, Writer, level_of
 from runner.stores.whereabouts import Whereabouts, host_of
@@ -303,7 +310,7 @@ class WeaviateStore(Target):
         start = after if after is not None else before(partition.lower)
         limit = self._view.first_limit(batch_size, select)
         for batch in self._view.ranged(start, partition.upper, limit, select, tenant):
-            for page in cut(batch, batch_size.bytes):
+            for page in batch.cut(batch_size.bytes):
                 yield Page(page, str(page.ids[-1]))
 
     def scan_ids(self, page_size: int = 10_000) -> Iterator[tuple[str, list[Id]]]:
@@ -322,7 +329,7 @@ class WeaviateStore(Target):
             step = self._view.first_limit(BatchSize(_FETCHED), select)
             for at in range(0, len(wanted), step):
                 parts += self._view.retrieve(wanted[at : at + step], select, namespace)
-        found = joined(parts) if parts else self._view.batch([], select, namespace)
+        found = Batch.joined(parts) if parts else self._view.batch([], select, namespace)
         rows = {each: row for row, each in enumerate(found.ids)}
         order = [rows[each] for each in wanted if each in rows]
         return found if order == list(range(len(found))) else found.take(order)
@@ -337,6 +344,14 @@ class WeaviateStore(Target):
         """A class with these vectors and the properties that are known by now."""
         del records, size_bytes  # a server does not say how much room it has
         return Proposer(self._wire, self._view, self.location, wanted).proposal()
+
+    def sample_findings(self, collection: CollectionSpec, sample: Sequence[Batch]) -> list[Finding]:
+        """Values that go beside the properties, where no filter finds them."""
+        return beside_findings(collection, sample, self._view.own)
+
+    def namespace_problem(self, namespace: str) -> str:
+        """Why no tenant can be called *namespace*."""
+        return tenant_problem(namespace)
 
     def append_findings(self) -> list[Finding]:
         """A property where documents go that is of another type."""

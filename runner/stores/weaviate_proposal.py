@@ -7,10 +7,11 @@ are refused; it is there for what the application writes later.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runner.model import (
+    Batch,
     CollectionSpec,
     FilterKind,
     Finding,
@@ -22,13 +23,16 @@ from runner.model import (
     VectorSpec,
 )
 from runner.stores.base import Location
+from runner.stores.weaviate_objects import nearest_value, said_exactly
 from runner.stores.weaviate_schema import (
     INDEX_TYPES,
+    OVERFLOW,
     REFERENCE,
     TYPES,
     VECTOR_NAME,
     Property,
     common_type,
+    declared,
     filter_kind,
     filter_settings,
     index_settings,
@@ -39,8 +43,9 @@ from runner.stores.weaviate_schema import (
 )
 from runner.stores.weaviate_view import View
 from runner.stores.weaviate_wire import Wire
+from runner.words import shown_list
 
-__all__ = ["MAX_DIM", "Proposer", "class_settings", "vectorizers"]
+__all__ = ["MAX_DIM", "Proposer", "beside_findings", "class_settings", "vectorizers"]
 
 MAX_DIM = 65_535
 _COMMON = ("m", "ef_construction", "ef_search")
@@ -63,6 +68,7 @@ class Proposer:
         self._wanted = wanted
         self._filterable = _asked_filters(wanted)
         self._findings: list[Finding] = []
+        self._typed_fields: list[str] = []
 
     def proposal(self) -> Proposal:
         """The collection as it would be, and what stands against it."""
@@ -90,6 +96,7 @@ class Proposer:
             "vector_settings": vectors,
             "names": names,
             "properties": properties,
+            "typed": self._typed_fields,
         }
         spec = CollectionSpec(
             name=self._view.collection,
@@ -184,6 +191,8 @@ class Proposer:
                 made = self._typed(name, kind)
                 if made is None:
                     continue
+            elif name in self._view.own:
+                continue  # where documents go here; values under that name go beside
             elif Property.of(given).type == REFERENCE:
                 made = {"name": name, "dataType": ["text[]"]}
             else:
@@ -199,6 +208,7 @@ class Proposer:
         made = typed(name, kind)
         problem = property_problem(name, self._view.own)
         if made is not None and not problem:
+            self._typed_fields.append(name)
             return made
         problem = problem or "no property is made by that name of a type alone"
         self._findings.append(
@@ -262,6 +272,62 @@ def class_settings(spec: CollectionSpec, view: View, asked: Mapping[str, Any]) -
         if extra.get(key):
             settings[theirs] = extra[key]
     return settings
+
+
+def beside_findings(
+    spec: CollectionSpec, sample: Sequence[Batch], own: frozenset[str]
+) -> list[Finding]:
+    """Fields of which the properties do not say some values, not even nearly.
+
+    A warning where the plan wants to filter by them; else no more than to be known.
+
+    Args:
+        spec: The collection, as it is or is to be.
+        sample: Records as they would be written.
+        own: The properties that are no metadata.
+    """
+    values: dict[str, list[Any]] = {}
+    for batch in sample:
+        for record in batch.metadata.objects():
+            for name, value in record.items():
+                # nothing and no element are nothing to filter by
+                if name not in own and value is not None and value != []:
+                    values.setdefault(name, []).append(value)
+    known = {each["name"]: Property.of(each) for each in spec.extra.get("properties") or ()}
+    filters, typed_fields = spec.filterable or {}, spec.extra.get("typed") or ()
+    findings, others = [], []
+    for name, found in values.items():
+        prop = known.get(name)
+        if prop is None and not property_problem(name, own):
+            prop = declared(name, found, filters.get(name))
+        beside = sum(not _found_by_filters(prop, each) for each in found)
+        if not beside:
+            continue
+        if name not in filters and name not in typed_fields:
+            others.append(name)
+            continue
+        kind = f"of type {prop.type}" if prop is not None else "of that name and of their types"
+        key = f"fields.{name}.type" if name in typed_fields else "target.filter_indexes"
+        findings.append(
+            Finding(
+                f"{beside:,} of {len(found):,} values of {name} that were looked at are nothing "
+                f"that a property {kind} says; they are kept in {OVERFLOW}, where no filter "
+                "finds them",
+                "make them alike by a transform, as `parse_date` or `cast`",
+                Severity.WARNING,
+                key,
+            )
+        )
+    if others:
+        what = f"some values of {shown_list(others)} are kept in {OVERFLOW}, where no filter "
+        findings.append(Finding(f"{what}finds them", "", Severity.NOTE, "target.collection"))
+    return findings
+
+
+def _found_by_filters(prop: Property | None, value: Any) -> bool:
+    if prop is None:
+        return False
+    return said_exactly(prop, value) or nearest_value(prop, value) is not None
 
 
 def vectorizers(settings: Mapping[str, Mapping[str, Any]]) -> set[str]:

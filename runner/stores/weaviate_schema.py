@@ -12,12 +12,14 @@ from runner import jsonvalues
 from runner.errors import StoreError
 from runner.jsonvalues import ValueKind, kind_of
 from runner.model import FilterKind, IndexSpec, Metric, VectorKind, VectorSpec
+from runner.words import shown
 
 __all__ = [
     "DISTANCES", "INDEX_TYPES", "OVERFLOW", "REFERENCE", "TYPES", "VECTOR_NAME",
     "Property", "class_name", "common_type", "declared", "filter_kind", "filter_settings",
     "filterable_of", "index_settings", "index_spec", "name_problem", "noted", "overflow_settings",
-    "properties_of", "property_problem", "typed", "vector_settings", "vector_spec", "with_note",
+    "properties_of", "property_problem", "tenant_problem", "typed", "vector_settings",
+    "vector_spec", "with_note",
 ]  # fmt: skip
 
 OVERFLOW = "runner_metadata"
@@ -34,6 +36,7 @@ _KEY = re.compile(rf"(?!.*_(?:{_TAKEN_ENDS})\Z)[_a-z][_0-9A-Za-z]{{0,230}}")
 _RESERVED_KEYS = frozenset({"id", "_id", "_additional", "vector"})
 """Names that the server, or its official clients, keep for themselves."""
 VECTOR_NAME = re.compile(r"[_A-Za-z][_0-9A-Za-z]{0,229}")
+_TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NESTED_KEY = re.compile(r"[_a-z][_0-9A-Za-z]*")
 _COLLECTION_NAME = re.compile(r"[A-Z][_0-9A-Za-z]{0,254}")
 
@@ -122,6 +125,14 @@ def with_note(text: str, note: Any) -> str:
 
 
 # Properties as values come
+
+
+def tenant_problem(name: str) -> str:
+    """Why no tenant can be called *name*; empty if one can, and for none."""
+    if not name or _TENANT.fullmatch(name):
+        return ""
+    found = shown(name)
+    return f"{found} is no name of a tenant: expected up to 64 letters, digits, - and _ of ASCII"
 
 
 def property_problem(name: str, own: frozenset[str]) -> str:

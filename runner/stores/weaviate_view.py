@@ -40,7 +40,7 @@ from runner.stores.weaviate_schema import (
 from runner.stores.weaviate_tenants import Tenants
 from runner.stores.weaviate_wire import Address, FullError, Wire, ids_filter
 
-__all__ = ["NIL", "PAGE", "Shape", "View", "before", "cut", "joined"]
+__all__ = ["NIL", "PAGE", "Shape", "View", "before"]
 
 PAGE = 1000
 """Most objects of one listing."""
@@ -449,44 +449,3 @@ def before(lower: str | None) -> str | None:
     if lower is None or lower == NIL:
         return None
     return _id_of(_number(lower) - 1)
-
-
-def cut(batch: Batch, most: int | None) -> Iterator[Batch]:
-    """Parts of at most *most* bytes, by `Batch.size_bytes`; a larger record comes alone."""
-    if most is None or batch.size_bytes <= most:
-        yield batch
-        return
-    start, total = 0, 0
-    for row in range(len(batch)):
-        size = batch.take([row]).size_bytes
-        if row > start and total + size > most:
-            yield batch.take(range(start, row))
-            start, total = row, 0
-        total += size
-    yield batch.take(range(start, len(batch)))
-
-
-def joined(parts: Sequence[Batch]) -> Batch:
-    """One batch of all records of *parts*; at least one part."""
-    if len(parts) == 1:
-        return parts[0]
-    masked = {name for part in parts for name in part.present}
-    return Batch(
-        ids=[each for part in parts for each in part.ids],
-        vectors={
-            name: np.concatenate([part.vectors[name] for part in parts])
-            for name in parts[0].vectors
-        },
-        documents=[each for part in parts for each in part.documents],
-        metadata=Metadata(objects=[each for part in parts for each in part.metadata.objects()]),
-        namespace=parts[0].namespace,
-        present={
-            name: np.concatenate(
-                [part.present.get(name, np.ones(len(part), np.bool_)) for part in parts]
-            )
-            for name in masked
-        },
-        multi={
-            name: [each for part in parts for each in part.multi[name]] for name in parts[0].multi
-        },
-    )

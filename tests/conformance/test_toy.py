@@ -7,6 +7,7 @@ import pytest
 
 from runner.errors import CollectionMismatchError, StoreError
 from runner.model import (  # isort: split
+    Batch,
     Capabilities,
     Endpoint,
     Fidelity,
@@ -21,7 +22,7 @@ from runner.model import (  # isort: split
 )
 
 from runner.stores.base import Target
-from runner.testing import Place, StoreConformance, joined
+from runner.testing import Place, StoreConformance
 
 PLACES: dict = {}
 NOTHING: dict = {"spec": None, "rows": {}, "mark": None}
@@ -76,7 +77,7 @@ class ToyStore(Target):
 
     def fetch(self, ids, select=Select.ALL, *, namespace=""):
         rows = [self.here["rows"].get(json.dumps(each)) for each in ids]
-        found = joined([each for each in rows if each])
+        found = Batch.joined([each for each in rows if each])
         nothing = [None] * len(found)
         if Select.VECTORS not in select:
             found = found.with_(vectors={}, present={}, sparse={}, multi={})
@@ -114,7 +115,7 @@ class ToyStore(Target):
         return self.here["mark"]
 
     def search(self, queries, k, *, vector="", exact=False, namespace=""):
-        batch = joined(self.here["rows"].values())
+        batch = Batch.joined([*self.here["rows"].values()])
         metric = self.describe().vectors[vector].metric
         return nearest(metric, batch.ids, batch.vectors[vector], queries, k)
 

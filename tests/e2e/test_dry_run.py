@@ -11,7 +11,7 @@ import pytest
 
 from runner import load_plan
 from runner.model import Metadata, Metric
-from runner.results import LossRow, to_json
+from runner.results import LossRow, Verdict, to_json
 from runner.testing import folder_digest
 from tests.e2e.conftest import Cli
 from tests.e2e.places import STORES, Places, records
@@ -302,9 +302,8 @@ def test_columns_whose_type_metadata_does_not_carry_are_named(served: Places) ->
             "'10.0.0.1', 1.50, '{2024-02-01}', '{x}', 'fine')"
         )
     session.close()
-    plan = load_plan(
-        served.plan(from_, served.options("pgvector", "typed_to"), validation={"queries": "none"})
-    )
+    to = served.options("files", "typed_to")
+    plan = load_plan(served.plan(from_, to, validation={"queries": "none"}))
     expected = {
         "day": "date → text", "raw": "bytea → text", "host": "inet → text",
         "price": "numeric → number", "days": "date[] → list of text", "of": "mood → JSON",
@@ -315,4 +314,13 @@ def test_columns_whose_type_metadata_does_not_carry_are_named(served: Places) ->
     notes = {each.name: each.note for each in tried.fields}
     assert notes == {**expected, "lang": "kept", "size": "kept", "words": "kept"}
     assert {each.field: each.what for each in plan.run().losses} == expected
-    assert served.read(served.options("pgvector", "typed_to"))["a"][2]["day"] == "2024-02-01"
+    assert served.read(to)["a"][2]["day"] == "2024-02-01"
+    # a PostgreSQL has the types as well, and keeps them in columns of their own
+    there = served.options("pgvector", "typed_there")
+    plan = load_plan(served.plan(from_, there, "types", validation={"queries": "none"}))
+    tried = plan.dry_run()
+    assert tried.losses == ()
+    assert {each.note for each in tried.fields} == {"kept"}
+    result = plan.run()
+    assert (result.verdict, result.losses) == (Verdict.PASSED, ())
+    assert served.digest(there) == served.digest(from_)

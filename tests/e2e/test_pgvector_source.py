@@ -15,6 +15,7 @@ from runner.results import Verdict
 from tests.e2e.held_back import held_back, interrupted, wait_for_a_batch
 from tests.e2e.places import Places, records
 from tests.servers import postgres
+from tests.servers.pooler import TransactionPooler
 
 COUNT = 200
 
@@ -93,3 +94,27 @@ def test_a_run_logs_in_with_what_a_command_says_and_shows_it_nowhere(
     for each in served.folder.rglob("*"):
         assert not each.is_file() or b"h-u-s-h" not in each.read_bytes(), each
     assert "h-u-s-h" not in "".join(capfd.readouterr())
+
+
+def test_a_whole_run_goes_through_a_pooler_in_transaction_mode(
+    served: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not postgres.shared().is_ours:
+        pytest.skip("the pooler trusts every login, as our own server does")
+    source = served.options("pgvector", "pooled")
+    served.fill(source, records(COUNT))
+    with TransactionPooler(postgres.shared().socket_path, size=12) as pooler:
+        away = make_dsn(served.environment["TEST_DSN"], host=pooler.host, port=pooler.port)
+        monkeypatch.setenv("TEST_POOLED", away)
+        ends = [
+            {**served.options("pgvector", name), "dsn": "${TEST_POOLED}"}
+            for name in ("pooled", "pooled_to")
+        ]
+        plan = load_plan(served.plan(*ends, batch_size=20, workers=2))
+        tried = plan.dry_run()
+        assert sum("pooler" in each.what for each in tried.warnings) == 2
+        result = plan.run()
+        assert result.verdict is Verdict.PASSED
+        assert plan.verify().verdict is Verdict.PASSED
+        assert not [each for each in result.warnings if "one moment" in each.what]
+    assert served.digest(source) == served.digest(served.options("pgvector", "pooled_to"))

@@ -24,6 +24,7 @@ from runner.report.markdown import to_markdown
 from runner.results import RunResult, Verdict
 from runner.stores.base import Access
 from runner.stores.pinecone import PineconeStore
+from runner.stores.pinecone_packing import id_problem
 from runner.stores.pinecone_records import Patience
 from runner.stores.pinecone_units import reading, writing
 from tests.e2e.places import DIM, Places, records
@@ -160,6 +161,51 @@ def test_a_rollback_takes_back_what_a_run_added_in_every_namespace(
     assert state.indexes["there"].tags == {}
 
 
+# Limits
+
+
+def _with_a_zero(batch: Batch) -> Batch:
+    vectors = batch.vector.copy()
+    vectors[1] = 0
+    return batch.with_(vectors={"": vectors})
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "settings", "said"),
+    [
+        (lambda batch: batch.with_(ids=["é", *batch.ids[1:]]), {"ids": "keep"}, "é"),
+        (lambda batch: batch.with_(ids=["x" * 513, *batch.ids[1:]]), {"ids": "keep"}, "xxx"),
+        (lambda batch: batch.with_(documents=["x" * 41_000, *batch.documents[1:]]), {}, "40,960"),
+        (_with_a_zero, {}, "vector is zero, which the target refuses"),
+        (lambda batch: batch, {"validation": {"queries": {"k": 10_000}}}, "gives 10,000 records"),
+    ],
+    ids=["letters", "length", "metadata", "zero", "hits"],
+)
+def test_what_pinecone_cannot_hold_is_found_before_anything_is_written(
+    served: Places, state: State, spoilt: Any, settings: dict[str, Any], said: str
+) -> None:
+    source = served.options("files", "sent")
+    served.fill(source, spoilt(records(COUNT)))
+    plan = load_plan(served.plan(source, served.options("pinecone", "there"), **settings))
+    with pytest.raises(CapabilityError, match=said):
+        plan.run()
+    assert state.indexes == {}
+    assert not state.upserts
+
+
+def test_ids_that_are_not_ascii_are_mapped_and_come_back(served: Places, state: State) -> None:
+    batch = records(COUNT)
+    batch = batch.with_(ids=["é", "x" * 600, *batch.ids[2:]])
+    source, there = served.options("files", "sent"), served.options("pinecone", "there")
+    served.fill(source, batch)
+    move(served, source, there)
+    held = served.read(there)
+    assert all(id_problem(each) == "" for each in held)
+    back = served.options("files", "back")
+    move(served, there, back)
+    assert served.digest(back) == served.digest(source)
+
+
 # Lists of ids, other indexes
 
 
@@ -258,7 +304,13 @@ def test_the_estimate_is_what_a_run_costs(
 
     monkeypatch.setattr(PineconeStore, "workload_findings", noted)
     validation = {"queries": {"sample": 20, "k": 5}, "checksum": checksum}
-    for ends, reckon in (((sent, there), writing), ((there, back), reading)):
+    more = served.options("files", "more")
+    served.fill(more, records(1500, seed=5).with_(ids=[f"more-{row}" for row in range(1500)]))
+    for ends, reckon in (
+        ((sent, there), writing),
+        ((there, back), reading),
+        ((more, {**there, "if_exists": "append"}), writing),
+    ):
         calls, units = state.calls.copy(), state.read_units + state.write_units
         move(served, *ends, batch_size=1000, validation=validation)
         spent = state.read_units + state.write_units - units

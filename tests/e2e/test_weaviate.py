@@ -106,6 +106,49 @@ def test_namespaces_of_files_become_tenants_and_come_back(served: Places) -> Non
     assert served.digest(back) == served.digest(sent) == served.digest(there)
 
 
+def test_a_namespace_that_no_tenant_can_be_called_is_refused(served: Places) -> None:
+    sent = served.options("files", "tenants_named")
+    with served.opened(sent, Access.WRITE) as target:
+        spec = CollectionSpec("any", {"": VectorSpec(DIM)}, id_kind="uuid", namespaces="named")
+        target.create(spec)
+        for batch in tenants("acme & sons", "globex"):
+            target.write(batch)
+        target.finish(spec)
+    there = empty(served, "TenantsNamed")
+    with pytest.raises(CapabilityError, match='"acme & sons" is no name of a tenant'):
+        load_plan(served.plan(sent, there)).run()
+    with served.opened(there) as store:
+        assert store.describe() is None
+
+
+def test_tenants_become_collections(served: Places) -> None:
+    sent = fill(served, "TenantsParted", tenants("acme", "globex"))
+    for name in ("acme", "globex"):
+        empty(served, f"Parted_{name}")
+    there = served.options("weaviate", "Parted")
+    result = move(served, sent, there, namespace_to="collection")
+    assert result.records == 2 * COUNT + 1
+    for name, batch in zip(("acme", "globex"), tenants("acme", "globex"), strict=True):
+        with served.opened(served.options("weaviate", f"Parted_{name}")) as store:
+            found = store.describe()
+            assert found is not None
+            assert found.namespaces == "default"
+            assert store.count() == len(batch)
+            assert store.fetch(batch.ids).metadata == batch.metadata
+
+
+def test_a_field_called_as_the_documents_of_the_target_is_kept(served: Places) -> None:
+    sent, there = empty(served, "OwnContent"), empty(served, "OwnDocument")
+    batch = records(COUNT, kind="uuid")
+    rows = [{**each, "document": f"number {n}"} for n, each in enumerate(batch.metadata)]
+    sent = {**sent, "document_field": "content"}
+    served.fill(sent, batch.with_(metadata=Metadata.of(rows)), id_kind="uuid")
+    move(served, sent, there)
+    back = {**empty(served, "OwnContentBack"), "document_field": "content"}
+    move(served, there, back)
+    assert served.digest(back) == served.digest(sent)
+
+
 def test_records_with_a_namespace_and_without_one_need_a_field(served: Places) -> None:
     """A collection has tenants for all of its records or for none."""
     sent = served.options("files", "tenants_mixed")
@@ -243,6 +286,7 @@ def test_filter_indexes_and_types_are_made_as_the_plan_says(served: Places) -> N
     """Dates and numbers for ranges, whole texts, and no index for what is not named."""
     batch = records(COUNT, kind="uuid")
     rows = [{**each, "on": f"2024-01-{1 + n:02}"} for n, each in enumerate(batch.metadata)]
+    rows[3]["on"] = "unknown"
     sent = served.options("files", "filtered")
     served.fill(sent, batch.with_(metadata=Metadata.of(rows)), id_kind="uuid")
     there = empty(served, "Filtered")
@@ -250,6 +294,7 @@ def test_filter_indexes_and_types_are_made_as_the_plan_says(served: Places) -> N
     plan = {**there, "filter_indexes": asked}
     tried = load_plan(served.plan(sent, plan, "dry", fields={"on": {"type": "date"}})).dry_run()
     assert tried.exit_code == 0
+    assert [each.what for each in tried.warnings if each.what.startswith("1 of 30 values of on")]
     move(served, sent, plan, fields={"on": {"type": "date"}})
     assert served.digest(there) == served.digest(sent)
     with served.opened(there) as store:

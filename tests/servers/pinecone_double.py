@@ -159,6 +159,7 @@ class State:
         ready_after, gone_after: How many descriptions of an index it takes to come and go.
         create_fails: Whether an index that is made never becomes ready.
         calls: How often each operation was asked for.
+        header_names: Of all requests, in lower case.
         upserts: Size in bytes and records of each upsert that was taken.
         read_units, write_units: What all requests cost so far.
     """
@@ -172,6 +173,7 @@ class State:
         self.read_units = 0.0
         self.write_units = 0
         self.calls: Counter[str] = Counter()
+        self.header_names: set[str] = set()
         self.upserts: list[tuple[int, int]] = []
         self.largest_at_once = 0
         self.indexes: dict[str, Index] = {}
@@ -186,6 +188,7 @@ class State:
     def admit(self, operation: str, headers: Mapping[str, str]) -> None:
         with self.lock:
             self.calls[operation] += 1
+            self.header_names |= headers.keys()
             for at, (failing, status, after) in enumerate(self._failures):
                 if failing == operation:
                     del self._failures[at]

@@ -107,6 +107,12 @@ def keys_of(path: str) -> list[str]:
     return found
 
 
+def check_name(name: str) -> None:
+    """Refuse what no collection and no alias can be called."""
+    if not name or len(name) > 255 or set(name) & set('<>:"/\\|?*\0\x1f'):
+        raise BadRequestError(f"Validation error: name {name!r} is not valid")
+
+
 def matches(point: Point, must: Sequence[Mapping[str, Any]]) -> bool:
     for condition in must:
         if "has_vector" in condition:
@@ -237,6 +243,7 @@ class State:
 
     Attributes:
         version: What it acts like.
+        looks_until_seen: How many looks at a collection do not find it, as on another node.
         looks_until_active: How many looks at the cluster show a new shard key initialising.
         distributed: Whether it can have shard keys.
         throttle: How many of the next requests are refused, and with which Retry-After.
@@ -248,7 +255,7 @@ class State:
     def __init__(self, api_key: str | None = None, version: str = NEWEST) -> None:
         self.api_key = api_key
         self.version = version
-        self.looks_until_active = 0
+        self.looks_until_active = self.looks_until_seen = 0
         self.throttle = 0
         self.retry_after: str | None = "7"
         self.looks_until_indexed = 0
@@ -293,8 +300,7 @@ class State:
 
     def make(self, name: str, settings: dict[str, Any]) -> None:
         """Make a collection; *settings* as the body of ``PUT /collections/NAME``."""
-        if not name or len(name) > 255 or set(name) & set('<>:"/\\|?*\0\x1f'):
-            raise BadRequestError(f"collection name {name!r} is not valid")
+        check_name(name)
         if name in self.collections or name in self.alias_of:
             raise ExistsError(f"Wrong input: Collection `{name}` already exists!")
         try:
@@ -380,6 +386,9 @@ class State:
 
     def info(self, name: str) -> dict[str, Any]:
         found = self.get(name)
+        if self.looks_until_seen:
+            self.looks_until_seen -= 1
+            raise MissingError(f"Not found: Collection `{name}` doesn't exist!")
         indexed = found.indexed()
         if found.looks_until_indexed:
             found.looks_until_indexed -= 1
@@ -410,6 +419,8 @@ class State:
             raise BadRequestError(f"Format error in JSON body: {error}") from error
         if kind is rest.PayloadSchemaType.UUID and not self.since(11):
             raise BadRequestError("Format error in JSON body: unknown variant `uuid`")
+        if len(wanted) > 1 and not self.since(11) and wanted["type"] not in ("text", "integer"):
+            raise BadRequestError("Format error: no variant of untagged enum PayloadFieldSchema")
         keys_of(field_name)
         found.within("max_payload_index_count", len({*found.indexes, field_name}))
         found.indexes[field_name] = wanted
@@ -424,6 +435,7 @@ class State:
                     raise MissingError(f"Not found: Alias `{alias}` doesn't exist!")
             else:
                 self.named(collection)
+                check_name(alias)
                 if alias in self.collections:
                     raise ExistsError(f"Wrong input: Collection `{alias}` already exists!")
                 after[alias] = collection

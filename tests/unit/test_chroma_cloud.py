@@ -133,7 +133,9 @@ def test_requests_stay_within_the_limits_of_chroma_cloud(tmp_path: Path, cloud: 
         assert sum(len(ids) for _, ids in target.scan_ids()) == 700
         assert read_all(target, 1000).ids == sorted(batch.ids)
         target.write(batch.take(range(10)))
+        asked = len(cloud.asked)
         target.drop()
+        assert [method for method, _ in cloud.asked[asked:]] == ["GET", "DELETE"]
         assert target.describe() is None
 
 
@@ -213,6 +215,7 @@ def test_sparse_vectors_go_there_and_come_back(tmp_path: Path, cloud: Cloud) -> 
         assert read_all(target, 7).sparse[SPARSE_VECTOR].count(None) == 1
         assert target.search(batch.vector[:3], 1).ids == [[each] for each in batch.ids[:3]]
     with opened(tmp_path, cloud.url, Access.READ, sparse=False) as source:
+        assert source.endpoint(source.location).identity["sparse"] == "left out"
         found = source.describe()
         assert found is not None
         assert found.vectors.keys() == {""}

@@ -154,8 +154,21 @@ def test_nodes_of_llama_index_are_read_and_what_is_left_out_is_said(
     with opened(tmp_path / "index.faiss", pickle=tmp_path / "index.pkl") as source:
         assert read_all(source).ids == ["n1", "n2"]
         (note,) = source.findings()
-    assert note.what == "index.pkl: the attribute 'relationships', which is not read (1 times)"
+    assert note.what == "index.pkl: the attribute 'relationships', which is not read (1 time)"
     assert note.severity is Severity.NOTE
+
+
+def test_a_document_with_a_thousand_attributes_makes_few_notes(
+    tmp_path: Path, library: Callable[[str, type], type]
+) -> None:
+    node = library("llama_index.core.schema", type("TextNode", (Plain,), {}))
+    many = {f"attribute {n}": n + 1 for n in range(1000)}
+    read(tmp_path, [node(id_="n1", text="eins", metadata={}, **many)], 1)
+    with opened(tmp_path / "index.faiss", pickle=tmp_path / "index.pkl") as source:
+        assert source.count() == 1
+        found = [each.what for each in source.findings()]
+    assert len(found) == 31
+    assert "index.pkl: further attributes, which are not read (970 times)" in found
 
 
 def test_the_wild_meta_pickle_is_a_list_of_dicts(tmp_path: Path) -> None:
@@ -208,8 +221,8 @@ def test_values_become_json_and_what_changes_is_counted(tmp_path: Path) -> None:
         }]  # fmt: skip
     with opened(tmp_path / "index.faiss", pickle=tmp_path / "index.pkl") as source:
         assert {each.what for each in source.findings()} == {
-            "index.pkl: NaN or infinity, which became null (1 times)",
-            "index.pkl: keys that are numbers, which became text (1 times)",
+            "index.pkl: NaN or infinity, which became null (1 time)",
+            "index.pkl: keys that are numbers, which became text (1 time)",
         }
 
 
@@ -340,6 +353,10 @@ HOSTILE = {
     "deep key": (
         opcodes(b"}", b"N", b"\x85" * 2_000_000, b"Ns"),
         "reading it ended with SIGSEGV|cannot be read as a pickle|takes far more memory",
+    ),
+    "a path of other things": (
+        opcodes(b"](}", text("a"), named("pathlib", "PosixPath"), b"]\x85Rs}e"),
+        "holds a path that is none",
     ),
     "array that lies": (
         opcodes(

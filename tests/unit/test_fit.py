@@ -254,6 +254,7 @@ def test_a_vector_longer_or_shorter_than_the_target_keeps_is_refused():
         ([1, 49], [1, 1], 50, ""),
         ([1, 2, 3], [1, 1, 1], 0, "has 3 components, the target takes 2"),
         ([1, 2], [1, 0], 0, "holds a component that is 0, which the target refuses"),
+        ([], [], 0, "is empty, which the target refuses"),
     ],
 )
 def test_sparse_vectors_beyond_what_the_target_takes_are_set_aside(indices, values, dim, reason):
@@ -263,6 +264,7 @@ def test_sparse_vectors_beyond_what_the_target_takes_are_set_aside(indices, valu
         max_sparse_dim=100,
         max_sparse_components=2,
         sparse_zeros=False,
+        sparse_empty=False,
         missing_vector=True,
     )
     vector = SparseVector(np.uint32(indices), np.float32(values))

@@ -322,6 +322,26 @@ def test_a_wrong_key_is_an_error_of_credentials_and_is_not_shown(
     assert "target.api_key" in caught.value.hint
 
 
+def test_nothing_comes_from_the_environment(
+    opened: Callable[..., PineconeStore], state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the SDK would read there: headers, hosts, keys, proxies."""
+    nobody = "http://127.0.0.75:9"
+    monkeypatch.setenv("PINECONE_ADDITIONAL_HEADERS", '{"X-Stranger": "1"}')
+    monkeypatch.setenv("PINECONE_CONTROLLER_HOST", nobody)
+    monkeypatch.setenv("PINECONE_API_KEY", "somebody else's")
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, nobody)
+        monkeypatch.setenv(name.lower(), nobody)
+    store = made(opened(connection=Connection(headers={"X-Team": "docs"})))
+    store.write(batch(3))
+    assert store.count() == 3
+    plain = opened(Access.READ)
+    assert read(plain) == batch(3).ids
+    assert "x-team" in state.header_names
+    assert "x-stranger" not in state.header_names
+
+
 def test_no_key_is_a_fault_of_the_plan(opened: Callable[..., PineconeStore]) -> None:
     with pytest.raises(PlanError, match="needs an `api_key`"):
         opened(api_key="")

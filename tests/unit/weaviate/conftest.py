@@ -11,7 +11,7 @@ import pytest
 
 from tests.servers import weaviate
 from tests.servers.weaviate_double import WeaviateDouble
-from tests.unit.weaviate.places import opened, real
+from tests.unit.weaviate.places import opened
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def double() -> Iterator[WeaviateDouble]:
         yield running
 
 
-@pytest.fixture(params=["double", pytest.param("real", marks=real)])
+@pytest.fixture(params=["double", *(["real"] if weaviate.is_there() else [])])
 def options(
     request: pytest.FixtureRequest, double: WeaviateDouble, tmp_path: Path
 ) -> Iterator[dict[str, Any]]:

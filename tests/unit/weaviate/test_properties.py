@@ -122,6 +122,24 @@ def test_every_field_has_a_filter_index_where_nothing_is_said(options: Any, tmp_
         assert found_by(store, "other", "EQUAL", value_text="x1") == [1]
 
 
+def test_no_field_has_a_filter_index_where_none_is_to_have_one(
+    options: Any, tmp_path: Path
+) -> None:
+    """Of whatever type, declared by the plan or as values come."""
+    kinds = {"d": "date", "g": "geoCoordinates", "bl": "blob", "u": "uuid"}
+    with opened(options, tmp_path) as store:
+        store.create(store.propose(spec(fields=kinds, filterable={}), 2, 100).spec)
+        sent = batch(2, metadata=Metadata(objects=[TYPED, {"ta": [], "t": "", "oa": []}]))
+        store.write(sent)
+        assert store.fetch(sent.ids).metadata == sent.metadata
+        there = store.describe()
+        assert there is not None
+        assert there.filterable == {}
+        assert there.fields.keys() == TYPED.keys()
+        with pytest.raises(StoreError, match="inverted index"):
+            found_by(store, "i", "EQUAL", value_int=3)
+
+
 def test_properties_are_made_again_with_their_indexes(options: Any, tmp_path: Path) -> None:
     """As they were, where the plan says nothing; else as it says."""
     properties = [
@@ -176,6 +194,34 @@ def test_fields_get_the_types_that_the_plan_names(options: Any, tmp_path: Path) 
         assert found_by(store, "score", "LESS_THAN", value_number=1.25) == [0]
         assert found_by(store, "who", "EQUAL", value_text=UUIDS[0]) == [0]
         assert found_by(store, "n", "EQUAL", value_int=3) == [0]
+
+
+def test_values_that_no_filter_will_find_are_told_of_a_sample(options: Any, tmp_path: Path) -> None:
+    """Warned of where the plan wants to filter by them; else a note, and not of what is near."""
+    rows: list[dict[str, Any]] = [
+        {"on": "2024-01-01", "score": 1, "mix": 1, "fine": "a", "none": None, "at": "2024-01-01"},
+        {"on": "some day", "score": 1.5, "mix": "b", "fine": "b", "none": [], "at": "tomorrow"},
+        {"on": "never", "score": 2, "mix": "c", "with.dot": "d", "deep": {"a": 1}},
+    ]
+    wanted = spec(fields={"on": "date"}, filterable={"on": FilterKind.DATETIME,
+                  "at": FilterKind.DATETIME, "score": FilterKind.FLOAT})  # fmt: skip
+    sample = [batch(3, metadata=Metadata.of(rows))]
+    with opened(options, tmp_path) as store:
+        made_of = store.propose(wanted, 3, 100).spec
+        first, second, rest = store.sample_findings(made_of, sample)
+        assert "2 of 3 values of on" in first.what
+        assert "of type date" in first.what
+        assert (first.severity, first.key) == (Severity.WARNING, "fields.on.type")
+        assert "1 of 2 values of at" in second.what
+        assert (second.severity, second.key) == (Severity.WARNING, "target.filter_indexes")
+        assert '"mix", "with.dot"' in rest.what
+        assert rest.severity is Severity.NOTE
+        store.create(made_of)
+        store.write(sample[0])
+        there = store.describe()
+        assert there is not None
+        (rest,) = store.sample_findings(replace(there, filterable=None), sample)
+        assert '"on", "mix", "at"' in rest.what
 
 
 @pytest.mark.parametrize(

@@ -120,3 +120,24 @@ def test_records_without_a_tenant_and_those_with_one_do_not_mix(
         with pytest.raises(StoreError, match="has tenants"):
             store.write(batch(1))
         assert len(store.fetch(UUIDS[:1])) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [("", True), ("acme-2_B", True), ("x" * 64, True), ("x" * 65, False), ("a b", False),
+     ("ü", False), ("a\n", False)],
+)  # fmt: skip
+def test_names_that_no_tenant_has_are_told_before_anything_is_written(
+    options: Any, tmp_path: Path, name: str, fits: bool
+) -> None:
+    """By us as by the server."""
+    with made(options, tmp_path, tenants=True) as store:
+        problem = store.namespace_problem(name)
+        assert (problem == "") is fits
+        if fits and name:
+            store.write(batch(1, namespace=name))
+            assert store.namespaces() == [name]
+        elif name:
+            assert "is no name of a tenant" in problem
+            with pytest.raises(StoreError):
+                store._wire.add_tenants(options["collection"], [name])
