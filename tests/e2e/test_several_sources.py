@@ -241,10 +241,10 @@ def test_sources_of_different_shapes_stop_all(places: Places) -> None:
 
 
 def test_a_target_that_is_there_is_met_as_the_plan_says(served: Places) -> None:
-    there = served.options("pgvector", "met")
+    there = served.options("pgvector", "met_by_several")
     mine = records(5, seed=9).with_(ids=[f"mine-{row}" for row in range(5)])
     served.fill(there, mine)
-    with pytest.raises(CapabilityError, match="met exists already, with 5 records"):
+    with pytest.raises(CapabilityError, match="met_by_several exists already, with 5 records"):
         loaded(plan_of(served, there)).run()
     path = plan_of(served, {**there, "if_exists": "append"})
     assert loaded(path).run().verdict is Verdict.PASSED
@@ -261,7 +261,7 @@ def test_a_run_that_breaks_off_goes_on(
     served: Places, monkeypatch: pytest.MonkeyPatch, written: int, copied: str
 ) -> None:
     """Within a source, and between two."""
-    there = served.options("pgvector", f"broken_{written}")
+    there = served.options("pgvector", f"stopped_{written}")
     path = plan_of(served, there)
     write = PgvectorStore.write
     left = iter([True] * written)
