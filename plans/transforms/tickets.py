@@ -1,4 +1,4 @@
-"""What import-jsonl.yaml needs and no other plan does: a function beside the plan."""
+"""What import_jsonl.yaml needs and no other plan does: a function beside the plan."""
 
 from __future__ import annotations
 

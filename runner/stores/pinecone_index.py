@@ -144,7 +144,8 @@ def obstacles(wanted: CollectionSpec, options: Mapping[str, Any]) -> Iterator[Fi
     if not _NAME.fullmatch(name):
         yield Finding(
             f"{name!r} cannot be an index's name in Pinecone",
-            "1 to 45 of a-z 0-9 and -, beginning and ending with a letter or digit",
+            "1 to 45 of a-z 0-9 and -, beginning and ending with a letter or digit"
+            "; with `namespace_to: collection`, `index: NAME-{namespace}`",
             key="target.index",
         )
     kinds = [each.kind for each in wanted.vectors.values()]

@@ -144,6 +144,23 @@ def test_a_namespace_that_the_target_cannot_have_is_found_before_anything_is_wri
     assert state.indexes["there"].namespaces.keys() == {"prod"}
 
 
+def test_each_namespace_may_get_an_index_of_its_own(served: Places, state: State) -> None:
+    sent = tenants("", "acme", "globex")
+    source = fill(served, "sent", sent)
+    target = served.options("pinecone", "there")
+    plan = load_plan(served.plan(source, target, namespace_to="collection"))
+    with pytest.raises(CapabilityError, match="'there_acme' cannot be an index's name") as caught:
+        plan.run()
+    assert "-{namespace}" in caught.value.hint
+    assert state.indexes.keys() == {"sent"}
+    move(served, source, {**target, "index": "there-{namespace}"}, namespace_to="collection")
+    held = {name: len(n["__default__"].views["fetch"].records) for name, each in
+            state.indexes.items() if (n := each.namespaces)}  # fmt: skip
+    assert held.pop("sent") == COUNT
+    assert sorted(held.values()) == [COUNT, COUNT + 1, COUNT + 2]
+    assert {"there-acme", "there-globex"} < held.keys()
+
+
 def test_a_rollback_takes_back_what_a_run_added_in_every_namespace(
     served: Places, state: State
 ) -> None:

@@ -102,7 +102,7 @@ def show_chroma_to_qdrant(served: Places, _plan: Plan, result: RunResult) -> Non
 
 def in_qdrant(served: Places) -> None:
     in_chroma(served)
-    run(served, "chroma-to-qdrant")
+    run(served, "chroma_to_qdrant")
 
 
 def show_qdrant_to_chroma(served: Places, _plan: Plan, _result: RunResult) -> None:
@@ -140,7 +140,7 @@ def show_pgvector_to_qdrant(served: Places, plan: Plan, result: RunResult) -> No
         "title": "Article 1", "tags": [], "published_on": "2026-01-02",
         "url": "https://example.org/articles/1",
     }  # fmt: skip
-    other, other_result = run(served, "pgvector-to-qdrant", tenant="globex")
+    other, other_result = run(served, "pgvector_to_qdrant", tenant="globex")
     assert (other.name, other_result.records) == ("articles-globex", 80)
     assert plan.report().run_id == result.run_id
 
@@ -220,7 +220,7 @@ def show_export_to_parquet(served: Places, _plan: Plan, _result: RunResult) -> N
     backup = {"store": "files", "path": ".demo/backup/latest/docstrings.parquet"}
     assert served.digest(backup) == served.digest(table(served))
     assert len(pq.read_table(served.folder / backup["path"], columns=["id"])) == 1500
-    run(served, "export-to-parquet", day="2026-11-24")
+    run(served, "export_to_parquet", day="2026-11-24")
     assert (served.folder / ".demo/backup/2026-11-24/docstrings.parquet").exists()
 
 
@@ -394,15 +394,15 @@ class Shipped:
 
 SHIPPED = {
     "quickstart": Shipped(in_chroma, show_quickstart),
-    "chroma-to-qdrant": Shipped(in_chroma, show_chroma_to_qdrant),
-    "qdrant-to-chroma": Shipped(in_qdrant, show_qdrant_to_chroma),
-    "pgvector-to-qdrant": Shipped(in_a_table_of_an_application, show_pgvector_to_qdrant),
+    "chroma_to_qdrant": Shipped(in_chroma, show_chroma_to_qdrant),
+    "qdrant_to_chroma": Shipped(in_qdrant, show_qdrant_to_chroma),
+    "pgvector_to_qdrant": Shipped(in_a_table_of_an_application, show_pgvector_to_qdrant),
     "pgvector_to_pinecone": Shipped(in_the_table_of_quickstart, show_pgvector_to_pinecone),
     "pinecone_to_qdrant": Shipped(in_pinecone, show_pinecone_to_qdrant),
-    "faiss-to-pgvector": Shipped(in_an_index_made_by_hand, show_faiss_to_pgvector),
-    "export-to-parquet": Shipped(in_the_table_of_quickstart, show_export_to_parquet),
-    "import-jsonl": Shipped(lambda _: None, show_import_jsonl),
-    "replace-in-place": Shipped(in_a_table_with_old_contents, show_replace_in_place),
+    "faiss_to_pgvector": Shipped(in_an_index_made_by_hand, show_faiss_to_pgvector),
+    "export_to_parquet": Shipped(in_the_table_of_quickstart, show_export_to_parquet),
+    "import_jsonl": Shipped(lambda _: None, show_import_jsonl),
+    "replace_in_place": Shipped(in_a_table_with_old_contents, show_replace_in_place),
     "chroma_to_pgvector": Shipped(in_a_chroma_server, show_chroma_to_pgvector),
     "faiss_to_qdrant": Shipped(in_an_index_that_langchain_saved, show_faiss_to_qdrant),
     "any_to_chroma": Shipped(lambda _: None, show_any_to_chroma),
