@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runner.model import (
+    TYPED,
     Batch,
     CollectionSpec,
     FilterKind,
@@ -31,6 +32,7 @@ from runner.stores.weaviate_schema import (
     TYPES,
     VECTOR_NAME,
     Property,
+    becomes,
     common_type,
     declared,
     filter_kind,
@@ -97,6 +99,7 @@ class Proposer:
             "names": names,
             "properties": properties,
             "typed_fields": self._typed_fields,
+            TYPED: {each["name"]: what for each in properties if (what := becomes(each))},
         }
         spec = CollectionSpec(
             name=self._view.collection,

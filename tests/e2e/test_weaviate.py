@@ -347,6 +347,48 @@ def test_types_that_only_weaviate_has_are_named_where_they_end(served: Places) -
     assert served.digest(again) == served.digest(sent)
 
 
+RICH: dict[str, Any] = {
+    "on": "2024-01-01T01:02:03.123456789+02:00", "at": {"latitude": 48.137154, "longitude": 11.5},
+    "raw": "aGVsbG8=", "who": "0e1ecbd4-0a0b-4d5e-8b52-0f7fb7ad5f4e", "n": 3, "x": -0.5,
+    "deep": {"a": 1, "b": {"c": ["x"], "d": 1.5}}, "rows": [{"a": 1}, {"a": 2}], "open": False,
+    "days": ["2024-01-01T00:00:00Z"], "ints": [1, 2], "floats": [0.5], "none": None, "with.dot": 1,
+}  # fmt: skip
+RICH_TYPES = {
+    "on": "date", "at": "geoCoordinates", "raw": "blob", "who": "uuid", "days": "date[]",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "middle", ["chroma", "pgvector", "faiss", "qdrant-edge", "pinecone", "weaviate", "files"]
+)
+def test_rich_objects_come_back_over_every_store(served: Places, middle: str) -> None:
+    """Dates, places, bytes, objects and lists, and what no property says."""
+    word = middle.replace("-", "_")
+    sent, back = empty(served, f"Rich_{word}"), empty(served, f"RichBack_{word}")
+    there = served.options(middle, f"Rich_there_{word}" if middle == "weaviate" else f"rich_{word}")
+    with served.opened(sent, Access.WRITE) as target:
+        spec = CollectionSpec("any", {"": VectorSpec(DIM)}, id_kind="uuid", fields=RICH_TYPES)
+        target.create(target.propose(spec, 100, 10_000).spec)
+        rows = [{**RICH, "n": n} if n % 3 else {"n": n} for n in range(COUNT)]
+        target.write(records(COUNT, kind="uuid").with_(metadata=Metadata.of(rows)))
+        target.finish(spec)
+    move(served, sent, there)
+    move(served, there, back, fields={name: {"type": kind} for name, kind in RICH_TYPES.items()})
+    before, after = served.read(sent), served.read(back)
+    assert after.keys() == before.keys()
+    for each, (vector, document, metadata) in before.items():
+        assert after[each][1:] == (document, metadata)
+        assert np.allclose(after[each][0], vector, atol=1e-6)
+    if middle != "chroma":  # which rounds vectors
+        assert served.digest(back) == served.digest(sent)
+    with served.opened(sent) as one, served.opened(back) as other:
+        was, now = one.describe(), other.describe()
+    assert was is not None
+    assert now is not None
+    assert {name: was.fields[name] for name in RICH_TYPES} == RICH_TYPES
+    assert {name: now.fields[name] for name in RICH_TYPES} == RICH_TYPES
+
+
 def test_every_field_can_be_filtered_by_where_the_plan_says_nothing(served: Places) -> None:
     sent, there = served.options("chroma", "unsaid"), empty(served, "Unsaid")
     served.fill(sent, records(COUNT, kind="uuid"))
