@@ -1060,6 +1060,29 @@ class StoreConformance:
             without = store.fetch(batch.ids[:3], Select.DOCUMENTS | Select.METADATA)
             assert [*without.vectors, *without.sparse, *without.multi] == []
 
+    @pytest.mark.parametrize(
+        ("indices", "values", "flag"),
+        [([], [], "sparse_empty"), ([3, 9], [0.5, 0.0], "sparse_zeros")],
+        ids=["empty", "with a zero"],
+    )
+    def test_odd_sparse_vectors_come_back_where_the_store_says_so(
+        self, place: Place, indices: list[int], values: list[float], flag: str
+    ) -> None:
+        if not self.can.sparse_vectors:
+            pytest.skip("the store has no sparse vectors")
+        spec, batch = self.mixed(4)
+        (name,) = batch.sparse
+        odd = SparseVector(np.array(indices, np.uint32), np.array(values, np.float32))
+        batch = batch.with_(sparse={name: [odd, *batch.sparse[name][1:]]})
+        with self.made(place, spec) as target:
+            if getattr(self.can, flag):
+                write_all(target, batch)
+                self.same(batch, target.fetch(batch.ids))
+                self.same(batch, read_all(target, 3))
+            else:
+                with pytest.raises(REFUSALS):
+                    target.write(batch.take([0]))
+
     def test_records_may_lack_some_of_their_vectors_where_the_store_says_so(
         self, place: Place
     ) -> None:

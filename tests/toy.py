@@ -117,8 +117,9 @@ class NamespacedToy(ToyStore):
         exact: bool = False,
         namespace: str = "",
     ) -> Hits:
-        batch = Batch.joined(row for row in self._rows().values() if row.namespace == namespace)
-        if not len(batch):
+        rows = [row for row in self._rows().values() if row.namespace == namespace]
+        if not rows:
             return Hits([[] for _ in queries], [[] for _ in queries], True)
+        batch = Batch.joined(rows)
         metric = self.describe().vectors[vector].metric
         return nearest(metric, batch.ids, batch.vectors[vector], queries, k)

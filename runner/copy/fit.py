@@ -147,9 +147,9 @@ class Fitting:
         )
         self._known_keys: dict[str, str] = {}
         self._norms = Norms(vectors) if keep_norm else None
-        dense = [name for name, each in vectors.items() if each.kind is VectorKind.DENSE]
-        self.scales = bool(dense) and scaled(vectors) == dense
-        """Whether the target scales every dense vector to length 1."""
+        may_be = [name for name, each in vectors.items() if each.kind is not VectorKind.SPARSE]
+        self.scales = bool(may_be) and scaled(vectors) == may_be
+        """Whether the target scales every vector to length 1."""
 
     def fit(self, batch: Batch) -> Fitted:
         """*batch* as the target can hold it; the batch itself where it fits already."""

@@ -162,6 +162,17 @@ def _integer_ids(can: Capabilities) -> str:
     return YES
 
 
+def _sparse(can: Capabilities) -> str:
+    if not can.sparse_vectors:
+        return NO
+    dim, most = can.max_sparse_dim, can.max_sparse_components
+    words = [f"indices < {dim:,}"] if dim is not None else []
+    words += [f"≤ {most:,} components"] if most is not None else []
+    words += [] if can.sparse_zeros else ["none of them 0"]
+    words += [] if can.sparse_empty else ["not empty"]
+    return ", ".join(words) or YES
+
+
 def _filters(can: Capabilities) -> str:
     return {
         Filters.DECLARED: "those asked for",
@@ -212,7 +223,7 @@ _ROWS: list[tuple[str, Cell]] = [
     ("zero vector", _zero),
     ("record without a vector", lambda can: fate(can, vector=None)),
     ("several dense vectors", _flag("named_vectors")),
-    ("sparse vectors", _flag("sparse_vectors")),
+    ("sparse vectors", _sparse),
     ("multi-vectors", _flag("multi_vectors")),
     ("namespaces, tenants", _flag("namespaces")),
     ("an id twice", lambda _: REFUSED),

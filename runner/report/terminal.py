@@ -237,7 +237,10 @@ def _run(result: RunResult, console: Console, verbose: bool) -> None:
 
 
 def _check(console: Console, check: CheckResult, verbose: bool) -> None:
+    name, _, vector = check.name.partition(": ")
     summary = Text()
+    if vector:
+        summary.append(f"{brief(vector, _LONGEST_NAME)}  ")
     if check.verdict is not Verdict.PASSED:
         summary.append(f"{_verdict_word(check.verdict)}  ", style=_STYLES[check.verdict])
     summary.append(clean(check.summary))
@@ -248,8 +251,7 @@ def _check(console: Console, check: CheckResult, verbose: bool) -> None:
     row.add_column(justify="right", max_width=max(24, width // 3), overflow="fold")
     # "all compared" beside "skipped" would be a contradiction in terms
     coverage = "" if check.verdict is Verdict.SKIPPED else clean(check.coverage)
-    name = _LABELS.get(check.name, check.name)
-    row.add_row(clean(name), summary, Text(coverage, style="dim"))
+    row.add_row(clean(_LABELS.get(name, name)), summary, Text(coverage, style="dim"))
     _put(console, row, width=width)
     if check.verdict is not Verdict.FAILED and not verbose:
         return

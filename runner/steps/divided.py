@@ -361,6 +361,10 @@ class DividedTarget(Target):
                 told[finding] = None
         return list(told)
 
+    def sample_findings(self, collection: CollectionSpec, sample: Sequence[Batch]) -> list[Finding]:
+        """The same for each."""
+        return self._plain.sample_findings(collection, sample)
+
     def workload_findings(self, workload: Workload) -> list[Finding]:
         """Of the work in all of them together."""
         return self._plain.workload_findings(workload)

@@ -101,6 +101,7 @@ from runner.stores.chroma_records import (
     check_lengths,
     of_kept_lengths,
     rows_of,
+    sparse_key_in,
 )
 from runner.stores.snapshot import folder_bytes, folder_state, in_wal_mode, snapshot_folder
 from runner.stores.sorted_ids import SortedIds, list_ids
@@ -129,6 +130,7 @@ SELECT max(q.seq_id) FROM embeddings_queue q
 JOIN collections c ON q.topic LIKE '%/' || c.id WHERE c.name = :name
 """
 _SEARCHED = 50
+_LOOKED_AT = 100
 
 _CAPABILITIES = Capabilities(
     filters=Filters.ALWAYS,
@@ -225,7 +227,7 @@ class ChromaStore(Target):
     def describe(self) -> CollectionSpec | None:
         """The collection; `extra` is what another Chroma gets of it."""
         engine = self._engine()
-        held = None if engine is None else engine.collection(self._collection)
+        held = None if engine is None else self._looked_at(engine)
         self._held = held
         if held is None:
             return None
@@ -233,8 +235,14 @@ class ChromaStore(Target):
         if self._takes_sparse or SPARSE_VECTOR not in found.vectors:
             return found
         extra = {key: each for key, each in found.extra.items() if key != "sparse_key"}
-        extra["indexes"] = without_sparse(extra.pop("indexes", {}))
+        indexes = without_sparse(extra.pop("indexes", {}))
+        if indexes:
+            extra["indexes"] = indexes
         return replace(found, vectors=found.dense, extra=extra)
+
+    def _looked_at(self, engine: Engine) -> Held | None:
+        """The collection as Chroma says it is."""
+        return engine.collection(self._collection)
 
     def count(self) -> int:
         """Exact number of records."""
@@ -450,12 +458,32 @@ class ChromaStore(Target):
             )
         if SPARSE_VECTOR in wanted.vectors:
             yield from self._sparse_findings()
+        yield from self._index_findings(wanted)
         if self._folder is not None:
             vector = next(iter(wanted.vectors.values()), VectorSpec(0))
             # Its index repeats the vectors; its text index is about as large as the texts.
             needed = records * (vector.dim * 8 + 300) + 3 * size_bytes
             yield from room_findings(self._folder, needed)
             yield from migration_findings(self._folder, self.scratch)
+
+    def _index_findings(self, wanted: CollectionSpec) -> Iterator[Finding]:
+        index = self.location.options.get("index") or {}
+        asked = index.get("type", self.index_type)
+        if asked != self.index_type:
+            yield Finding(
+                f"{self._where} builds {self.index_type} indexes, not {asked}",
+                f"write `type: {self.index_type}`, or leave it out",
+                key="target.index.type",
+            )
+        there = wanted.index.type if wanted.index is not None else ""
+        if not index and there in ("hnsw", "spann") and there != self.index_type:
+            yield Finding(
+                f"{self._where} builds a {self.index_type} index; what the source's {there} index "
+                "is set to means nothing there",
+                "say it under `index` where the defaults will not do",
+                Severity.NOTE,
+                "target.index",
+            )
 
     def _sparse_findings(self) -> Iterator[Finding]:
         engine = self._engine() if self._folder is None else None
@@ -621,7 +649,7 @@ class ChromaStore(Target):
             if engine is None:
                 raise self._missing()
             if self._held is None:
-                self._held = engine.collection(self._collection)
+                self._held = self._looked_at(engine)
             if self._held is None:
                 raise self._missing()
             return engine, self._held
@@ -679,6 +707,15 @@ class ChromaServerStore(ChromaStore):
 
     # the dense vector has to be there, see `described`
     capabilities = replace(_CAPABILITIES, sparse_vectors=True, missing_beside=True)
+
+    def _looked_at(self, engine: Engine) -> Held | None:
+        """The collection, and where some of its records hold sparse vectors without an index."""
+        held = super()._looked_at(engine)
+        if held is None or sparse_key_of(held) or not held.configuration.get("spann"):
+            return held  # with HNSW there are none
+        ids = engine.ids(held, _LOOKED_AT)
+        rows = engine.get(held, ids, Select.METADATA) if ids else Rows([])
+        return replace(held, sparse_seen=sparse_key_in(rows.metadata))
 
 
 class ChromaCloudStore(ChromaServerStore):

@@ -80,12 +80,14 @@ def _vector_index(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def sparse_key_of(held: Held) -> str | None:
-    """The metadata key whose sparse vectors have an index; Chroma has one at most."""
+    """The metadata key whose sparse vectors have an index, Chroma has one at most; else the one
+    that was seen to hold some.
+    """
     for key, types in held.schema.get("keys", {}).items():
         index = (types.get("sparse_vector") or {}).get("sparse_vector_index") or {}
         if index.get("enabled"):
             return str(key)
-    return None
+    return held.sparse_seen
 
 
 def vector_spec(dim: int, metric: Metric) -> VectorSpec:

@@ -46,6 +46,7 @@ class Held:
         metadata: Its own metadata.
         configuration: ``hnsw`` or ``spann`` settings, ``embedding_function``.
         schema: Indexes by key; empty before Chroma 1.3.
+        sparse_seen: The metadata key under which a look at some records found sparse vectors.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Held:
     metadata: Mapping[str, Any]
     configuration: Mapping[str, Any]
     schema: Mapping[str, Any] = field(default_factory=dict)
+    sparse_seen: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Chroma's rows as records, and records as rows: what it keeps elsewhere, and what it refuses.
 
 A record's URI, which Chroma keeps apart, is known as the metadata key `URI_KEY`.  A sparse
-vector is a metadata value in Chroma; that of the key with the index becomes the record's sparse
-vector, and the words that may stand beside its numbers the metadata key `TOKENS_KEY`.
+vector is a metadata value in Chroma; that of one key, the one with the index, becomes the
+record's sparse vector, and the words that may stand beside its numbers the metadata key
+`TOKENS_KEY`.
 """
 
 from __future__ import annotations
@@ -71,6 +72,19 @@ def batch_of(rows: Rows, wanted: Sequence[str], select: Select, sparse_key: str 
     if Select.VECTORS in select and sparse_key is not None and n:
         batch = batch.with_(sparse={SPARSE_VECTOR: sparse})
     return batch
+
+
+def sparse_key_in(metadata: Sequence[Mapping[str, Any] | None]) -> str | None:
+    """The first key in *metadata* that holds a sparse vector."""
+    return next(
+        (
+            key
+            for found in metadata
+            for key, value in (found or {}).items()
+            if isinstance(value, dict) and value.get(_TYPE) == _SPARSE
+        ),
+        None,
+    )
 
 
 def _sparse_taken(found: dict[str, Any], key: str) -> SparseVector | None:

@@ -64,7 +64,7 @@ class FilterIndex:
         kind: What it compares; None where that depends on what is there.
         method: ``btree``, ``hash`` or ``gin``.
         opclass: Its operator class.
-        name, quoted: Its own name, and that with its schema before it.
+        name: Its own name.
         valid: Whether it was built to its end.
     """
 
@@ -73,7 +73,6 @@ class FilterIndex:
     method: str
     opclass: str
     name: str
-    quoted: str
     valid: bool
 
     @property
@@ -286,17 +285,17 @@ def _indexes(session: Session, table: Table) -> list[FilterIndex]:
     """Indexes whose first column is a field, or all of them."""
     rows = all_rows(
         session,
-        "SELECT c.relname, n.nspname, m.amname, o.opcname, i.indkey[0]::int, "
+        "SELECT c.relname, m.amname, o.opcname, i.indkey[0]::int, "
         "pg_get_indexdef(i.indexrelid, 1, true), i.indisvalid "
         "FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
-        "JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_am m ON m.oid = c.relam "
+        "JOIN pg_am m ON m.oid = c.relam "
         "JOIN pg_opclass o ON o.oid = i.indclass[0] "
         f"WHERE i.indrelid = {table.oid} AND m.amname IN ('btree', 'hash', 'gin') "
         "AND i.indpred IS NULL ORDER BY c.relname",
     )
     by_number = {each.number: each for each in table.extras}
     found = []
-    for name, schema, method, opclass, number, expression, valid in rows:
+    for name, method, opclass, number, expression, valid in rows:
         field: tuple[str, FilterKind | None] | None = None
         if number in by_number:
             column = by_number[number]
@@ -307,8 +306,7 @@ def _indexes(session: Session, table: Table) -> list[FilterIndex]:
         elif number == 0:
             field = _of_expression(expression, method, table)
         if field is not None:
-            quoted = f"{quote_ident(schema, session)}.{quote_ident(name, session)}"
-            found.append(FilterIndex(*field, method, opclass, name, quoted, valid))
+            found.append(FilterIndex(*field, method, opclass, name, valid))
     return found
 
 

@@ -100,8 +100,9 @@ class QdrantStore(Target):
 
     Location options: ``url`` (with ``api_key``, ``transport``) or ``path``; ``collection``;
     ``vectors``: ``all``, the name of one or a list of names; ``document_field``;
-    ``metadata_key``; ``metric``; ``sharding_method``: ``custom`` for shard keys as namespaces;
-    ``index`` with ``type``, ``m``, ``ef_construction``, ``ef_search``.
+    ``metadata_key``; ``metric``; ``namespaces``: ``all`` or a list of shard keys;
+    ``sharding_method``: ``custom`` for shard keys as namespaces; ``index`` with ``type``,
+    ``m``, ``ef_construction``, ``ef_search``.
     """
 
     name = "qdrant"
@@ -183,7 +184,7 @@ class QdrantStore(Target):
     def partitions(self, n: int) -> list[Partition]:
         """Ranges of ids, cut by a random sample of them; at least one for each namespace."""
         found: list[Partition] = []
-        namespaces = self.namespaces()
+        namespaces = self._held_namespaces()
         for namespace in namespaces:
             parts = max(1, n // len(namespaces))
             for lower, upper in pairwise([None, *self._bounds(parts, namespace), None]):
@@ -218,7 +219,7 @@ class QdrantStore(Target):
 
     def scan_ids(self, page_size: int = 10_000) -> Iterator[tuple[str, list[Id]]]:
         """Every id once, ascending within its namespace."""
-        for namespace in self.namespaces():
+        for namespace in self._held_namespaces():
             for batch in self._ranged(None, None, page_size, Select(0), namespace):
                 yield namespace, batch.ids
 
@@ -227,7 +228,7 @@ class QdrantStore(Target):
     ) -> Batch:
         """The records with these ids, in the order of *ids*."""
         wanted = list(dict.fromkeys(each for each in ids if is_id(each)))
-        if namespace not in self.namespaces():
+        if namespace not in self._held_namespaces():
             wanted = []
         step = min(_FETCHED, self._first_limit(BatchSize(_FETCHED), select))
         parts = [
@@ -428,6 +429,10 @@ class QdrantStore(Target):
         params = dict(wanted.params) if wanted is not None and wanted.type == "hnsw" else {}
         params |= self._option("index") or {}
         return IndexSpec("hnsw", {key: params[key] for key in kept if key in params})
+
+    def _held_namespaces(self) -> list[str]:
+        """Those of `namespaces` that are there."""
+        return self.namespaces()
 
     # Shared by them
 

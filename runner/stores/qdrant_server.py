@@ -113,6 +113,8 @@ class QdrantServer(QdrantStore):
         if vectors != "all":
             names = vectors if isinstance(vectors, list) else [vectors]
             identity["vectors"] = ", ".join(sorted(map(str, names)))
+        if options.get("namespaces") not in (None, "all"):
+            identity["namespaces"] = ", ".join(sorted(map(str, options["namespaces"])))
         address = str(Address.of(location))
         return Endpoint("qdrant", address, identity["collection"], identity)
 
@@ -125,13 +127,31 @@ class QdrantServer(QdrantStore):
         return Whereabouts((server, collection))
 
     def count(self) -> int:
-        """Exact number of points, those of all shard keys."""
-        return self._wire.count(self._at)
+        """Exact number of points, those of all shard keys that are covered."""
+        if self._chosen_shards is None:
+            return self._wire.count(self._at)
+        held = self._held_namespaces()
+        return sum(self._wire.count(self._at, shard=self._shard(each)) for each in held)
 
     def namespaces(self) -> list[str]:
-        """The shard keys of a collection with custom sharding, as text; else the default one."""
+        """The shard keys of a collection with custom sharding, as text, or those of them that
+        the plan chooses; else the default one.
+        """
+        held = self._held_namespaces()
+        return held if self._chosen_shards is None else self._chosen_shards
+
+    def _held_namespaces(self) -> list[str]:
         self._vectors  # noqa: B018 - looks at the collection
-        return [""] if self._shards is None else list(self._shards)
+        chosen = self._chosen_shards
+        if self._shards is None:
+            return [""] if chosen is None or "" in chosen else []
+        return [each for each in self._shards if chosen is None or each in chosen]
+
+    @property
+    def _chosen_shards(self) -> list[str] | None:
+        """What the location's ``namespaces`` lists; None for all."""
+        chosen = self._option("namespaces")
+        return None if chosen in (None, "all") else [str(each) for each in chosen]
 
     def known_as(self) -> str | None:
         """Server and collection, an alias looked through."""
@@ -324,7 +344,7 @@ class QdrantServer(QdrantStore):
 
     def delete(self, ids: Sequence[Id], *, namespace: str = "") -> None:
         """Remove these points."""
-        if namespace not in self.namespaces():
+        if namespace not in self._held_namespaces():
             return
         shard, known = self._shard(namespace), [each for each in ids if is_id(each)]
         for at in range(0, len(known), _DELETED_AT_ONCE):

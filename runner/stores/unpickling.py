@@ -22,7 +22,7 @@ import struct
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import PurePosixPath
 from typing import Any, NoReturn
 
@@ -182,20 +182,21 @@ def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> A
 
 def _numbers(dtype: Any, content: Any, count: int) -> list[Any]:
     """*count* values of numpy, from their bytes."""
-    name = str(dtype.args[0]) if isinstance(dtype, Dtype) and dtype.args else ""
+    named = dtype.args[0] if isinstance(dtype, Dtype) and dtype.args else ""
+    name = named if type(named) is str else type(named).__name__
     if not isinstance(content, bytes | bytearray) or count < 0:
-        raise RefusedError(f"holds values of numpy's type {name!r}, which are not read")
+        raise RefusedError(f"holds values of numpy's type {_shown(name)!r}, which are not read")
     order = ">" if dtype.state.get("order") == ">" else "<"
     if name[:1] == "U" and name[1:].isdigit():
         width = int(name[1:]) * 4
-        if width * count != len(content):
+        if not width or width * count != len(content):
             raise RefusedError("holds an array of numpy whose size is not what it says")
         codec = "utf-32-be" if order == ">" else "utf-32-le"
         parts = [content[at * width : (at + 1) * width] for at in range(count)]
         return [part.decode(codec, "surrogatepass").rstrip("\0") for part in parts]
     code = _NUMBERS.get(name)
     if code is None:
-        raise RefusedError(f"holds values of numpy's type {name!r}, which are not read")
+        raise RefusedError(f"holds values of numpy's type {_shown(name)!r}, which are not read")
     if struct.calcsize(f"<{code}") * count != len(content):
         raise RefusedError("holds an array of numpy whose size is not what it says")
     return list(struct.unpack(f"{order}{count}{code}", content))
@@ -218,6 +219,11 @@ _NODE_CLASSES = (
     "TextNode", "Document", "ImageNode", "IndexNode", "Node", "NodeWithScore", "RelatedNodeInfo",
     "MediaResource", "NodeRelationship", "ObjectType",
 )  # fmt: skip
+# how LlamaIndex lays a node out for a model, and what it works out anew
+_NODE_FORM = {
+    "text_resource", "text_template", "metadata_template", "metadata_separator",
+    "metadata_seperator", "mimetype", "class_name", "hash",
+}  # fmt: skip
 _PATHS = ("pathlib", "pathlib._local")
 _PATH_CLASSES = (
     "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path", "PurePath",
@@ -522,10 +528,10 @@ class Records:
         held = state.get("text_resource")
         if "text" not in state and isinstance(held, Node):
             state = {**state, "text": held.state.get("text")}
-        return self._document(state, "text", "id_", {"text_resource"})
+        return self._document(state, "text", "id_", _NODE_FORM)
 
     def _document(
-        self, state: Mapping[str, Any], text: str, own_id: str, unspoken: set[str]
+        self, state: Mapping[str, Any], text: str, own_id: str, unspoken: Set[str]
     ) -> dict[str, Any]:
         """The three parts of a document; what else it holds is counted by name."""
         known = {text, own_id, "metadata", *unspoken}

@@ -34,6 +34,7 @@ from runner.errors import (
 )
 from runner.model import (
     DEFAULT_VECTOR,
+    TYPED,
     Batch,
     BatchSize,
     Capabilities,
@@ -65,6 +66,7 @@ from runner.stores.weaviate_proposal import (
     vectorizers,
 )
 from runner.stores.weaviate_schema import (
+    becomes,
     class_name,
     common_type,
     filter_kind,
@@ -183,6 +185,7 @@ class WeaviateStore(Target):
             "description": noted(found)[0],
             "modules": found.get("moduleConfig"),
             "tenants": found.get("multiTenancyConfig") if shape.has_tenants else None,
+            TYPED: {k: what for k, each in properties.items() if (what := becomes(each))},
         }
         return CollectionSpec(
             name=self._collection,

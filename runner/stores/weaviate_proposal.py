@@ -96,7 +96,7 @@ class Proposer:
             "vector_settings": vectors,
             "names": names,
             "properties": properties,
-            "typed": self._typed_fields,
+            "typed_fields": self._typed_fields,
         }
         spec = CollectionSpec(
             name=self._view.collection,
@@ -294,7 +294,7 @@ def beside_findings(
                 if name not in own and value is not None and value != []:
                     values.setdefault(name, []).append(value)
     known = {each["name"]: Property.of(each) for each in spec.extra.get("properties") or ()}
-    filters, typed_fields = spec.filterable or {}, spec.extra.get("typed") or ()
+    filters, typed_fields = spec.filterable or {}, spec.extra.get("typed_fields") or ()
     findings, others = [], []
     for name, found in values.items():
         prop = known.get(name)

@@ -15,8 +15,8 @@ from runner.model import FilterKind, IndexSpec, Metric, VectorKind, VectorSpec
 from runner.words import shown
 
 __all__ = [
-    "DISTANCES", "INDEX_TYPES", "OVERFLOW", "REFERENCE", "TYPES", "VECTOR_NAME",
-    "Property", "class_name", "common_type", "declared", "filter_kind", "filter_settings",
+    "DISTANCES", "INDEX_TYPES", "OVERFLOW", "REFERENCE", "TYPES", "VECTOR_NAME", "Property",
+    "becomes", "class_name", "common_type", "declared", "filter_kind", "filter_settings",
     "filterable_of", "index_settings", "index_spec", "name_problem", "noted", "overflow_settings",
     "properties_of", "property_problem", "tenant_problem", "typed", "vector_settings",
     "vector_spec", "with_note",
@@ -122,6 +122,22 @@ def with_note(text: str, note: Any) -> str:
     """A description with *note*, a JSON value, beneath it; None for no note."""
     line = None if note is None else _NOTE + jsonvalues.dumps(note).decode()
     return "\n".join(each for each in (text, line) if each)
+
+
+_ELSEWHERE = {
+    "date": "text", "date[]": "list of text", "uuid": "text", "uuid[]": "list of text",
+    "geoCoordinates": "object", "phoneNumber": "object", "blob": "text (base64)",
+}  # fmt: skip
+
+
+def becomes(settings: Mapping[str, Any]) -> str:
+    """What other stores make of a property's values, as ``date → text``; empty if they are of a
+    type that everybody has.
+    """
+    kind = Property.of(settings).type
+    if kind == REFERENCE:
+        return f"reference to {', '.join(settings['dataType'])} → list of text (beacons)"
+    return f"{kind} → {_ELSEWHERE[kind]}" if kind in _ELSEWHERE else ""
 
 
 # Properties as values come

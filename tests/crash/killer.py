@@ -4,20 +4,14 @@ Side effects are found, not listed: every mutating call of every store
 (`runner.stores.base` guards them centrally), every journal transaction and its commit,
 every rename, removal and new folder.  A process dies just before the N-th, which is just
 after the one before; with N = 0 it lives and says how many there were.
-
-`Killer` keeps a process that has imported everything, and forks for each run: importing
-takes longer than a small migration.
 """
 
 from __future__ import annotations
 
-import gc
 import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -28,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.warm import WARM
-
-ROOT = Path(__file__).parents[2]
+from tests.forking import ForkServer, forked, serve
 
 
 @dataclass(frozen=True)
@@ -47,23 +40,11 @@ class Run:
     error: str = ""
 
 
-class Killer:
+class Killer(ForkServer):
     """The process that forks; a context manager."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.killer"],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __enter__(self) -> Killer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate()
+        super().__init__("tests.crash.killer")
 
     def run(
         self, point: int, plan: Path, environment: Mapping[str, str], command: str = "run"
@@ -81,14 +62,10 @@ class Killer:
         self, point: int, plan: Path, environment: Mapping[str, str], command: str = "run"
     ) -> Run:
         """The same, where an error is an answer."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         order = {
             "point": point, "plan": str(plan), "command": command, "environment": dict(environment),
         }  # fmt: skip
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        return Run(**json.loads(self._process.stdout.readline()))
+        return Run(**self.ask(order))
 
 
 # in the process that forks
@@ -160,41 +137,28 @@ def _live(order: dict[str, Any]) -> None:
     side_effect()
 
 
+def _attempted(order: dict[str, Any]) -> None:
+    """Live, and tell how it ended; nothing else that is printed may pass for that."""
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    said: dict[str, Any] = {"died": False}
+    try:
+        _live(order)
+        said["effects"] = _passed
+    except BaseException:
+        said["error"] = traceback.format_exc()
+    os.write(answers, json.dumps(said).encode())
+    os._exit(0)
+
+
 def _answer(order: dict[str, Any]) -> dict[str, Any]:
-    """Fork, and tell how the child ended."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(reading)
-        # nothing that the child prints may pass for an answer
-        os.dup2(2, 1)
-        said: dict[str, Any] = {"died": False}
-        try:
-            _live(order)
-            said["effects"] = _passed
-        except BaseException:
-            said["error"] = traceback.format_exc()
-        os.write(writing, json.dumps(said).encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        answer = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+    code, (answer,) = forked(lambda: _attempted(order), (1,))
+    if code == -signal.SIGKILL:
         return {"died": True}
     found: dict[str, Any] = json.loads(answer or b'{"died": false, "error": "no answer"}')
     return found
 
 
-def main() -> None:
-    """Answer orders, one a line, until there are none."""
-    _count_side_effects()
-    for name in WARM:
-        __import__(name)
-    gc.freeze()  # or each child would go through all of it
-    for line in sys.stdin:
-        print(json.dumps(_answer(json.loads(line))), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    _count_side_effects()
+    serve(_answer, WARM)

@@ -339,6 +339,23 @@ def test_namespaces_become_shard_keys_and_come_back(served: Places) -> None:
     assert served.digest(again) == served.digest(there)
 
 
+def test_only_the_chosen_shard_keys_are_read(served: Places) -> None:
+    sent = tenants("acme", "globex", "initech", kind="uuid")
+    fill(served, at("sent"), sent)
+    there = shards(served, "chosen")
+    move(served, at("sent"), there)
+    source = {**served.options("qdrant-double", "chosen"), "namespaces": ["globex", "hooli"]}
+    plan = load_plan(served.plan(source, at("back")))
+    assert 'no records in "hooli"' in plan.dry_run().warnings[0].what
+    result = plan.run()
+    assert (result.verdict, result.records) == (Verdict.PASSED, COUNT + 1)
+    assert served.digest(at("back")) == served.digest(source)
+    with served.opened(source) as store:
+        assert store.namespaces() == ["globex", "hooli"]
+        assert store.count() == COUNT + 1
+        assert len(store.fetch(sent[0].ids, namespace="acme")) == 0
+
+
 def test_shard_keys_need_a_word_and_a_namespace_for_every_record(served: Places) -> None:
     fill(served, at("sent"), tenants("acme", "globex", kind="uuid"))
     plain = served.options("qdrant-double", "unsharded")

@@ -24,7 +24,7 @@ from runner.model import (
     VectorSpec,
 )
 from runner.stores.base import Access
-from runner.testing import joined, make_sparse
+from runner.testing import make_sparse
 from tests.e2e.places import DIM, STORES, Places, records
 from tests.e2e.test_round_trip import capabilities_of, ends, move
 
@@ -88,7 +88,7 @@ def read(places: Places, options: dict[str, Any]) -> tuple[CollectionSpec, dict[
         for partition in store.partitions(1):
             for page in store.scan(partition, None, BatchSize(500)):
                 parts.setdefault(page.batch.namespace, []).append(page.batch)
-    wholes = {namespace: joined(each) for namespace, each in parts.items()}
+    wholes = {namespace: Batch.joined(each) for namespace, each in parts.items()}
     return spec, {
         namespace: each.take(sorted(range(len(each)), key=lambda row: repr(each.ids[row])))
         for namespace, each in sorted(wholes.items())
@@ -160,3 +160,27 @@ def test_namespaces_with_equal_ids_come_back(served: Places, store: str, middle:
     move(served, sent, there, **out)
     move(served, there, back)
     assert_the_same(served, sent, back, both)
+
+
+@pytest.mark.parametrize("middle", ["qdrant-edge", "qdrant-double"])
+def test_with_keep_norm_all_dense_and_multi_vectors_come_back_exactly(
+    served: Places, middle: str
+) -> None:
+    """Those of other metrics are not scaled, and stay out of it."""
+    sent, there, back = ends(served, "files", middle, "norms")
+    both = capabilities_of("files"), capabilities_of(middle)
+    spec, batch = of_every_kind(*both)
+    cosine = {
+        name: replace(each, metric=Metric.COSINE) if name in ("text", "tokens") else each
+        for name, each in spec.vectors.items()
+    }
+    batch = batch.with_(vectors={**batch.vectors, "text": batch.vectors["text"] * np.float32(3)})
+    fill(served, sent, replace(spec, vectors=cosine), [batch])
+    move(served, sent, there, keep_norm=True)
+    _, held = read(served, there)
+    assert all('"text"' in each["runner_norm"] for each in held[""].metadata)
+    assert not any('"image"' in each["runner_norm"] for each in held[""].metadata)
+    move(served, there, back)
+    (_, before), (_, after) = read(served, sent), read(served, back)
+    assert differences(before[""], after[""], both[1], {}) == []
+    assert len(after[""]) == COUNT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from runner import load_any, load_plan, stores
-from runner.api import SeveralPlan
+from runner.api import Plan, SeveralPlan
 from runner.cli import _how_to_go_on, main, main_run
 from runner.copy.ids import uuid_for
 from runner.errors import (
@@ -240,10 +241,10 @@ def test_sources_of_different_shapes_stop_all(places: Places) -> None:
 
 
 def test_a_target_that_is_there_is_met_as_the_plan_says(served: Places) -> None:
-    there = served.options("pgvector", "met")
+    there = served.options("pgvector", "met_by_several")
     mine = records(5, seed=9).with_(ids=[f"mine-{row}" for row in range(5)])
     served.fill(there, mine)
-    with pytest.raises(CapabilityError, match="met exists already, with 5 records"):
+    with pytest.raises(CapabilityError, match="met_by_several exists already, with 5 records"):
         loaded(plan_of(served, there)).run()
     path = plan_of(served, {**there, "if_exists": "append"})
     assert loaded(path).run().verdict is Verdict.PASSED
@@ -260,7 +261,7 @@ def test_a_run_that_breaks_off_goes_on(
     served: Places, monkeypatch: pytest.MonkeyPatch, written: int, copied: str
 ) -> None:
     """Within a source, and between two."""
-    there = served.options("pgvector", f"broken_{written}")
+    there = served.options("pgvector", f"stopped_{written}")
     path = plan_of(served, there)
     write = PgvectorStore.write
     left = iter([True] * written)
@@ -384,3 +385,50 @@ def test_hazards_of_every_source_are_asked_for_before_the_first(places: Places) 
     with pytest.raises(HazardError, match=r"source eu: .*changed-metric"):
         loaded(path).run()
     assert loaded(path).run(allow=["changed-metric"]).verdict is Verdict.PASSED
+
+
+def test_a_source_may_be_started_over_beside_the_others(
+    served: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its first run wrote is overwritten only where that is allowed."""
+    there = served.options("pgvector", "over")
+    path = plan_of(served, there, ("eu", "us"))
+    assert load_plan(path, only="eu").run().verdict is Verdict.PASSED
+    break_off(load_plan(path, only="us"), monkeypatch)
+    with pytest.raises(HazardError, match="overwrite-records: 10 records"):
+        load_plan(path, only="us").run(restart=True)
+    again = load_plan(path, only="us").run(restart=True, allow=["overwrite-records"])
+    assert again.verdict is Verdict.PASSED
+    assert verdicts(loaded(path).verify().parts) == {"eu": Verdict.PASSED, "us": Verdict.PASSED}
+    assert regions(served, there) == {name: WHOLE[name] for name in ("eu", "us")}
+
+
+def test_runs_whose_state_is_lost_are_left_behind(
+    served: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = {**served.options("pgvector", "lost"), "if_exists": "append"}
+    path = plan_of(served, there, ("eu", "us"), allow=["overwrite-records"])
+    break_off(load_plan(path, only="eu"), monkeypatch)
+    newest = load_plan(path, only="eu").state.newest()
+    assert newest is not None
+    shutil.rmtree(served.folder / ".runner")
+    with pytest.raises(JournalError, match=newest.run_id):
+        loaded(path).run()
+    assert loaded(path).run(leave_behind=newest.run_id).verdict is Verdict.PASSED
+    assert verdicts(loaded(path).verify().parts) == {"eu": Verdict.PASSED, "us": Verdict.PASSED}
+
+
+def break_off(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run *plan* until one batch is written."""
+    write = PgvectorStore.write
+    left = iter([True])
+
+    def some(self: PgvectorStore, batch: Batch, *, fresh: bool = False) -> None:
+        if not next(left, False):
+            raise StoreError("the disk is full")
+        write(self, batch, fresh=fresh)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PgvectorStore, "write", some)
+        with pytest.raises(StoreError, match="the disk is full"):
+            plan.run()

@@ -319,6 +319,34 @@ def test_filter_indexes_and_types_are_made_as_the_plan_says(served: Places) -> N
     assert served.digest(again) == served.digest(sent)
 
 
+def test_types_that_only_weaviate_has_are_named_where_they_end(served: Places) -> None:
+    """To another collection they go as they are; the plan gives them back on the way back."""
+    sent = empty(served, "TypedSent")
+    batch = records(COUNT, kind="uuid")
+    rows = [{"on": f"2024-01-{1 + n:02}T00:00:00Z", "raw": "aGVsbG8="} for n in range(COUNT)]
+    with served.opened(sent, Access.WRITE) as store:
+        assert isinstance(store, WeaviateStore)
+        kinds = {"on": "date", "raw": "blob", "n": "int"}
+        properties = [{"name": name, "dataType": [kind]} for name, kind in kinds.items()]
+        store._wire.create(
+            {
+                "class": "TypedSent",
+                "vectorIndexType": "hnsw",
+                "vectorIndexConfig": {"distance": "cosine"},
+                "properties": properties,
+            }
+        )
+        store.write(batch.with_(metadata=Metadata.of(rows)))
+    elsewhere, again = served.options("faiss", "typed_there"), empty(served, "TypedAgain")
+    tried = load_plan(served.plan(sent, elsewhere)).dry_run()
+    named = {each.field: each.what for each in tried.losses}
+    assert named == {"on": "date → text", "raw": "blob → text (base64)"}
+    assert load_plan(served.plan(sent, again)).dry_run().losses == ()
+    move(served, sent, elsewhere)
+    move(served, elsewhere, again, fields={"on": {"type": "date"}, "raw": {"type": "blob"}})
+    assert served.digest(again) == served.digest(sent)
+
+
 def test_every_field_can_be_filtered_by_where_the_plan_says_nothing(served: Places) -> None:
     sent, there = served.options("chroma", "unsaid"), empty(served, "Unsaid")
     served.fill(sent, records(COUNT, kind="uuid"))

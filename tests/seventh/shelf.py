@@ -17,8 +17,9 @@ class ShelfStore(Target):
     """One collection a file.  Options: ``path``, relative to the working folder."""
 
     name = "shelf"
+    ids = model.IdRule(integers=(-(2**64), 2**64))  # keys are their JSON text
     exact = dict.fromkeys(Metric, model.Fidelity.EXACT)
-    capabilities = model.Capabilities(model.IdRule(), exact, searches=False, max_writers=1)
+    capabilities = model.Capabilities(ids, exact, searches=False, max_writers=1)
 
     def __init__(self, location, access, scratch):
         super().__init__(location, access, scratch)
@@ -42,7 +43,7 @@ class ShelfStore(Target):
     def describe(self):
         dim, metric, _ = self.about()
         vectors = {"": model.VectorSpec(dim, Metric(metric))} if metric else {}
-        return model.CollectionSpec(self.path.name, vectors, id_kind="string") if metric else None
+        return model.CollectionSpec(self.path.name, vectors) if metric else None
 
     def count(self):
         return sum(each for (each,) in self.ask("SELECT count(*) FROM records"))

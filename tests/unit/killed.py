@@ -1,21 +1,15 @@
-"""Kills a function at every point at which it makes something durable, and repeats it.
-
-It all happens in one process that imports once and forks for each call: test processes
-have threads, and do not fork.
-"""
+"""Kills a function at every point at which it makes something durable, and repeats it."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from tests.forking import ForkServer, forked, serve
 
 
 def killed_everywhere(work: Callable[[Path], None], folder: Path, name: str) -> int:
@@ -31,12 +25,24 @@ def killed_everywhere(work: Callable[[Path], None], folder: Path, name: str) -> 
     Returns:
         How many effects there are: the last N.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.unit.killed", work.__module__, work.__name__, folder, name],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout)
+    with ForkServer("tests.unit.killed") as process:
+
+        def ends(point: int, fatal: int = 0) -> bool:
+            """Whether it came to its end; it may only be killed."""
+            order = {
+                "module": work.__module__, "function": work.__name__, "fatal": fatal,
+                "path": str(folder / str(point) / name),
+            }  # fmt: skip
+            code = process.ask(order)["code"]
+            assert code in (0, -signal.SIGKILL)
+            return bool(code == 0)
+
+        assert ends(0)
+        point = 1
+        while not ends(point, fatal=point):
+            assert ends(point)
+            point += 1
+    return point - 1
 
 
 # in the process that forks
@@ -59,30 +65,15 @@ def _count_effects(fatal: int) -> None:
     os.replace = counted(os.replace)
 
 
-def _ends(work: Callable[[Path], None], path: Path, fatal: int = 0) -> bool:
-    """Whether *work* came to its end in a process of its own; it may only be killed."""
-    child = os.fork()
-    if not child:
-        _count_effects(fatal)
-        work(path)
-        sys.exit()
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    assert code in (0, -signal.SIGKILL)
-    return code == 0
+def _answer(order: dict[str, Any]) -> dict[str, Any]:
+    work = getattr(import_module(order["module"]), order["function"])
 
+    def live() -> None:
+        _count_effects(order["fatal"])
+        work(Path(order["path"]))
 
-def main() -> None:
-    """What `killed_everywhere` starts."""
-    module, function, folder, name = sys.argv[1:]
-    work = getattr(import_module(module), function)
-    assert _ends(work, Path(folder, "0", name))
-    point = 1
-    while not _ends(work, path := Path(folder, str(point), name), point):
-        assert _ends(work, path)
-        point += 1
-    print(point - 1)
+    return {"code": forked(live)[0]}
 
 
 if __name__ == "__main__":
-    main()
+    serve(_answer)

@@ -183,11 +183,25 @@ def test_spann_settings_are_carried_to_chroma_cloud_only(tmp_path: Path, cloud: 
     with opened(tmp_path, chroma.shared_url(), tenant=None, database=None) as target:
         proposal = target.propose(found, 10, 100)
         assert proposal.spec.index == IndexSpec("hnsw")
+        (note,) = proposal.findings
+        assert (note.severity, note.key) == (Severity.NOTE, "target.index")
         target.create(proposal.spec)
         here = target.describe()
         target.drop()
     assert here is not None
     assert (here.index and here.index.type, here.vector.metric) == ("hnsw", Metric.COSINE)
+
+
+def test_each_kind_of_chroma_has_one_kind_of_index(tmp_path: Path, cloud: Cloud) -> None:
+    places = {"hnsw": {"tenant": None, "database": None, "url": chroma.shared_url()},
+              "spann": {"url": cloud.url}}  # fmt: skip
+    for kind, place in places.items():
+        for asked in places:
+            with opened(tmp_path, **place, index={"type": asked, "m": 20}) as target:
+                proposal = target.propose(spec(), 10, 100)
+            assert proposal.spec.index == IndexSpec(kind, {"m": 20})
+            found = [each.key for each in proposal.findings if each.severity is Severity.PROBLEM]
+            assert found == ([] if asked == kind else ["target.index.type"])
 
 
 def test_sparse_vectors_go_there_and_come_back(tmp_path: Path, cloud: Cloud) -> None:
@@ -258,6 +272,31 @@ def test_the_sdk_of_chroma_and_the_store_see_the_same(tmp_path: Path, cloud: Clo
     )
     assert back["metadatas"] == [{"words": sparse, "n": 1}, {"n": 2}]
     assert (back["documents"], back["uris"]) == (["eins", "zwei"], ["s3://x", "s3://y"])
+
+
+def test_sparse_values_without_an_index_are_sparse_vectors_too(
+    tmp_path: Path, cloud: Cloud
+) -> None:
+    client = chromadb.CloudClient(
+        tenant=TENANT, database=DATABASE, api_key=API_KEY, cloud_host=cloud.host,
+        cloud_port=cloud.port, enable_ssl=False,
+    )  # fmt: skip
+    made = client.create_collection("values", embedding_function=None)
+    sparse = ChromaSparse(indices=[3, 7], values=[0.5, 0.25])
+    made.add(ids=["x"], embeddings=[[1.0, 0.0]], metadatas=[{"a": sparse, "b": sparse}])
+    with opened(tmp_path, cloud.url, Access.READ, collection="values") as source:
+        found = source.describe()
+        assert found is not None
+        batch = source.fetch(["x"])
+    assert found.extra["sparse_key"] == "a"
+    assert batch.sparse.keys() == {SPARSE_VECTOR}
+    assert batch.metadata[0] == {
+        "b": {"#type": "sparse_vector", "indices": [3, 7], "values": [0.5, 0.25]}
+    }
+    with opened(tmp_path, cloud.url, collection="values") as target:
+        target.write(batch.with_(metadata=Metadata.of([{"n": 1}])))
+    (metadata,) = made.get(include=["metadatas"])["metadatas"] or []
+    assert metadata == {"a": sparse, "n": 1}
 
 
 def test_a_sparse_vector_where_the_key_is_taken_is_refused(tmp_path: Path, cloud: Cloud) -> None:

@@ -147,7 +147,15 @@ def test_nodes_of_llama_index_are_read_and_what_is_left_out_is_said(
     resource = library(module, type("MediaResource", (Plain,), {}))
     scored = library(module, type("NodeWithScore", (Plain,), {}))
     nodes = [
-        node(id_="n1", text="eins", metadata={"page": 1}, relationships={"1": "x"}, embedding=None),
+        node(
+            id_="n1",
+            text="eins",
+            metadata={"page": 1},
+            relationships={"1": "x"},
+            embedding=None,
+            text_template="{content}",
+            mimetype="text/plain",
+        ),
         scored(node=node(id_="n2", text_resource=resource(text="zwei"), metadata={}), score=0.5),
     ]
     assert read(tmp_path, nodes, 2).documents == ["eins", "zwei"]

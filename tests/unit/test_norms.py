@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,16 @@ from hypothesis.extra import numpy as arrays
 
 from runner.copy.fit import Fitting, unfitted
 from runner.copy.norms import NORM, Norms, with_norms
-from runner.model import Batch, Capabilities, Fidelity, IdRule, Metadata, Metric, VectorSpec
+from runner.model import (
+    Batch,
+    Capabilities,
+    Fidelity,
+    IdRule,
+    Metadata,
+    Metric,
+    VectorKind,
+    VectorSpec,
+)
 
 SCALES = VectorSpec(0, fidelity=Fidelity.NORMALISED, tolerance=1e-6)
 STORE = Capabilities(IdRule(), {Metric.COSINE: Fidelity.NORMALISED}, named_vectors=True)
@@ -118,3 +128,26 @@ def test_a_field_of_the_users_own_is_not_overwritten():
         f"metadata.{NORM} exists already, and the length of the vector goes there; "
         "`rename` or `drop` it"
     ]
+
+
+def test_multi_vectors_come_back_row_by_row():
+    rng = np.random.default_rng(3)
+    rows = [rng.standard_normal((n, 7)).astype(np.float32) * 9 for n in (1, 3, 2)]
+    rows[2][1] = 0
+    unit = np.eye(2, 7, dtype=np.float32)
+    column = [*rows, None, unit]
+    found = batch({"": rng.standard_normal((5, 4))}, multi={"tokens": column})
+    specs = {"": SCALES, "tokens": VectorSpec(7, kind=VectorKind.MULTI, fidelity=SCALES.fidelity)}
+    there = Fitting(replace(STORE, missing_vector=True), specs, keep_norm=True).fit(found)
+    assert {each.field: n for each, n in there.losses.items()} == {"vector": 5, "vector tokens": 3}
+    for each in there.batch.multi["tokens"][:2]:
+        assert np.abs(np.linalg.norm(each.astype(np.float64), axis=1) - 1).max() < 1e-6
+    assert "tokens" not in json.loads(there.batch.metadata[4][NORM])
+    back = unfitted(there.batch)
+    assert np.array_equal(bits(back.vector), bits(found.vector))
+    for one, other in zip(back.multi["tokens"], column, strict=True):
+        assert one is other is None or np.array_equal(one, other)
+    assert back.metadata == found.metadata
+    # a multi-vector that somebody else wrote since keeps the field beside it
+    other = [None if each is None else each[:1] for each in there.batch.multi["tokens"]]
+    assert NORM in unfitted(there.batch.with_(multi={"tokens": other})).metadata[1]

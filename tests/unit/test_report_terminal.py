@@ -44,6 +44,16 @@ next  switch your application's reads
 """  # fmt: skip
 
 
+def test_each_of_several_vectors_has_a_line_that_names_it() -> None:
+    (check,) = [each for each in PASSED.checks if each.name == "queries"]
+    several = tuple(replace(check, name=f"queries: {each}") for each in ("title", "body"))
+    screen = printed(render, replace(PASSED, checks=several))
+    lines = [line for line in screen.splitlines() if line.startswith("  queries")]
+    assert [line.split("recall")[0] for line in lines] == [
+        "  queries    title  ", "  queries    body  ",
+    ]  # fmt: skip
+
+
 def test_the_screen_of_a_failed_run_with_everything_that_can_go_wrong() -> None:
     assert printed(render, FAILED) == """\
 FAILED  docs-chroma-to-pgvector · 1,512 records · 11.8 s · resumed twice

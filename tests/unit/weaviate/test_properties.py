@@ -12,6 +12,7 @@ from weaviate.proto.v1 import base_pb2
 
 from runner.errors import StoreError
 from runner.model import (
+    TYPED,
     Batch,
     BatchSize,
     FilterKind,
@@ -129,13 +130,13 @@ def test_no_field_has_a_filter_index_where_none_is_to_have_one(
     kinds = {"d": "date", "g": "geoCoordinates", "bl": "blob", "u": "uuid"}
     with opened(options, tmp_path) as store:
         store.create(store.propose(spec(fields=kinds, filterable={}), 2, 100).spec)
-        sent = batch(2, metadata=Metadata(objects=[TYPED, {"ta": [], "t": "", "oa": []}]))
+        sent = batch(2, metadata=Metadata(objects=[ALL_TYPES, {"ta": [], "t": "", "oa": []}]))
         store.write(sent)
         assert store.fetch(sent.ids).metadata == sent.metadata
         there = store.describe()
         assert there is not None
         assert there.filterable == {}
-        assert there.fields.keys() == TYPED.keys()
+        assert there.fields.keys() == ALL_TYPES.keys()
         with pytest.raises(StoreError, match="inverted index"):
             found_by(store, "i", "EQUAL", value_int=3)
 
@@ -287,7 +288,7 @@ def test_objects_are_declared_with_all_that_is_in_them() -> None:
     assert found.nested["b"].nested["c"].type == "text[]"
 
 
-TYPED: dict[str, Any] = {
+ALL_TYPES: dict[str, Any] = {
     "t": "x", "i": 3, "n": -0.0, "b": False, "d": "2024-01-01T01:02:03.123456789+02:00",
     "u": UUIDS[7], "g": {"latitude": 48.137154, "longitude": 11.576124}, "bl": "aGVsbG8=",
     "ta": ["a", ""], "ia": [1, 2], "na": [1.0, 0.1], "ba": [True], "ua": [UUIDS[3]],
@@ -323,7 +324,7 @@ def test_every_type_comes_back_as_it_is_and_goes_on_to_another_collection(
     with opened(options, tmp_path) as store:
         settings = {"class": options["collection"], "properties": typed_properties()}
         store._wire.create(settings)
-        sent = batch(2, metadata=Metadata(objects=[TYPED, {"ta": [], "t": "", "oa": []}]))
+        sent = batch(2, metadata=Metadata(objects=[ALL_TYPES, {"ta": [], "t": "", "oa": []}]))
         store.write(sent)
         came = store.fetch(sent.ids)
         assert came.metadata == sent.metadata
@@ -377,6 +378,10 @@ def test_references_are_copied_as_what_they_say_and_phones_as_numbers(tmp_path: 
         found = store.describe()
         assert found is not None
         assert found.fields == {"by": f"→ {other}", "phone": "phoneNumber"}
+        assert found.extra[TYPED] == {
+            "by": f"reference to {other} → list of text (beacons)",
+            "phone": "phoneNumber → object",
+        }
         proposal = store.propose(found, 1, 1)
         assert proposal.spec.fields == {"by": "text[]", "phone": "phoneNumber"}
         store.drop()
