@@ -167,6 +167,7 @@ class Client:
         self._side = location.side
         self._host = options.get("host")
         self._lock = threading.Lock()
+        self._connecting = threading.Lock()
         self._per_s = float(options.get("requests_per_s") or 100)
         self._budgets: dict[tuple[str, str], Budget] = {}
         self._data_plane: pinecone.Index | None = None
@@ -217,7 +218,7 @@ class Client:
 
     def forget(self) -> None:
         """Look the data plane's host up anew: an index made again has another one."""
-        with self._lock:
+        with self._connecting:
             if self._data_plane is not None:
                 self._data_plane.close()
             self._data_plane = None
@@ -305,19 +306,19 @@ class Client:
         return self._told(lambda: call(data))
 
     def _data(self) -> pinecone.Index:
-        with self._lock:
-            if self._data_plane is not None:
-                return self._data_plane
-        host = self._host or self._found_host()
-        made = self._told(lambda: pinecone.Index(host=str(host), **self._settings()))
+        # by one thread: making one reads all certificates that the machine trusts
+        with self._connecting:
+            if self._data_plane is None:
+                self._data_plane = self._connected(str(self._host or self._found_host()))
+            return self._data_plane
+
+    def _connected(self, host: str) -> pinecone.Index:
+        made = self._told(lambda: pinecone.Index(host=host, **self._settings()))
         # Index takes no retry_config, and that of Pinecone does not reach it: its four tries a
         # request would multiply with the runner's, and hold a stop back for minutes.
         transport: Any = made._http._client._transport
         transport._config = pinecone.RetryConfig(max_retries=0)
-        with self._lock:
-            if self._data_plane is None:
-                self._data_plane = made
-            return self._data_plane
+        return made
 
     def _found_host(self) -> str:
         model = self.describe()

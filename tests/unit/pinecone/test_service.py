@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from pinecone import Index
 
 from runner.errors import (
     AuthError,
@@ -18,7 +19,7 @@ from runner.errors import (
 from runner.stores import pinecone_client, pinecone_records
 from runner.stores.base import Access, Connection
 from runner.stores.pinecone import PineconeStore
-from runner.stores.pinecone_client import Budget
+from runner.stores.pinecone_client import Budget, Client
 from runner.stores.pinecone_records import Patience
 from tests.servers.pinecone_double import State
 from tests.unit.pinecone.places import DIM, batch, made, read, spec
@@ -95,6 +96,24 @@ def test_a_server_that_does_not_answer_may_come_back(
         store = opened(host=nobody)
         with pytest.raises(TransientStoreError):
             store.fetch(["a"])
+
+
+def test_threads_share_one_connection_to_the_index(
+    opened: Callable[..., PineconeStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight requests at once, and none of them has asked before."""
+    made(opened(), spec(dim=2000)).write(batch(800, dim=2000))
+    clients: list[str] = []
+    connect = Client._connected
+
+    def counted(self: Client, host: str) -> Index:
+        clients.append(host)
+        return connect(self, host)
+
+    monkeypatch.setattr(Client, "_connected", counted)
+    store = opened(Access.READ)
+    assert len(store.fetch(batch(800).ids)) == 800
+    assert len(clients) == 1
 
 
 # Rates
