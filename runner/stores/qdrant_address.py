@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
-import ssl
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
-from runner.errors import Id, PlanError, StoreError, TransientStoreError
+from runner.errors import Id, StoreError, TransientStoreError
 from runner.model import FloatArray
-from runner.stores.base import Connection, Location
+from runner.stores.address import Address
+from runner.stores.base import Location
 from runner.stores.qdrant_points import Chosen, Columns
 from runner.stores.qdrant_wire import Rows
 
 __all__ = [
-    "UNKNOWN_VERSION", "Address", "FullError", "RefusedError", "ShardKey", "Transport",
-    "UnknownCallError", "Version", "Want", "active_keys", "certificate_error", "version_of",
+    "UNKNOWN_VERSION", "FullError", "RefusedError", "ShardKey", "Transport",
+    "UnknownCallError", "Version", "Want", "active_keys", "address_of", "version_of",
 ]  # fmt: skip
 
 _REST_PORT, _GRPC_PORT = 6333, 6334
-_BROKEN_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
-"""Connections that ended, which is nothing that TLS found wrong."""
 
 
 class RefusedError(StoreError):
@@ -203,140 +198,20 @@ class Transport(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Address:
-    """A server, taken from a location.
+def address_of(location: Location) -> Address:
+    """The server that *location* names.
 
-    Attributes:
-        tls: Whether connections are encrypted.
-        host, port: The REST endpoint.
-        prefix: What its paths begin with; mostly empty.
-        grpc: The gRPC endpoint, ``host:port``.
-        headers: Sent with every request, the API key included.
-        connection: The plan's settings.
-        side: ``source`` or ``target``: for messages.
+    Raises:
+        PlanError: Its URL is not one of an HTTP server.
     """
-
-    tls: bool
-    host: str
-    port: int
-    prefix: str
-    grpc: str
-    headers: Mapping[str, str] = field(repr=False)
-    connection: Connection = field(repr=False)
-    side: str
-
-    @classmethod
-    def of(cls, location: Location) -> Address:
-        """The address of *location*.
-
-        Raises:
-            PlanError: Its URL is not one of an HTTP server.
-        """
-        url = str(location.options["url"])
-        try:
-            parts = urlsplit(url)
-            port = parts.port or _REST_PORT
-        except ValueError as error:
-            # its text may hold a piece of a password
-            raise _bad_url(location, "its host or port cannot be read") from error
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise _bad_url(location, "expected http://host:6333 or https://host:6333")
-        if parts.username or parts.password:
-            raise _bad_url(location, "it holds credentials, which Qdrant does not know")
-        headers = dict(location.connection.headers)
-        if location.options.get("api_key"):
-            headers["api-key"] = str(location.options["api_key"])
-        return cls(
-            tls=parts.scheme == "https",
-            host=parts.hostname,
-            port=port,
-            prefix=parts.path.rstrip("/"),
-            grpc=_grpc_target(location.connection.grpc_host, parts.hostname),
-            headers=headers,
-            connection=location.connection,
-            side=location.side,
-        )
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-    @property
-    def loopback(self) -> bool:
-        """Whether the server is on this machine, as far as its name tells."""
-        hosts = {self.host, self.grpc.rpartition(":")[0].strip("[]")}
-        return all(map(_is_loopback, hosts))
-
-    def tls_context(self) -> ssl.SSLContext:
-        """What Python's TLS trusts and shows for this address.
-
-        Raises:
-            PlanError: A certificate file cannot be read.
-        """
-        wanted = self.connection
-        try:
-            context = ssl.create_default_context(
-                cafile=str(wanted.ca_file) if wanted.ca_file else None
-            )
-            if wanted.cert_file:
-                key = str(wanted.key_file) if wanted.key_file else None
-                context.load_cert_chain(str(wanted.cert_file), key)
-        except OSError as error:  # ssl.SSLError is one
-            raise PlanError(
-                f"{self.side}.connection: a certificate file cannot be used: {error}",
-                "ca_file, cert_file and key_file are PEM files",
-            ) from error
-        if wanted.insecure:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
-
-    def untrusted(self, error: ssl.SSLError, endpoint: str) -> StoreError:
-        """What to say when TLS with *endpoint* fails."""
-        if isinstance(error, _BROKEN_TLS):
-            return TransientStoreError(f"qdrant {endpoint}: the connection broke: {error.reason}")
-        reason = getattr(error, "verify_message", "") or error.reason or str(error)
-        return StoreError(
-            f"qdrant {endpoint}: no trusted TLS connection: {reason}",
-            f"name the certificate authority in `{self.side}.connection.ca_file`, and cert_file "
-            "and key_file if the server asks for a client certificate",
-        )
-
-
-def certificate_error(address: Address, endpoint: str) -> StoreError | None:
-    """Why TLS with *endpoint* (``host:port``) fails; None if it does not, or nobody answers.
-
-    gRPC reports untrusted certificates as it does servers that are down.
-    """
-    host, _, port = endpoint.rpartition(":")
-    try:
-        with (
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5) as plain,
-            address.tls_context().wrap_socket(plain, server_hostname=host.strip("[]")) as secured,
-        ):
-            secured.settimeout(0.5)
-            # TLS 1.3 servers refuse a missing client certificate only after the handshake.
-            secured.recv(1)
-    except ssl.SSLError as error:
-        return address.untrusted(error, endpoint)
-    except OSError:
-        return None
-    return None
-
-
-def _bad_url(location: Location, why: str) -> PlanError:
-    return PlanError(f"{location.side}.url is not the address of a Qdrant server: {why}")
-
-
-def _grpc_target(given: str | None, host: str) -> str:
-    if not given:
-        return f"[{host}]:{_GRPC_PORT}" if ":" in host else f"{host}:{_GRPC_PORT}"
-    bare = given.rpartition("]")[2] if given.startswith("[") else given
-    return given if ":" in bare else f"{given}:{_GRPC_PORT}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+    headers = dict(location.connection.headers)
+    if location.options.get("api_key"):
+        headers["api-key"] = str(location.options["api_key"])
+    return Address.of(
+        location,
+        rest_ports=(_REST_PORT, _REST_PORT),
+        grpc_ports=(_GRPC_PORT, _GRPC_PORT),
+        headers=headers,
+        expected="http://host:6333 or https://host:6333",
+        credentials="it holds credentials, which Qdrant does not know",
+    )

@@ -21,9 +21,10 @@ from runner.errors import (
     TransientStoreError,
 )
 from runner.model import FloatArray, VectorKind
+from runner.stores.address import Address
+from runner.stores.grpc_channel import open_channel
 from runner.stores.qdrant_address import (
     UNKNOWN_VERSION,
-    Address,
     FullError,
     RefusedError,
     ShardKey,
@@ -31,7 +32,6 @@ from runner.stores.qdrant_address import (
     Version,
     Want,
     active_keys,
-    certificate_error,
     version_of,
 )
 from runner.stores.qdrant_points import Chosen, Columns
@@ -65,17 +65,6 @@ class GrpcTransport:
     request_bytes = _REQUEST_BYTES
 
     def __init__(self, address: Address) -> None:
-        if address.connection.insecure and address.tls:
-            raise PlanError(
-                f"{address.side}: gRPC cannot leave certificates unverified",
-                "name the certificate in connection.ca_file, or write `transport: rest`",
-            )
-        if address.connection.proxy and not address.connection.proxy.startswith("http://"):
-            # the channel would leave such a proxy aside without a word
-            raise PlanError(
-                f"{address.side}.connection.proxy: gRPC takes a proxy by http:// only",
-                "name it so, or write `transport: rest`",
-            )
         if address.prefix and not address.connection.grpc_host:
             raise PlanError(
                 f"{address.side}.url has a path, {address.prefix!r}, which gRPC does not have",
@@ -84,7 +73,7 @@ class GrpcTransport:
         self._address = address
         self._timeout_s = address.connection.timeout_s
         self._metadata = tuple((key.lower(), value) for key, value in address.headers.items())
-        self._channel = _channel(address)
+        self._channel = open_channel(address, _RECEIVED_BYTES, ", or write `transport: rest`")
         self._encoders: dict[tuple[Chosen, ...], Encoder] = {}
         channel = self._channel
         self._collections = qdrant.CollectionsStub(channel)  # type: ignore[no-untyped-call]
@@ -440,8 +429,8 @@ class GrpcTransport:
             return FullError(what) if wait_s is None else TransientStoreError(what, "", wait_s)
         if code is _Code.UNIMPLEMENTED:
             return UnknownCallError(what)
-        if code is _Code.UNAVAILABLE and self._address.tls and not self._address.connection.proxy:
-            untrusted = certificate_error(self._address, self._address.grpc)
+        if code is _Code.UNAVAILABLE:
+            untrusted = self._address.grpc_certificate_error()
             if untrusted is not None:
                 return untrusted
         if code in _PASSING:
@@ -454,42 +443,6 @@ class GrpcTransport:
 
 def _as_is(request: bytes) -> bytes:
     return request
-
-
-def _channel(address: Address) -> Any:
-    wanted = address.connection
-    options: list[tuple[str, Any]] = [
-        ("grpc.max_receive_message_length", _RECEIVED_BYTES),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        # Whoever calls waits between tries; a channel that waits longer would fail them unasked.
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 1000),
-        # A new channel does not wait for what an earlier one of this process met.
-        ("grpc.use_local_subchannel_pool", 1),
-        # The environment's proxy is no host that the plan names.
-        ("grpc.enable_http_proxy", int(wanted.proxy is not None)),
-    ]
-    if wanted.proxy:
-        options.append(("grpc.http_proxy", wanted.proxy))
-    if not address.tls:
-        return grpc.insecure_channel(address.grpc, options)
-
-    def read(file: Any) -> bytes | None:
-        return file.read_bytes() if file else None
-
-    try:
-        credentials = grpc.ssl_channel_credentials(
-            root_certificates=read(wanted.ca_file),
-            private_key=read(wanted.key_file or wanted.cert_file),
-            certificate_chain=read(wanted.cert_file),
-        )
-    except OSError as error:
-        raise PlanError(
-            f"{address.side}.connection: a certificate file cannot be used: {error}"
-        ) from error
-    return grpc.secure_channel(address.grpc, credentials, options)
 
 
 def _retry_after(error: Any) -> float | None:

@@ -20,9 +20,9 @@ from runner.errors import (
     TransientStoreError,
 )
 from runner.model import FloatArray, VectorKind
+from runner.stores.address import Address
 from runner.stores.qdrant_address import (
     UNKNOWN_VERSION,
-    Address,
     RefusedError,
     ShardKey,
     UnknownCallError,

@@ -42,13 +42,13 @@ from runner.model import (
 from runner.stores.base import Access, Location
 from runner.stores.qdrant import QdrantStore
 from runner.stores.qdrant_address import (
-    Address,
     FullError,
     RefusedError,
     ShardKey,
     Transport,
     Version,
     Want,
+    address_of,
 )
 from runner.stores.qdrant_grpc import GrpcTransport
 from runner.stores.qdrant_indexing import KEEPS_METADATA, SAVED_THRESHOLD, Indexing
@@ -89,7 +89,7 @@ class QdrantServer(QdrantStore):
         if not location.options.get("collection"):
             raise PlanError(f"{location.side}: a Qdrant server's location needs `collection`")
         self._collection = str(location.options["collection"])
-        self._address = Address.of(location)
+        self._address = address_of(location)
         kind = location.options.get("transport") or "grpc"
         if kind not in ("grpc", "rest"):
             raise PlanError(f"{location.side}.transport: {kind!r} is neither grpc nor rest")
@@ -115,13 +115,13 @@ class QdrantServer(QdrantStore):
             identity["vectors"] = ", ".join(sorted(map(str, names)))
         if options.get("namespaces") not in (None, "all"):
             identity["namespaces"] = ", ".join(sorted(map(str, options["namespaces"])))
-        address = str(Address.of(location))
+        address = str(address_of(location))
         return Endpoint("qdrant", address, identity["collection"], identity)
 
     @classmethod
     def whereabouts(cls, location: Location) -> Whereabouts:
         """Host, port and collection, whatever the transport."""
-        address = Address.of(location)
+        address = address_of(location)
         collection = cls.endpoint(location).collection
         server = f"{host_of(address.host)}:{address.port}{address.prefix}"
         return Whereabouts((server, collection))

@@ -78,7 +78,7 @@ from runner.stores.weaviate_schema import (
 from runner.stores.weaviate_search import nearest
 from runner.stores.weaviate_tenants import Tenants
 from runner.stores.weaviate_view import PAGE, Shape, View, before
-from runner.stores.weaviate_wire import Address, Wire, ids_filter
+from runner.stores.weaviate_wire import Wire, address_of, ids_filter
 from runner.stores.weaviate_write import REFUSED_KINDS, Writer, level_of
 from runner.stores.whereabouts import Whereabouts, host_of
 
@@ -124,7 +124,7 @@ class WeaviateStore(Target):
         if not location.options.get("collection"):
             raise PlanError(f"{location.side}: a Weaviate location needs `collection`")
         self._collection = class_name(str(location.options["collection"]))
-        self._address = Address.of(location)
+        self._address = address_of(location)
         self._wire = Wire(self._address)
         may_wake = location.touch or access is Access.WRITE
         self._tenants = Tenants(self._wire, location, self._collection, may_wake=may_wake)
@@ -141,12 +141,12 @@ class WeaviateStore(Target):
         for key in ("tenants", "vectors"):
             if options.get(key) not in (None, "all"):
                 identity[key] = str(options[key])
-        return Endpoint("weaviate", str(Address.of(location)), collection, identity)
+        return Endpoint("weaviate", str(address_of(location)), collection, identity)
 
     @classmethod
     def whereabouts(cls, location: Location) -> Whereabouts:
         """Host, port and collection."""
-        address = Address.of(location)
+        address = address_of(location)
         collection = cls.endpoint(location).collection
         return Whereabouts((f"{host_of(address.host)}:{address.port}{address.prefix}", collection))
 

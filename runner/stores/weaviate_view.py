@@ -38,7 +38,7 @@ from runner.stores.weaviate_schema import (
     vector_spec,
 )
 from runner.stores.weaviate_tenants import Tenants
-from runner.stores.weaviate_wire import Address, FullError, Wire, ids_filter
+from runner.stores.weaviate_wire import FullError, Wire, address_of, ids_filter
 
 __all__ = ["NIL", "PAGE", "Shape", "View", "before"]
 
@@ -106,7 +106,7 @@ class View:
         self._tenants = tenants
         self._location = location
         self.collection = collection
-        self.place = f"weaviate {Address.of(location)}/{collection}"
+        self.place = f"weaviate {address_of(location)}/{collection}"
         self.document_field = str(location.options.get("document_field") or "document")
         self.own = frozenset({self.document_field, OVERFLOW})
         self.changing = threading.RLock()

@@ -6,13 +6,10 @@ server says of itself; here its protocol definitions are used, and nothing else.
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import grpc
 import httpx
@@ -31,96 +28,45 @@ from runner.errors import (
     AuthError,
     CollectionMismatchError,
     CollectionNotFoundError,
-    PlanError,
     StoreError,
     TransientStoreError,
 )
-from runner.stores.base import Connection, Location
+from runner.stores.address import Address, bracketed
+from runner.stores.base import Location
+from runner.stores.grpc_channel import open_channel
 
-__all__ = ["Address", "FullError", "Wire", "ids_filter"]
+__all__ = ["FullError", "Wire", "address_of", "ids_filter"]
 
-_REST_PORT, _GRPC_PORT = 8080, 50051
+_REST_PORT, _GRPC_PORT, _TLS_PORT = 8080, 50051, 443
 _RECEIVED_BYTES = 256 << 20
-_LOOK_S = 5.0
 _Code = grpc.StatusCode
 _PASSING_CODES = {_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED, _Code.ABORTED, _Code.CANCELLED}
 _PASSING_STATUS = {408, 425, 429, 502, 503, 504}
-_BROKEN_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
-"""Connections that ended, which is nothing that TLS found wrong."""
 
 
 class FullError(TransientStoreError):
     """Something was exhausted and nobody said for how long: memory, or a message's size."""
 
 
-@dataclass(frozen=True)
-class Address:
-    """A server, taken from a location.
+def address_of(location: Location) -> Address:
+    """The server that *location* names.
 
-    Attributes:
-        tls: Whether connections are encrypted.
-        host, port: The REST endpoint.
-        prefix: What its paths begin with; mostly empty.
-        grpc: The gRPC endpoint, ``host:port``.
-        headers: Sent with every request, the API key included.
-        connection: The plan's settings.
-        side: ``source`` or ``target``: for messages.
+    Raises:
+        PlanError: Its URL is not one of an HTTP server.
     """
-
-    tls: bool
-    host: str
-    port: int
-    prefix: str
-    grpc: str
-    headers: Mapping[str, str] = field(repr=False)
-    connection: Connection = field(repr=False)
-    side: str
-
-    @classmethod
-    def of(cls, location: Location) -> Address:
-        """The address of *location*.
-
-        Raises:
-            PlanError: Its URL is not one of an HTTP server.
-        """
-        options, connection = location.options, location.connection
-        try:
-            parts = urlsplit(str(options.get("url") or ""))
-            port = parts.port
-        except ValueError as error:
-            # its text may hold a piece of a password
-            raise _bad_url(location, "its host or port cannot be read") from error
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise _bad_url(location, "expected http://host:8080 or https://host")
-        if parts.username or parts.password:
-            raise _bad_url(location, "it holds credentials; write `api_key` instead")
-        tls = parts.scheme == "https"
-        headers = {key.lower(): value for key, value in connection.headers.items()}
-        if options.get("api_key"):
-            headers["authorization"] = f"Bearer {options['api_key']}"
-        host = connection.grpc_host or _bracketed(parts.hostname)
-        bare = host.rpartition("]")[2] if host.startswith("[") else host
-        if ":" not in bare:
-            host = f"{host}:{options.get('grpc_port') or (443 if tls else _GRPC_PORT)}"
-        return cls(
-            tls=tls,
-            host=parts.hostname,
-            port=port or (443 if tls else _REST_PORT),
-            prefix=parts.path.rstrip("/"),
-            grpc=host,
-            headers=headers,
-            connection=connection,
-            side=location.side,
-        )
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-    @property
-    def loopback(self) -> bool:
-        """Whether the server is on this machine, as far as its names tell."""
-        hosts = {self.host, self.grpc.rpartition(":")[0].strip("[]")}
-        return all(map(_is_loopback, hosts))
+    options = location.options
+    headers = {key.lower(): value for key, value in location.connection.headers.items()}
+    if options.get("api_key"):
+        headers["authorization"] = f"Bearer {options['api_key']}"
+    port = options.get("grpc_port")
+    return Address.of(
+        location,
+        rest_ports=(_REST_PORT, _TLS_PORT),
+        grpc_ports=(port or _GRPC_PORT, port or _TLS_PORT),
+        headers=headers,
+        expected="http://host:8080 or https://host",
+        credentials="it holds credentials; write `api_key` instead",
+    )
 
 
 class Wire:
@@ -139,28 +85,17 @@ class Wire:
     def __init__(self, address: Address) -> None:
         self._address = address
         wanted = address.connection
-        if address.tls and wanted.insecure:
-            raise PlanError(
-                f"{address.side}: gRPC cannot leave certificates unverified",
-                "name the server's certificate in connection.ca_file",
-            )
-        if wanted.proxy and not wanted.proxy.startswith("http://"):
-            # the channel would leave such a proxy aside without a word
-            raise PlanError(
-                f"{address.side}.connection.proxy: gRPC takes a proxy by http:// only",
-                "name it so",
-            )
         self._rest = httpx.Client(
-            base_url=f"http{'s' if address.tls else ''}://{_bracketed(address.host)}:"
+            base_url=f"http{'s' if address.tls else ''}://{bracketed(address.host)}:"
             f"{address.port}{address.prefix}/v1",
             headers={"content-type": "application/json", **address.headers},
             timeout=wanted.timeout_s,
-            verify=_tls_context(address) if address.tls else False,
+            verify=address.tls_context() if address.tls else False,
             proxy=wanted.proxy,
             # The environment's proxies and netrc are nothing that the plan names.
             trust_env=False,
         )
-        self._channel = _channel(address)
+        self._channel = open_channel(address, _RECEIVED_BYTES)
         self._stub = weaviate_pb2_grpc.WeaviateStub(self._channel)  # type: ignore[no-untyped-call]
         self._health = self._channel.unary_unary(
             "/grpc.health.v1.Health/Check",
@@ -305,45 +240,11 @@ class Wire:
     def _unreachable(self, error: httpx.TransportError) -> StoreError:
         cause: BaseException | None = error
         while cause is not None:
-            if isinstance(cause, ssl.SSLError) and not isinstance(cause, _BROKEN_TLS):
-                return self._untrusted(cause, str(self._address))
+            if isinstance(cause, ssl.SSLError):
+                return self._address.untrusted(cause, str(self._address))
             cause = cause.__cause__ or cause.__context__
         kind = "timed out" if isinstance(error, httpx.TimeoutException) else str(error)
         return TransientStoreError(f"weaviate {self._address}: {kind or type(error).__name__}")
-
-    def _untrusted(self, error: ssl.SSLError, endpoint: str) -> StoreError:
-        reason = getattr(error, "verify_message", "") or error.reason or str(error)
-        return StoreError(
-            f"weaviate {endpoint}: no trusted TLS connection: {reason}",
-            f"name the certificate authority in `{self._address.side}.connection.ca_file`, and "
-            "cert_file and key_file if the server asks for a client certificate",
-        )
-
-    def _certificate_error(self) -> StoreError | None:
-        """Why TLS with the gRPC endpoint fails; None if it does not, or nobody answers.
-
-        gRPC reports untrusted certificates as it does servers that are down.
-        """
-        address = self._address
-        if not address.tls or address.connection.proxy:
-            return None
-        host, _, port = address.grpc.rpartition(":")
-        host = host.strip("[]")
-        context = _tls_context(address)
-        context.set_alpn_protocols(["h2"])
-        try:
-            with (
-                socket.create_connection((host, int(port)), timeout=_LOOK_S) as plain,
-                context.wrap_socket(plain, server_hostname=host) as secured,
-            ):
-                # A missing client certificate is refused after the handshake; what a server
-                # of HTTP/2 says first else is its settings.
-                secured.recv(1)
-        except ssl.SSLError as error:
-            return None if isinstance(error, _BROKEN_TLS) else self._untrusted(error, address.grpc)
-        except OSError:
-            return None
-        return None
 
     def _refused(self, reply: httpx.Response) -> StoreError:
         status = reply.status_code
@@ -375,7 +276,9 @@ class Wire:
         if code is _Code.RESOURCE_EXHAUSTED:
             return FullError(what)
         if code in _PASSING_CODES:
-            untrusted = self._certificate_error() if code is _Code.UNAVAILABLE else None
+            untrusted = (
+                self._address.grpc_certificate_error() if code is _Code.UNAVAILABLE else None
+            )
             if untrusted is not None:
                 return untrusted
             hint = (
@@ -402,55 +305,6 @@ def ids_filter(ids: Sequence[str]) -> base_pb2.Filters:
     )
 
 
-def _tls_context(address: Address) -> ssl.SSLContext:
-    wanted = address.connection
-    try:
-        context = ssl.create_default_context(cafile=str(wanted.ca_file) if wanted.ca_file else None)
-        if wanted.cert_file:
-            key = str(wanted.key_file) if wanted.key_file else None
-            context.load_cert_chain(str(wanted.cert_file), key)
-    except OSError as error:  # ssl.SSLError is one
-        raise PlanError(
-            f"{address.side}.connection: a certificate file cannot be used: {error}",
-            "ca_file, cert_file and key_file are PEM files",
-        ) from error
-    return context
-
-
-def _channel(address: Address) -> Any:
-    wanted = address.connection
-    options: list[tuple[str, Any]] = [
-        ("grpc.max_receive_message_length", _RECEIVED_BYTES),
-        ("grpc.max_send_message_length", -1),
-        # Whoever calls waits between tries; a channel that waits longer would fail them unasked.
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 1000),
-        # A new channel does not wait for what an earlier one of this process met.
-        ("grpc.use_local_subchannel_pool", 1),
-        # The environment's proxy is no host that the plan names.
-        ("grpc.enable_http_proxy", int(wanted.proxy is not None)),
-    ]
-    if wanted.proxy:
-        options.append(("grpc.http_proxy", wanted.proxy))
-    if not address.tls:
-        return grpc.insecure_channel(address.grpc, options)
-
-    def read(file: Any) -> bytes | None:
-        return file.read_bytes() if file else None
-
-    try:
-        credentials = grpc.ssl_channel_credentials(
-            root_certificates=read(wanted.ca_file),
-            private_key=read(wanted.key_file or wanted.cert_file),
-            certificate_chain=read(wanted.cert_file),
-        )
-    except OSError as error:
-        raise PlanError(
-            f"{address.side}.connection: a certificate file cannot be used: {error}"
-        ) from error
-    return grpc.secure_channel(address.grpc, credentials, options)
-
-
 def _message(reply: httpx.Response) -> str:
     try:
         found = orjson.loads(reply.content)
@@ -471,18 +325,3 @@ def _retry_after(reply: httpx.Response) -> float | None:
 
 def _quoted(name: str) -> str:
     return quote(name, safe="")
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def _bad_url(location: Location, why: str) -> PlanError:
-    return PlanError(f"{location.side}.url is not the address of a Weaviate server: {why}")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

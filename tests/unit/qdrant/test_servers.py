@@ -31,7 +31,7 @@ from runner.model import (
 from runner.stores import open_store
 from runner.stores.base import Access, Connection, Location
 from runner.stores.qdrant import QdrantStore
-from runner.stores.qdrant_address import Address
+from runner.stores.qdrant_address import address_of
 from runner.testing import read_all
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.http_proxy import HttpProxy
@@ -333,7 +333,7 @@ def test_plaintext_beyond_this_machine_is_found_without_connecting(tmp_path):
 )
 def test_grpc_is_at_its_own_port_unless_the_plan_says_where(url, grpc_host, expected):
     location = Location("qdrant", {"url": url}, connection=Connection(grpc_host=grpc_host))
-    assert Address.of(location).grpc == expected
+    assert address_of(location).grpc == expected
 
 
 @pytest.mark.parametrize(

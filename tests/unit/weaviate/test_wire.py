@@ -23,7 +23,7 @@ from runner.errors import (
 from runner.model import Select
 from runner.stores.base import Access, Connection, Location
 from runner.stores.weaviate import WeaviateStore
-from runner.stores.weaviate_wire import Address
+from runner.stores.weaviate_wire import address_of
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.http_proxy import HttpProxy
 from tests.servers.tls import Authority, TlsProxy
@@ -187,13 +187,13 @@ def test_a_url_that_is_none_is_refused_without_being_shown(url: str, why: str) -
 )  # fmt: skip
 def test_both_ports_are_found(options: Any, grpc_host: Any, expected: Any) -> None:
     location = Location("weaviate", options, Connection(grpc_host=grpc_host))
-    found = Address.of(location)
+    found = address_of(location)
     assert (found.host, found.port, found.grpc) == expected
 
 
 def test_the_key_is_in_no_text(tmp_path: Path) -> None:
     location = Location("weaviate", {"url": "http://h", "collection": "c", "api_key": "K3Y-9"})
-    assert "K3Y-9" not in repr(Address.of(location))
+    assert "K3Y-9" not in repr(address_of(location))
     assert "K3Y-9" not in repr(WeaviateStore.endpoint(location))
 
 
