@@ -633,7 +633,8 @@ def _query_problem(document: PlanDocument, spec: CollectionSpec, census: IdCensu
     lengths = {len(each) for each in column.to_pylist() if each is not None}
     if not lengths:
         return f"{queries.file.name} holds no query"
-    if dims - {0} and lengths != dims:
+    # of several vectors those are judged that have as many components as the queries
+    if dims - {0} and (len(lengths) > 1 or not lengths <= dims):
         return (
             f"{queries.file.name} has vectors of {sorted(lengths)} components, "
             f"the source has {sorted(dims)}"

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from runner import load_plan
 from runner.checks.digest import digest_of
-from runner.errors import CapabilityError
+from runner.errors import CapabilityError, PlanError
 from runner.model import (
     Batch,
     BatchSize,
@@ -165,6 +167,23 @@ def test_one_of_several_vectors_is_chosen(served: Places) -> None:
     assert result.verdict is Verdict.PASSED
     with served.opened(there) as store:
         assert np.allclose(store.fetch(batch.ids).vector, batch.vectors["text"], atol=1e-6)
+
+
+def test_queries_of_a_file_judge_the_vector_that_they_fit(served: Places) -> None:
+    sent, there = served.options("files", "asked"), served.options("qdrant-edge", "asked_there")
+    batch = mixed()
+    fill(served, sent, batch)
+    rows = pa.array(batch.vectors["text"][:10].tolist(), pa.list_(pa.float32()))
+    pq.write_table(pa.table({"vector": rows}), served.folder / "questions.parquet")
+    queries = {"file": "questions.parquet", "k": 5}
+    plan = served.plan(sent, there, "asked", validation={"queries": queries})
+    verdicts = {each.name: each.verdict for each in load_plan(plan).run().checks}
+    assert verdicts["queries: text"] is Verdict.PASSED
+    assert verdicts["queries: image"] is Verdict.SKIPPED
+    rows = pa.array([[1.0, 2.0, 3.0]], pa.list_(pa.float32()))
+    pq.write_table(pa.table({"vector": rows}), served.folder / "questions.parquet")
+    with pytest.raises(PlanError, match=r"\[3\] components, the source has"):
+        load_plan(plan).run(restart=True)
 
 
 # --- Qdrant, which holds every kind ---------------------------------------------------
