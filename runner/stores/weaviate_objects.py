@@ -288,13 +288,20 @@ def decode(fields: Mapping[str, properties_pb2.Value]) -> dict[str, Any]:
     return found
 
 
+def _read_object(value: properties_pb2.Properties) -> dict[str, Any]:
+    """What is inside an object, in the order of the names: a reply has it in any order, another
+    one each time, and JSON text that is made of it has to be the same text.
+    """
+    return dict(sorted(decode(value.fields).items()))
+
+
 def _read_list(value: properties_pb2.ListValue) -> list[Any]:
     kind = value.WhichOneof("kind")
     if kind is None:
         return []
     inside = getattr(value, kind).values
     if kind == "object_values":
-        return [decode(each.fields) for each in inside]
+        return [_read_object(each) for each in inside]
     if kind in ("number_values", "int_values"):
         return list(np.frombuffer(inside, "<f8" if kind == "number_values" else "<i8").tolist())
     return list(inside)
@@ -324,7 +331,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "text_value": _as_it_is, "date_value": _as_it_is, "uuid_value": _as_it_is,
     "blob_value": _as_it_is, "number_value": _as_it_is, "int_value": _as_it_is,
     "bool_value": _as_it_is, "list_value": _read_list, "geo_value": _read_geo,
-    "phone_value": _read_phone, "object_value": lambda value: decode(value.fields),
+    "phone_value": _read_phone, "object_value": _read_object,
 }  # fmt: skip
 
 

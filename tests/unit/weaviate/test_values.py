@@ -69,3 +69,16 @@ def test_vectors_come_back_bit_for_bit(options: Any, tmp_path: Path, metric: Met
         found = store.fetch(sent.ids)
         assert found.vector.tobytes() == sent.vector.tobytes()
         assert found.present[""].tolist() == [True] * 5 + [False]
+
+
+def test_objects_come_in_one_order_however_often_they_are_read(
+    options: Any, tmp_path: Path
+) -> None:
+    """So that JSON text that is made of one is the same text each time."""
+    deep = {name: {"z": 1, "m": [{"y": 1, "b": 2, "k": 3}], "a": 2} for name in "hgfedcba"}
+    with made(options, tmp_path) as store:
+        sent = batch(5, metadata=Metadata.of([{"deep": deep}] * 5))
+        store.write(sent)
+        found = [repr(each["deep"]) for _ in range(4) for each in store.fetch(sent.ids).metadata]
+        assert len(found) == 20
+        assert len(set(found)) == 1
