@@ -146,6 +146,21 @@ class Address:
             "and key_file if the server asks for a client certificate",
         )
 
+    def unreachable(self, error: Exception, timed_out: bool) -> StoreError:
+        """What to say when REST gave no answer.
+
+        Args:
+            error: What the client raised.
+            timed_out: Whether that is all that happened.
+        """
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ssl.SSLError):
+                return self.untrusted(cause, str(self))
+            cause = cause.__cause__ or cause.__context__
+        kind = "timed out" if timed_out else str(error) or type(error).__name__
+        return TransientStoreError(f"{self.store} {self}: {kind}")
+
     def grpc_certificate_error(self) -> StoreError | None:
         """Why TLS with the gRPC endpoint fails; None if it does not, or nobody answers.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -72,7 +71,9 @@ class RestTransport:
             try:
                 reply = self._client.get("/")
             except httpx.TransportError as error:
-                raise self._unreachable(error) from error
+                raise self._address.unreachable(
+                    error, isinstance(error, httpx.TimeoutException)
+                ) from error
             if reply.status_code in _PASSING | {429}:
                 raise self._error(reply)
             try:
@@ -313,7 +314,9 @@ class RestTransport:
         try:
             reply = self._client.request(method, path, content=content)
         except httpx.TransportError as error:
-            raise self._unreachable(error) from error
+            raise self._address.unreachable(
+                error, isinstance(error, httpx.TimeoutException)
+            ) from error
         if reply.status_code != httpx.codes.OK:
             raise self._error(reply)
         try:
@@ -323,15 +326,6 @@ class RestTransport:
                 f"qdrant {self._address}: the answer is not Qdrant's",
                 f"is `{self._address.side}.url` the REST endpoint?",
             ) from error
-
-    def _unreachable(self, error: httpx.TransportError) -> StoreError:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, ssl.SSLError):
-                return self._address.untrusted(cause, str(self._address))
-            cause = cause.__cause__ or cause.__context__
-        kind = "timed out" if isinstance(error, httpx.TimeoutException) else str(error)
-        return TransientStoreError(f"qdrant {self._address}: {kind or type(error).__name__}")
 
     def _error(self, reply: httpx.Response) -> StoreError:
         code = reply.status_code

@@ -6,7 +6,6 @@ server says of itself; here its protocol definitions are used, and nothing else.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -224,7 +223,9 @@ class Wire:
         try:
             reply = self._rest.request(method, path, content=content)
         except httpx.TransportError as error:
-            raise self._unreachable(error) from error
+            raise self._address.unreachable(
+                error, isinstance(error, httpx.TimeoutException)
+            ) from error
         if not reply.is_success:
             raise self._refused(reply)
         if not reply.content:
@@ -236,15 +237,6 @@ class Wire:
                 f"weaviate {self._address}: the answer is not Weaviate's",
                 f"is `{self._address.side}.url` its REST endpoint?",
             ) from error
-
-    def _unreachable(self, error: httpx.TransportError) -> StoreError:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, ssl.SSLError):
-                return self._address.untrusted(cause, str(self._address))
-            cause = cause.__cause__ or cause.__context__
-        kind = "timed out" if isinstance(error, httpx.TimeoutException) else str(error)
-        return TransientStoreError(f"weaviate {self._address}: {kind or type(error).__name__}")
 
     def _refused(self, reply: httpx.Response) -> StoreError:
         status = reply.status_code

@@ -6,19 +6,17 @@ import atexit
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from functools import cache
 from pathlib import Path
+
+from tests.servers.program import Program
 
 _START_S = 60.0
 
 
-class ChromaServer:
+class ChromaServer(Program):
     """A server that runs until `stop`.
 
     Args:
@@ -33,43 +31,15 @@ class ChromaServer:
     def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
         self.address = (host, _free_port(host))
         self.url = f"http://{host}:{self.address[1]}"
-        self._log_file = folder / "chroma.log"
-        self._log = self._log_file.open("wb")
         program = Path(sys.executable).with_name("chroma")
         command = [program, "run", "--path", folder / "data", "--host", host]
-        self._server = subprocess.Popen(
+        super().__init__(
+            "chroma",
             [*map(str, command), "--port", str(self.address[1])],
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
+            folder,
+            f"{self.url}/api/v2/heartbeat",
+            _START_S,
         )
-        try:
-            self._await_heartbeat()
-        except BaseException:
-            self.stop()
-            raise
-
-    def stop(self) -> None:
-        """End the server; may be called twice."""
-        self._server.terminate()
-        try:
-            self._server.wait(20)
-        except subprocess.TimeoutExpired:
-            self._server.kill()
-            self._server.wait()
-        self._log.close()
-
-    def _await_heartbeat(self) -> None:
-        deadline = time.monotonic() + _START_S
-        while True:
-            try:
-                with urllib.request.urlopen(f"{self.url}/api/v2/heartbeat", timeout=5):
-                    return
-            except (urllib.error.URLError, OSError) as error:
-                if self._server.poll() is not None or time.monotonic() > deadline:
-                    log = self._log_file.read_text(errors="replace")
-                    raise RuntimeError(f"chroma did not start: {log[-2000:]}") from error
-            time.sleep(0.05)  # between two looks at a condition
 
 
 @cache

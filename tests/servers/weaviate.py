@@ -10,11 +10,7 @@ import atexit
 import os
 import shutil
 import socket
-import subprocess
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.servers import outside
+from tests.servers.program import Program
 
 WEAVIATE_VERSION = "1.39.0"  # the Makefile builds this one
 _START_S = 120.0
@@ -55,7 +52,7 @@ def is_there() -> bool:
     return bool(os.environ.get("WEAVIATE_TEST_URL")) or program() is not None
 
 
-class WeaviateServer:
+class WeaviateServer(Program):
     """One node that runs until `stop`, listening on *host* only where it lets itself be told.
 
     Args:
@@ -73,8 +70,6 @@ class WeaviateServer:
         # the node looks for its data port above its gossip port, and so with Raft
         http, grpc, gossip, data, raft, raft_rpc = _free_ports(host, 6)
         self.address = WeaviateAddress(f"http://{host}:{http}", grpc)
-        self._log_file = folder / "weaviate.log"
-        self._log = self._log_file.open("wb")
         settings = {
             "AUTHENTICATION_ANONYMOUS_ACCESS_ENABLED": "true",
             "PERSISTENCE_DATA_PATH": str(folder / "data"),
@@ -97,40 +92,14 @@ class WeaviateServer:
             **more,
         }
         kept = {key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR") if key in os.environ}
-        self._server = subprocess.Popen(
+        super().__init__(
+            "weaviate",
             [str(found), "--scheme", "http", "--host", host, "--port", str(http)],
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env={**kept, **settings},
+            folder,
+            f"{self.address.url}/v1/.well-known/ready",
+            _START_S,
+            {**kept, **settings},
         )
-        try:
-            self._await_ready()
-        except BaseException:
-            self.stop()
-            raise
-
-    def stop(self) -> None:
-        """End the server; may be called twice."""
-        self._server.terminate()
-        try:
-            self._server.wait(20)
-        except subprocess.TimeoutExpired:
-            self._server.kill()
-            self._server.wait()
-        self._log.close()
-
-    def _await_ready(self) -> None:
-        deadline = time.monotonic() + _START_S
-        while True:
-            try:
-                with urllib.request.urlopen(f"{self.address.url}/v1/.well-known/ready", timeout=5):
-                    return
-            except (urllib.error.URLError, OSError) as error:
-                if self._server.poll() is not None or time.monotonic() > deadline:
-                    log = self._log_file.read_text(errors="replace")
-                    raise RuntimeError(f"weaviate did not start: {log[-2000:]}") from error
-            time.sleep(0.05)  # between two looks at a condition
 
 
 @cache
