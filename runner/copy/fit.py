@@ -587,7 +587,7 @@ class Fitting:
             case Unsupported.FLATTEN if kind is ValueKind.OBJECT:
                 self._flatten(made, key, value, as_json, losses)
             case Unsupported.JSON | Unsupported.FLATTEN:
-                made[key] = jsonvalues.dumps(value).decode()
+                made[key] = _json_text(value)
                 as_json.append(key)
                 losses[Loss(key, f"{what} → JSON text", "json", True)] += 1
 
@@ -615,7 +615,7 @@ class Fitting:
             elif self.capabilities.values.get(kind, Outcome.KEPT) is not Outcome.KEPT or (
                 self._bad_inside(each)
             ):
-                made[name] = jsonvalues.dumps(each).decode()
+                made[name] = _json_text(each)
                 as_json.append(name)
 
     def _judge_size(
@@ -674,11 +674,16 @@ def _unspeakable(value: Any) -> str:
     return ""
 
 
+def _json_text(value: Any) -> str:
+    """*value* as JSON, the same however a store orders the keys of objects."""
+    return jsonvalues.dumps(value, sort_keys=True).decode()
+
+
 def _as_text(value: Any) -> str:
     """*value* as a text that any target takes."""
     if kind_of(value) is ValueKind.NON_FINITE or isinstance(value, float):
         return repr(value)
-    return jsonvalues.dumps(value).decode()
+    return _json_text(value)
 
 
 def unfitted(batch: Batch, *, norms: bool = True) -> Batch:

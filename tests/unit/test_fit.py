@@ -125,6 +125,14 @@ def test_what_json_cannot_say_is_set_aside_even_by_a_target_that_takes_anything(
     assert "metadata.a" in reasons(fitted)[0]
 
 
+@pytest.mark.parametrize("policy", [Unsupported.JSON, Unsupported.STRINGIFY])
+def test_an_object_becomes_one_text_however_its_keys_are_ordered(policy):
+    one, other = {"o": {"a": 1, "b": {"c": 2, "d": 3}}}, {"o": {"b": {"d": 3, "c": 2}, "a": 1}}
+    found = [fitting(default=policy).fit(batch(each)).batch.metadata[0] for each in (one, other)]
+    assert found[0] == found[1]
+    assert found[0]["o"] == '{"a":1,"b":{"c":2,"d":3}}'
+
+
 KEYS = ["", "$x", "k" * 21, "a\0b"]
 
 
