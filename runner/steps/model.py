@@ -143,7 +143,9 @@ def explain(step: Step) -> str:
 
 
 def _explain_index(spec: CollectionSpec) -> str:
-    if spec.index is None or spec.index.type == "none":
+    if spec.index is None:
+        return "nothing to build"
+    if spec.index.type == "none":
         return "no search index"
     if not any(each.dim for each in spec.vectors.values()):
         return "no search index: there are no vectors"
