@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
-JOBS ?= 2
+JOBS ?= 3
 # Keep WEAVIATE_VERSION as it is in tests/servers/weaviate.py.
 WEAVIATE_VERSION := 1.39.0
 WEAVIATE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/vector-migration-runner/weaviate-$(WEAVIATE_VERSION)
