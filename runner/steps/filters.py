@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from runner.copy.fit import COMPANIONS
+from runner.copy.ids import ORIGINAL_ID, RUNNER_ID, RUNNER_NAMESPACE
 from runner.jsonvalues import ValueKind
 from runner.model import Capabilities, CollectionSpec, FilterKind, Filters, Finding, Severity
 from runner.plan.model import PlanDocument
@@ -21,6 +23,8 @@ _KINDS = (
     (_NUMBERS, FilterKind.FLOAT),
 )
 _NOTHING = {ValueKind.NULL, ValueKind.LIST_EMPTY}
+_OWN = COMPANIONS | {ORIGINAL_ID, RUNNER_ID, RUNNER_NAMESPACE}
+"""What a runner put beside the fields of records: nobody filters by them unless they say so."""
 _KEY = "target.filter_indexes"
 
 
@@ -93,7 +97,8 @@ def _carried(
     spec, can = source
     before, after = inventories
     declared = spec.filterable or {}
-    names = before.fields if can.filters is Filters.ALWAYS else declared
+    there = before.fields if can.filters is Filters.ALWAYS else declared
+    names = [each for each in there if each not in _OWN]
     becomes = {each.field: each.becomes for each in effects if each.field and each.becomes}
     found = {}
     for name in names:

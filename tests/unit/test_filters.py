@@ -63,6 +63,7 @@ def chosen(
     source: Capabilities = ALWAYS,
     target: Capabilities = DECLARED,
     spec: CollectionSpec = SPEC,
+    before: list[dict[str, Any]] = ROWS,
     after: list[dict[str, Any]] = ROWS,
     effects: tuple[FieldEffect, ...] = (),
 ) -> ChosenFilters:
@@ -71,13 +72,28 @@ def chosen(
         options["filter_indexes"] = asked
     document = replace(document, target=replace(document.target, options=options))
     return choose_filters(
-        document, (spec, source), target, (inventory(ROWS), inventory(after)), effects
+        document, (spec, source), target, (inventory(before), inventory(after)), effects
     )
 
 
 def test_auto_makes_those_of_a_source_that_filters_by_every_field(document):
     found = chosen(document, "auto")
     assert (found.made, found.findings) == (SCALARS, ())
+
+
+def test_what_a_runner_put_beside_the_fields_gets_an_index_only_by_name(document):
+    own = {
+        "original_id": "doc-1", "runner_id": "string", "runner_namespace": "tenant",
+        "runner_json": '["a"]', "runner_integers": '["b"]', "runner_fields": "{}",
+        "runner_norm": "{}",
+    }  # fmt: skip
+    rows = [{**row, **own} for row in ROWS]
+    found = chosen(document, "auto", before=rows, after=rows)
+    assert (found.made, found.findings) == (SCALARS, ())
+    (left,) = chosen(document, before=rows, after=rows).findings
+    assert not [each for each in own if each in left.what]
+    asked = chosen(document, ["original_id"], before=rows, after=rows)
+    assert asked.made == {"original_id": FilterKind.KEYWORD}
 
 
 def test_auto_makes_those_that_the_source_has_declared_under_their_new_names(document):
