@@ -20,7 +20,7 @@ from runner.model import (
     VectorSpec,
 )
 from runner.plan.load import load_document
-from runner.plan.model import PlanDocument
+from runner.plan.model import FieldPolicy, PlanDocument
 from runner.steps.filters import ChosenFilters, choose_filters
 from runner.steps.inventory import Inventory, take_inventory
 from runner.testing import make_batch
@@ -128,19 +128,42 @@ def test_a_mapping_says_what_values_do_not_show(document):
 
 
 @pytest.mark.parametrize(
-    ("name", "what"),
+    ("name", "what", "hint"),
     [
-        ("nowhere", "no record that was looked at has nowhere on the target; the fields there"),
-        ("mix", "mix holds int, text; an index needs values of one kind"),
-        ("deep", "deep holds object; an index needs values of one kind"),
+        (
+            "nowhere",
+            "no record that was looked at has nowhere on the target; the fields there",
+            "correct the name, or say what it holds: `filter_indexes: {nowhere: keyword}`",
+        ),
+        (
+            "mix",
+            "mix holds int, text; an index needs values of one kind",
+            "leave it out, or say what to compare: `filter_indexes: {mix: integer}` or "
+            "`filter_indexes: {mix: keyword}`",
+        ),
+        (
+            "deep",
+            "deep holds object; an index needs values of one kind",
+            "leave it out, or say what to compare: `filter_indexes: {deep: geo}`",
+        ),
     ],
 )
-def test_a_field_that_no_index_fits_is_a_problem(document, name, what):
+def test_a_field_that_no_index_fits_is_a_problem(document, name, what, hint):
     found = chosen(document, [name]).findings[0]
     assert found.severity is Severity.PROBLEM
     assert found.what.startswith(what)
     assert found.key == "target.filter_indexes"
-    assert f"{{{name}: keyword}}" in found.hint
+    assert found.hint == hint
+
+
+def test_a_field_with_a_type_in_the_plan_is_left_to_the_target(document):
+    typed = replace(document, fields={"mix": FieldPolicy(type="integer")})
+    rows = [*ROWS, {"mix": 2}, {"mix": 3.5}]
+    found = chosen(typed, ["mix"], after=rows)
+    assert found.made == {"mix": FilterKind.FLOAT}
+    assert not [each for each in found.findings if each.severity is Severity.PROBLEM]
+    typed = replace(document, fields={"deep": FieldPolicy(type="jsonb")})
+    assert chosen(typed, ["deep"]).findings[0].severity is Severity.PROBLEM
 
 
 def test_declared_indexes_that_nobody_asked_for_are_a_loss(document):
