@@ -190,7 +190,9 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         vector_names=names,
         namespaces=namespaces,
         unknown_namespaces=[
-            each for each in source.namespaces() if each and each not in as_it_is.namespaces
+            each
+            for each in source.namespaces()
+            if each not in as_it_is.namespaces and _is_named(document, each)
         ],
         wanted=wanted,
         proposal=proposal,
@@ -249,6 +251,12 @@ def _workload(
         queries=0 if queries is None else queries.sample or 0,
         k=0 if queries is None else queries.k,
     )
+
+
+def _is_named(document: PlanDocument, namespace: str) -> bool:
+    """Whether the plan chooses that namespace of the source, under whatever key."""
+    options = document.source.options.values()
+    return bool(namespace) and any(isinstance(v, list) and namespace in v for v in options)
 
 
 def _namespace_findings(target: Target, homes: Iterable[str]) -> Iterator[Finding]:

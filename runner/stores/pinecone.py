@@ -324,6 +324,14 @@ class PineconeStore(Target):
             listed = sum(len(self._ids.of(each)) for each in namespaces)
             found.append(
                 Finding(
+                    f"none of the ids of {self._ids.file.name} is there, and the index counts "
+                    f"{records:,} records",
+                    "give ids as the index has them: those of before a migration, for instance, "
+                    "may have been mapped to others",
+                    key="source.ids_from",
+                )
+                if records and not listed and self._ids.is_given
+                else Finding(
                     f"only the ids of {self._ids.file.name} are read: {listed:,} of them are "
                     f"there, and the index counts {records:,} records",
                     "that the copy is complete is only as sure as that list",

@@ -68,6 +68,11 @@ class IdLists:
                     self._lists.popitem(last=False)
             return made
 
+    @property
+    def is_given(self) -> bool:
+        """Whether there is a file and it names any id."""
+        return self.file is not None and any(True for _ in _lines(self.file))
+
     def forget(self) -> None:
         """List anew when asked again; lists in use stay as they are."""
         with self._lock:

@@ -252,6 +252,25 @@ def test_a_report_says_that_a_copy_is_as_complete_as_its_list_of_ids(
     assert len(served.read(there)) == COUNT - 3
 
 
+def test_a_list_of_which_no_id_is_there_is_refused_before_anything_is_written(
+    served: Places, state: State
+) -> None:
+    source = fill(served, "sent", [records(COUNT).with_(namespace="acme")])
+    (served.folder / "ids.txt").write_text("unknown-1\nunknown-2\n")
+    there = served.options("files", "there")
+    plan = load_plan(served.plan({**source, "ids_from": "ids.txt"}, there))
+    tried = plan.dry_run()
+    assert tried.exit_code == 3
+    (problem,) = tried.problems
+    assert "none of the ids of ids.txt is there" in problem.what
+    assert f"the index counts {COUNT} records" in problem.what
+    assert "may have been mapped to others" in problem.hint
+    assert not [each.what for each in tried.warnings if "acme" in each.what]
+    with pytest.raises(CapabilityError, match=r"none of the ids of ids\.txt"):
+        plan.run()
+    assert not (served.folder / "there.parquet").exists()
+
+
 def test_an_index_of_documents_is_refused_before_anything_is_written(
     served: Places, state: State
 ) -> None:
