@@ -213,7 +213,7 @@ def compile_plan(
                 {"source": found.source_spec, "target": collection},
             )
         ),
-        estimate=_estimate(document, found, target[0], known_write_rate),
+        estimate=_estimate(document, found, target[0], steps, known_write_rate),
         id_map=found.id_map,
         namespaces=found.namespaces,
         vector_names=found.vector_names,
@@ -554,6 +554,7 @@ def _steps(
     hazards = [Hazard.LOSSY_FIELDS] if any(_is_lossy(each) for each in found.losses) else []
     copy = Copy(
         records,
+        found.in_namespaces,
         pace.batch_records,
         pace.writers,
         max(1, readers),
@@ -771,6 +772,7 @@ def _estimate(
     document: PlanDocument,
     found: Preflight,
     target: Endpoint,
+    steps: Sequence[Step],
     known: tuple[float, str] | None,
 ) -> Estimate:
     records = found.source_count
@@ -788,7 +790,7 @@ def _estimate(
     return Estimate(
         records=records,
         size_bytes=records * found.after.average_record_bytes,
-        batches=-(-records // document.batch_size.records),
+        batches=next(each.batches for each in steps if isinstance(each, Copy)),
         seconds=seconds,
         read_per_s=read,
         write_per_s=write,

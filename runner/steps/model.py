@@ -6,7 +6,7 @@ what a run does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, assert_never
 
@@ -59,6 +59,7 @@ class Copy:
 
     Attributes:
         records: How many the source held when compiled.
+        in_namespaces: How many of them in each of its namespaces.
         batch_records: At most so many records in one batch.
         writers, readers: Threads.
         verify_every: Read back every n-th batch; 0 for none.
@@ -66,11 +67,17 @@ class Copy:
     """
 
     records: int
+    in_namespaces: Sequence[int]
     batch_records: int
     writers: int
     readers: int
     verify_every: int
     hazards: tuple[Hazard, ...] = ()
+
+    @property
+    def batches(self) -> int:
+        """In how many they are copied; several readers, and a limit of bytes, make some more."""
+        return batch_count(self.in_namespaces, self.batch_records)
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,11 @@ class Report:
 Step = Create | Append | Copy | Index | Check | Swap | Report
 
 
+def batch_count(in_namespaces: Iterable[int], batch_records: int) -> int:
+    """How many batches so many records in each namespace are cut into: none spans two."""
+    return sum(-(-each // batch_records) for each in in_namespaces)
+
+
 def kind_of(step: Step) -> str:
     """The step's word: ``create``, ``copy`` …"""
     return type(step).__name__.lower()
@@ -123,7 +135,7 @@ def explain(step: Step) -> str:
         case Append(collection=collection, present=present):
             return f"note the {present:,} ids that {collection} holds already"
         case Copy():
-            batches = -(-step.records // step.batch_records) if step.records else 0
+            batches = step.batches
             writers = "1 writer" if step.writers == 1 else f"{step.writers} writers"
             read_back = {0: "not read back", 1: "every batch read back"}.get(
                 step.verify_every, f"every {step.verify_every}th batch read back"
@@ -239,7 +251,11 @@ def steps_to_json(steps: Sequence[Step]) -> list[dict[str, Any]]:
             case Append():
                 row |= {"collection": step.collection, "present": step.present}
             case Copy():
-                row |= {"records": step.records, "readers": step.readers}
+                row |= {
+                    "records": step.records,
+                    "in_namespaces": list(step.in_namespaces),
+                    "readers": step.readers,
+                }
             case Index():
                 row |= {"spec": spec_to_json(step.spec)}
             case Swap():
@@ -280,6 +296,7 @@ def steps_from_json(
                 steps.append(
                     Copy(
                         row["records"],
+                        row["in_namespaces"],
                         batch_records,
                         writers,
                         row["readers"],

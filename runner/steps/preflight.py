@@ -40,6 +40,7 @@ from runner.plan.model import IdPolicy, IfExists, OnError, PlanDocument, Transfo
 from runner.steps.divided import DividedTarget
 from runner.steps.filters import choose_filters
 from runner.steps.inventory import Inventory, take_inventory
+from runner.steps.model import batch_count
 from runner.stores.base import CanSwap, Source, Store, Target
 from runner.stores.whereabouts import overlap
 from runner.transform_loader import Chain, load_chain
@@ -56,6 +57,7 @@ class Preflight:
 
     Attributes:
         source_spec, source_count: The source as it is.
+        in_namespaces: How many records are copied from each of its namespaces.
         target_spec, target_count, target_mark: The target as it is; None if it does not exist.
         can_swap: Whether a replacement can be built beside the existing target.
         census: Of all source ids, with originals restored.
@@ -77,6 +79,7 @@ class Preflight:
 
     source_spec: CollectionSpec
     source_count: int
+    in_namespaces: Sequence[int]
     target_spec: CollectionSpec | None
     target_count: int | None
     target_mark: str | None
@@ -174,12 +177,14 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
         else target.propose(wanted, count, count * average)
     )
     searches = target.capabilities.searches
-    workload = _workload(document, source_spec, count, average, searches=searches)
+    in_namespaces = _within(document.limit, as_it_is.namespaces.values())
+    workload = _workload(document, source_spec, count, in_namespaces, average, searches=searches)
     if appends:
         workload = replace(workload, held=target.count())
     found = Preflight(
         source_spec=source_spec,
         source_count=count,
+        in_namespaces=in_namespaces,
         target_spec=target_spec,
         target_count=None if target_spec is None else target.count(),
         target_mark=None if target_spec is None else target.read_mark(),
@@ -232,19 +237,38 @@ def look(document: PlanDocument, source: Source, target: Target) -> Preflight:
     return found
 
 
+def _within(limit: int | None, counts: Iterable[int]) -> list[int]:
+    """*counts* as far as they come to *limit*."""
+    found = []
+    left = limit
+    for each in counts:
+        taken = each if left is None else min(each, left)
+        left = None if left is None else left - taken
+        found.append(taken)
+    return found
+
+
 def _workload(
-    document: PlanDocument, spec: CollectionSpec, count: int, average_bytes: int, *, searches: bool
+    document: PlanDocument,
+    spec: CollectionSpec,
+    count: int,
+    in_namespaces: Sequence[int],
+    average_bytes: int,
+    *,
+    searches: bool,
 ) -> Workload:
-    validation = document.validation
+    validation, size = document.validation, document.batch_size.records
     records = count if document.limit is None else min(count, document.limit)
-    batches = -(-records // document.batch_size.records)
-    every_tenth = min(records, -(-batches // 10) * document.batch_size.records)
+    # the first of each namespace, and every tenth after it
+    every_tenth = sum(
+        min(each, -(-batch_count([each], size) // 10) * size) for each in in_namespaces
+    )
     queries = validation.queries if searches else None
     return Workload(
         records=records,
         size_bytes=records * average_bytes,
         dims=sum(each.dim for each in spec.dense.values()),
-        batches=batches,
+        batches=batch_count(in_namespaces, size),
         read_back={"every_batch": records, "sample": every_tenth, "none": 0}[validation.checksum],
         lists_ids=validation.ids,
         sampled=min(records, validation.metadata_sample),

@@ -95,6 +95,22 @@ def test_namespaces_go_to_namespaces(places: Places) -> None:
     assert check(result, "queries").evidence["recall_target_mean"] == 1.0
 
 
+@pytest.mark.parametrize(("limit", "batches"), [(None, 5), (COUNT + 2, 2)])
+def test_a_dry_run_counts_the_batches_of_every_namespace(
+    places: Places, limit: int | None, batches: int
+) -> None:
+    fill(places, at("sent"), tenants("", "acme", "globex"))
+    more = {} if limit is None else {"limit": limit}
+    path = places.plan(at("sent"), at("there"), batch_size=COUNT, workers=1, **more)
+    tried = load_plan(path).dry_run()
+    assert tried.estimate.batches == batches
+    (copy,) = (each.text for each in tried.steps if each.kind == "copy")
+    assert copy.startswith(f"{batches} batches ")
+    result = load_plan(path).run()
+    assert check(result, "checksum").evidence["batches"] == batches
+    assert [each.text for each in result.steps if each.kind == "copy"] == [copy]
+
+
 def test_only_the_chosen_namespaces_are_read(places: Places) -> None:
     fill(places, at("sent"), tenants("", "acme", "globex"))
     source = {**at("sent"), "namespaces": ["acme", "globex"]}
