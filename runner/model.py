@@ -515,6 +515,17 @@ class CollectionSpec:
         return {k: v for k, v in self.vectors.items() if v.kind is VectorKind.DENSE}
 
     @property
+    def listed_vectors(self) -> str:
+        """Its vectors for a message: ``text (dense), image (dense), sparse``.
+
+        The kind alone names one without a name, and one that is called by its kind.
+        """
+        return ", ".join(
+            each.kind.value if name in ("", each.kind.value) else f"{name} ({each.kind})"
+            for name, each in self.vectors.items()
+        )
+
+    @property
     def vector(self) -> VectorSpec:
         """The only vector.
 

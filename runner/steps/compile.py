@@ -427,7 +427,10 @@ def _sample_faults(document: PlanDocument, found: Preflight, *, show_values: boo
             faults.append(_fault(document, TransformError, step, what, hint))
         else:
             path = "ids" if step == "ids" else "target"
-            hint = "change it with a transform, or let it pass with `fields` or max_dead_letters"
+            hint = (
+                "change it with a transform, a value in metadata also with `fields`; "
+                "validation.max_dead_letters sets such records aside"
+            )
             faults.append(_fault(document, CapabilityError, path, what, hint))
     return faults
 

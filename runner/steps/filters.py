@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from runner.copy.fit import COMPANIONS
+from runner.copy.ids import ORIGINAL_ID, RUNNER_ID, RUNNER_NAMESPACE
 from runner.jsonvalues import ValueKind
 from runner.model import Capabilities, CollectionSpec, FilterKind, Filters, Finding, Severity
 from runner.plan.model import PlanDocument
@@ -21,6 +23,8 @@ _KINDS = (
     (_NUMBERS, FilterKind.FLOAT),
 )
 _NOTHING = {ValueKind.NULL, ValueKind.LIST_EMPTY}
+_OWN = COMPANIONS | {ORIGINAL_ID, RUNNER_ID, RUNNER_NAMESPACE}
+"""What a runner put beside the fields of records: nobody filters by them unless they say so."""
 _KEY = "target.filter_indexes"
 
 
@@ -68,6 +72,9 @@ def choose_filters(
         for name in asked:
             given = asked[name] if isinstance(asked, dict) else ""
             kind = FilterKind(given) if given else has.get(name) or _kind(after.fields.get(name))
+            if kind is None and (policy := document.fields.get(name)) and policy.type:
+                # a type of the target's own: it knows what to do with values that are not of it
+                kind = _main_kind(after.fields.get(name))
             if kind is None:
                 findings.append(_unknown(name, after))
             else:
@@ -93,7 +100,8 @@ def _carried(
     spec, can = source
     before, after = inventories
     declared = spec.filterable or {}
-    names = before.fields if can.filters is Filters.ALWAYS else declared
+    there = before.fields if can.filters is Filters.ALWAYS else declared
+    names = [each for each in there if each not in _OWN]
     becomes = {each.field: each.becomes for each in effects if each.field and each.becomes}
     found = {}
     for name in names:
@@ -113,16 +121,36 @@ def _kind(summary: FieldSummary | None) -> FilterKind | None:
     return next((kind for kinds, kind in _KINDS if seen and seen <= kinds), None)
 
 
+def _main_kind(summary: FieldSummary | None) -> FilterKind | None:
+    """What an index compares that most of these values fit; None where none does."""
+    seen = summary.kinds if summary is not None else {}
+    most, kind = max(
+        ((sum(seen.get(each, 0) for each in kinds), kind) for kinds, kind in _KINDS),
+        key=lambda pair: pair[0],
+    )
+    return kind if most else None
+
+
 def _unknown(name: str, after: Inventory) -> Finding:
     summary = after.fields.get(name)
     if summary is None:
         there = shown_list(sorted(after.fields)) or "none"
         what = f"no record that was looked at has {name} on the target; the fields there: {there}"
-    else:
-        kinds = ", ".join(summary.kind_words)
-        what = f"{name} holds {kinds}; an index needs values of one kind"
-    hint = f"correct the name, or say what it holds: `filter_indexes: {{{name}: keyword}}`"
-    return Finding(what, hint, key=_KEY)
+        hint = f"correct the name, or say what it holds: `filter_indexes: {{{name}: keyword}}`"
+        return Finding(what, hint, key=_KEY)
+    words = ", ".join(summary.kind_words)
+    # an object is a place where it can be found at all
+    kinds = [FilterKind.GEO] if ValueKind.OBJECT in summary.kinds else []
+    kinds += dict.fromkeys(
+        kind
+        for each in summary.kinds
+        if (kind := next((kind for held, kind in _KINDS if each in held), None))
+    )
+    either = " or ".join(
+        f"`filter_indexes: {{{name}: {kind}}}`" for kind in kinds or [FilterKind.KEYWORD]
+    )
+    hint = f"leave it out, or say what to compare: {either}"
+    return Finding(f"{name} holds {words}; an index needs values of one kind", hint, key=_KEY)
 
 
 def _left_without(names: Sequence[str], source: Capabilities, target: Capabilities) -> Finding:

@@ -576,12 +576,20 @@ def _judge_mapped_ids(
     kind = found.id_map.kind
     if found.census.duplicates:
         named = named_list(found.census.duplicates)
-        found.id_problems.append(
-            "several records would have the same id once those in original_id are restored "
-            f"(`ids: keep` leaves them as they are): {named}"
+        repeated = (
+            Finding(
+                "several records would have the same id once those in original_id are restored: "
+                f"{named}",
+                "`ids: keep` leaves them as they are",
+                key="ids",
+            )
             if found.id_map.restore
-            else f"the source holds some ids more than once: {named}"
+            else Finding(
+                f"the source holds some ids more than once: {named}",
+                "give each record there an id of its own: no map of `ids:` tells equal ones apart",
+            )
         )
+        found.findings.append(("source", repeated))
         return
     could_collide = kind == "field" or (
         kind in ("string", "integer") and 0 < found.census.integers < found.census.count

@@ -449,10 +449,8 @@ class ChromaStore(Target):
         }
         if len(wanted.dense) != 1 or others:
             yield Finding(
-                "a Chroma collection has one dense vector and one sparse one at most; wanted are "
-                + ", ".join(
-                    f"{name or 'one'} ({each.kind})" for name, each in wanted.vectors.items()
-                ),
+                "a Chroma collection has one dense vector and one sparse one at most; wanted: "
+                f"{wanted.listed_vectors}",
                 "choose in the source",
                 key="source.vectors",
             )

@@ -204,8 +204,8 @@ class FaissStore(LayeredStore):
         )
         findings = []
         if wanted.vectors.keys() - wanted.dense.keys() or len(wanted.vectors) > 1:
-            names = ", ".join(f"{k or 'unnamed'} ({v.kind})" for k, v in wanted.vectors.items())
-            findings.append(Finding(f"a FAISS index holds one dense vector a record, not {names}"))
+            what = f"a FAISS index holds one dense vector a record, not {wanted.listed_vectors}"
+            findings.append(Finding(what))
         if index.type not in _TYPES:
             findings.append(Finding(
                 f"index type {index.type!r} is not one of {', '.join(_TYPES)}",

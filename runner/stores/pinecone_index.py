@@ -152,9 +152,9 @@ def obstacles(wanted: CollectionSpec, options: Mapping[str, Any]) -> Iterator[Fi
     if VectorKind.MULTI in kinds or any(
         kinds.count(each) > 1 for each in (VectorKind.DENSE, VectorKind.SPARSE)
     ):
-        listed = ", ".join(f"{k or 'vector'} ({each.kind})" for k, each in wanted.vectors.items())
         yield Finding(
-            f"a Pinecone index has one dense vector, one sparse one, or both; wanted: {listed}",
+            "a Pinecone index has one dense vector, one sparse one, or both; wanted: "
+            f"{wanted.listed_vectors}",
             "choose in the source",
             key="source.vectors",
         )

@@ -434,7 +434,7 @@ class GrpcTransport:
             if untrusted is not None:
                 return untrusted
         if code in _PASSING:
-            hint = f"is a server listening there, with {'' if self._address.tls else 'out '}TLS?"
+            hint = f"is a server listening there, with{'' if self._address.tls else 'out'} TLS?"
             return TransientStoreError(what, hint if code is _Code.UNAVAILABLE else "")
         if code in _WRONG:
             return RefusedError(what)

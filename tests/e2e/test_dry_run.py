@@ -133,7 +133,9 @@ def test_lengths_that_a_store_does_not_keep_are_named_and_set_aside(
     )
     tried = load_plan(path).dry_run()
     assert tried.exit_code == 3
-    assert ["the target keeps 1e-15 to 1e+18" in each.what for each in tried.problems] == [True]
+    (problem,) = tried.problems
+    assert "the target keeps 1e-15 to 1e+18" in problem.what
+    assert "a value in metadata also with `fields`; validation.max_dead_letters" in problem.hint
     path = places.plan(
         places.options("files", "source"),
         places.options("chroma", "target"),

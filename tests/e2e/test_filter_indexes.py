@@ -8,7 +8,7 @@ import pytest
 
 from runner import load_plan
 from runner.errors import CapabilityError
-from runner.model import FilterKind
+from runner.model import FilterKind, Metadata
 from runner.results import Verdict
 from runner.stores.base import Access
 from tests.e2e.places import Places, records
@@ -70,6 +70,18 @@ def test_a_source_that_filters_by_every_field_leaves_a_note(served: Places) -> N
     (note,) = (each for each in seen.notes if "index" in each.what)
     assert '"title"' in note.what
     assert "filter_indexes: auto" in note.hint
+
+
+def test_a_column_with_a_type_of_its_own_gets_an_index_though_some_values_lie_beside_it(
+    served: Places,
+) -> None:
+    source, rows = served.options("files", "typed_from"), records(COUNT, kind="uuid")
+    metadata = [{"year": "unknown" if row % 10 == 0 else 1990 + row} for row in range(COUNT)]
+    served.fill(source, rows.with_(metadata=Metadata.of(metadata)), id_kind="uuid")
+    target = served.options("pgvector", "typed_to") | {"filter_indexes": ["year"]}
+    plan = served.plan(source, target, "typed", fields={"year": {"type": "integer"}})
+    assert load_plan(plan).run().verdict is Verdict.PASSED
+    assert filterable(served, target) == {"year": FilterKind.INTEGER}
 
 
 def test_a_field_that_no_record_has_stops_the_run(served: Places) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -41,6 +42,7 @@ def test_ids_that_collide_once_originals_are_restored_are_found_before_the_first
     (problem,) = tried.problems
     assert "doc-00003" in problem.what
     assert "original_id" in problem.what
+    assert problem.hint == "`ids: keep` leaves them as they are"
     kept = load_plan(
         places.plan(
             places.options("files", "source"), places.options("files", "target"), ids="keep"
@@ -50,6 +52,19 @@ def test_ids_that_collide_once_originals_are_restored_are_found_before_the_first
     found = places.read(places.options("files", "target"))
     assert found.keys() == set(ids)
     assert found[ids[1400]][2] == {"original_id": "doc-00003"}
+
+
+def test_ids_that_a_source_holds_twice_are_not_said_to_be_a_matter_of_the_map(
+    places: Places,
+) -> None:
+    rows = [{"id": each, "vector": [1.0, 2.0]} for each in ("a", "b", "a")]
+    (places.folder / "source.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    source = {"store": "files", "path": "source.jsonl"}
+    tried = load_plan(places.plan(source, places.options("chroma", "target"))).dry_run()
+    assert tried.exit_code == 3
+    (problem,) = tried.problems
+    assert problem.what == 'the source holds some ids more than once: "a"'
+    assert "no map of `ids:` tells equal ones apart" in problem.hint
 
 
 def test_a_single_record_far_behind_gets_its_original_id_back(places: Places) -> None:

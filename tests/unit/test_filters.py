@@ -20,7 +20,7 @@ from runner.model import (
     VectorSpec,
 )
 from runner.plan.load import load_document
-from runner.plan.model import PlanDocument
+from runner.plan.model import FieldPolicy, PlanDocument
 from runner.steps.filters import ChosenFilters, choose_filters
 from runner.steps.inventory import Inventory, take_inventory
 from runner.testing import make_batch
@@ -63,6 +63,7 @@ def chosen(
     source: Capabilities = ALWAYS,
     target: Capabilities = DECLARED,
     spec: CollectionSpec = SPEC,
+    before: list[dict[str, Any]] = ROWS,
     after: list[dict[str, Any]] = ROWS,
     effects: tuple[FieldEffect, ...] = (),
 ) -> ChosenFilters:
@@ -71,13 +72,28 @@ def chosen(
         options["filter_indexes"] = asked
     document = replace(document, target=replace(document.target, options=options))
     return choose_filters(
-        document, (spec, source), target, (inventory(ROWS), inventory(after)), effects
+        document, (spec, source), target, (inventory(before), inventory(after)), effects
     )
 
 
 def test_auto_makes_those_of_a_source_that_filters_by_every_field(document):
     found = chosen(document, "auto")
     assert (found.made, found.findings) == (SCALARS, ())
+
+
+def test_what_a_runner_put_beside_the_fields_gets_an_index_only_by_name(document):
+    own = {
+        "original_id": "doc-1", "runner_id": "string", "runner_namespace": "tenant",
+        "runner_json": '["a"]', "runner_integers": '["b"]', "runner_fields": "{}",
+        "runner_norm": "{}",
+    }  # fmt: skip
+    rows = [{**row, **own} for row in ROWS]
+    found = chosen(document, "auto", before=rows, after=rows)
+    assert (found.made, found.findings) == (SCALARS, ())
+    (left,) = chosen(document, before=rows, after=rows).findings
+    assert not [each for each in own if each in left.what]
+    asked = chosen(document, ["original_id"], before=rows, after=rows)
+    assert asked.made == {"original_id": FilterKind.KEYWORD}
 
 
 def test_auto_makes_those_that_the_source_has_declared_under_their_new_names(document):
@@ -112,19 +128,42 @@ def test_a_mapping_says_what_values_do_not_show(document):
 
 
 @pytest.mark.parametrize(
-    ("name", "what"),
+    ("name", "what", "hint"),
     [
-        ("nowhere", "no record that was looked at has nowhere on the target; the fields there"),
-        ("mix", "mix holds int, text; an index needs values of one kind"),
-        ("deep", "deep holds object; an index needs values of one kind"),
+        (
+            "nowhere",
+            "no record that was looked at has nowhere on the target; the fields there",
+            "correct the name, or say what it holds: `filter_indexes: {nowhere: keyword}`",
+        ),
+        (
+            "mix",
+            "mix holds int, text; an index needs values of one kind",
+            "leave it out, or say what to compare: `filter_indexes: {mix: integer}` or "
+            "`filter_indexes: {mix: keyword}`",
+        ),
+        (
+            "deep",
+            "deep holds object; an index needs values of one kind",
+            "leave it out, or say what to compare: `filter_indexes: {deep: geo}`",
+        ),
     ],
 )
-def test_a_field_that_no_index_fits_is_a_problem(document, name, what):
+def test_a_field_that_no_index_fits_is_a_problem(document, name, what, hint):
     found = chosen(document, [name]).findings[0]
     assert found.severity is Severity.PROBLEM
     assert found.what.startswith(what)
     assert found.key == "target.filter_indexes"
-    assert f"{{{name}: keyword}}" in found.hint
+    assert found.hint == hint
+
+
+def test_a_field_with_a_type_in_the_plan_is_left_to_the_target(document):
+    typed = replace(document, fields={"mix": FieldPolicy(type="integer")})
+    rows = [*ROWS, {"mix": 2}, {"mix": 3.5}]
+    found = chosen(typed, ["mix"], after=rows)
+    assert found.made == {"mix": FilterKind.FLOAT}
+    assert not [each for each in found.findings if each.severity is Severity.PROBLEM]
+    typed = replace(document, fields={"deep": FieldPolicy(type="jsonb")})
+    assert chosen(typed, ["deep"]).findings[0].severity is Severity.PROBLEM
 
 
 def test_declared_indexes_that_nobody_asked_for_are_a_loss(document):

@@ -49,3 +49,8 @@ def test_the_only_one_takes_the_name_of_the_only_one_that_is_there():
     found = vector_names(spec(text=DENSE, words=SPARSE), there, named=True)
     assert found == {"text": "embedding", "words": "bm25"}
     assert vector_names(spec(a=DENSE, b=DENSE), there, named=True) == {"a": "a", "b": "b"}
+
+
+def test_a_message_calls_a_vector_by_its_name_and_its_kind_once():
+    assert spec(text=DENSE, words=SPARSE).listed_vectors == "text (dense), words (sparse)"
+    assert spec(unnamed=DENSE, sparse=SPARSE, multi=MULTI).listed_vectors == "dense, sparse, multi"

@@ -118,9 +118,11 @@ def test_nobody_listening_is_transient(tmp_path, transport):
         pass
     with (
         opened(gone, tmp_path, transport=transport) as target,
-        pytest.raises(TransientStoreError, match=r"127\.0\.0\.69"),
+        pytest.raises(TransientStoreError, match=r"127\.0\.0\.69") as caught,
     ):
         target.count()
+    if transport == "grpc":
+        assert caught.value.hint == "is a server listening there, without TLS?"
 
 
 @BOTH
