@@ -172,7 +172,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class DryRunResult:
-    """What `run --dry-run` found.  Nothing was written anywhere."""
+    """What `run --dry-run` found.  Nothing was written anywhere.
+
+    `instead` is what `run` would do in place of these steps, because of a run that there is.
+    """
 
     name: str
     strategy: str
@@ -191,6 +194,7 @@ class DryRunResult:
     sampled: int
     fingerprint: str
     exit_code: int
+    instead: str = ""
 
 
 @dataclass(frozen=True)

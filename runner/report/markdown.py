@@ -90,6 +90,8 @@ def _dry_run(result: DryRunResult) -> list[str]:
     stands = (
         "**This plan would not run.** Solve what is named below, then dry-run again."
         if result.exit_code or result.problems
+        else f"**Nothing would begin anew:** {_text(' '.join(result.instead.split()))}."
+        if result.instead
         else "**Ready to run.**"
     )
     return [

@@ -156,7 +156,10 @@ def _dry_run(result: DryRunResult, console: Console, verbose: bool) -> None:
             ),
         )
     else:
-        _next(console, ("the same command without --dry-run runs these steps",))
+        _next(
+            console,
+            (result.instead or "the same command without --dry-run runs these steps",),
+        )
 
 
 def _estimate(found: Estimate) -> tuple[str, str]:

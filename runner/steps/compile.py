@@ -127,12 +127,19 @@ def raise_faults(faults: Sequence[Fault]) -> None:
     """Leave if anything keeps the run from starting, by the first fault's error."""
     if not faults:
         return
-    text = "\n".join(
+    texts = [
         f"{each.remark.place}: {each.remark.what}" if each.remark.place else each.remark.what
         for each in faults
+    ]
+    if len(faults) == 1:
+        raise faults[0].error(texts[0], faults[0].remark.hint)
+    # of several each has its hint below it
+    raise faults[0].error(
+        "\n".join(
+            f"{text}\n    {fault.remark.hint}" if fault.remark.hint else text
+            for text, fault in zip(texts, faults, strict=True)
+        )
     )
-    hints = list(dict.fromkeys(each.remark.hint for each in faults if each.remark.hint))
-    raise faults[0].error(text, "\n        ".join(hints))
 
 
 def faults_of_warnings(warnings: Iterable[Remark]) -> tuple[Fault, ...]:
@@ -245,6 +252,13 @@ def _fault(
     return Fault(error, Remark(document.place(path), what, hint))
 
 
+EXISTS_HINT = (
+    "write `if_exists: append` or `if_exists: replace`, name another collection, or "
+    "take back an earlier run with `runner rollback`"
+)
+"""The hint of one fault: that the target exists."""
+
+
 def _store_faults(document: PlanDocument, found: Preflight) -> list[Fault]:
     faults = [
         _fault(document, CapabilityError, each.key or side, each.what, each.hint)
@@ -261,8 +275,7 @@ def _store_faults(document: PlanDocument, found: Preflight) -> list[Fault]:
                 CapabilityError,
                 "target",
                 f"{found.target_spec.name} exists already, with {count}",
-                "write `if_exists: append` or `if_exists: replace`, name another collection, or "
-                "take back an earlier run with `runner rollback`",
+                EXISTS_HINT,
             )
         )
     return faults

@@ -13,7 +13,7 @@ from runner.copy.ids import IdMap, NamespaceMap
 from runner.copy.journal import Journal
 from runner.copy.prepare import Preparation
 from runner.copy.retry import Retrying, Stop
-from runner.errors import CollectionNotFoundError, JournalError, RunnerError
+from runner.errors import CollectionNotFoundError, JournalError, PausedError, RunnerError
 from runner.model import Endpoint
 from runner.plan.commands import Commands, Given
 from runner.plan.fingerprint import fingerprint, moved_along
@@ -28,6 +28,7 @@ from runner.steps.preflight import chain_of, preparation_for
 from runner.steps.state import RunFolder, State
 from runner.stores import open_store, store_class
 from runner.stores.base import Access, Location, Store, Target
+from runner.words import plural
 
 
 class LoadedPlan:
@@ -188,6 +189,7 @@ class LoadedPlan:
 
         Raises:
             JournalError: There is no run, or none of which this can be wanted.
+            PausedError: It is not finished, and only a finished one can be judged.
         """
         newest = self.state.newest()
         if newest is None:
@@ -206,13 +208,29 @@ class LoadedPlan:
                 f"the newest run, {newest.run_id}, was {gone}; there is nothing to {what}",
                 "start a new one with `run`",
             )
-        if what not in ("report", "roll back"):
-            try:
+        try:
+            if what not in ("report", "roll back"):
                 refuse_half_undone(newest, journal)
-            except JournalError:
-                journal.close()
-                raise
+            if what in ("report", "verify") and not gone:
+                self._refuse_unfinished(newest, journal, what)
+        except RunnerError:
+            journal.close()
+            raise
         return newest, journal
+
+    def _refuse_unfinished(self, folder: RunFolder, journal: Journal, what: str) -> None:
+        """What a run has written so far proves nothing of the whole."""
+        if any(journal.fact(each) for each in ("finished", "verdict", "rolling_back")):
+            return
+        totals = journal.totals()
+        phase = journal.step_in_progress() or "beginning"
+        raise PausedError(
+            f"the run {folder.run_id} of {self.name} is not finished ({phase}, "
+            f"{plural(totals.records, 'record')} written); there is nothing to {what} yet",
+            f"`{self.commands.line('status')}` shows how it stands"
+            if self.state.is_locked()
+            else f"`{self.commands.line('resume')}` goes on from here",
+        )
 
     def steps_of(self, journal: Journal, target: Target | None) -> tuple[Step, ...]:
         """The run's steps, at the pace that the plan has by now; *target* may know its own."""

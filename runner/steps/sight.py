@@ -14,7 +14,7 @@ from runner.errors import JournalError, PlanError
 from runner.plan.model import Hazard
 from runner.results import DryRunResult, Side
 from runner.steps.actor import user_name
-from runner.steps.compile import Compiled, compile_plan, step_rows
+from runner.steps.compile import EXISTS_HINT, Compiled, compile_plan, step_rows
 from runner.steps.loaded import LoadedPlan, patience, scratch_folder
 from runner.steps.model import thresholds
 from runner.steps.outcome import side_of
@@ -95,6 +95,11 @@ def dry_run(
 def tried(plan: LoadedPlan, seen: Sight, *, strict: bool) -> DryRunResult:
     """What a dry run shows of what was seen."""
     compiled, found = seen.compiled, seen.found
+    instead = _instead(plan)
+    if instead:
+        # that it exists is that run's doing
+        faults = tuple(each for each in compiled.faults if each.remark.hint != EXISTS_HINT)
+        compiled = replace(compiled, faults=faults)
     if strict:
         compiled = compiled.strictly()
     source, target = seen.sides
@@ -118,6 +123,29 @@ def tried(plan: LoadedPlan, seen: Sight, *, strict: bool) -> DryRunResult:
         sampled=found.before.records,
         fingerprint=plan.fingerprint(),
         exit_code=compiled.exit_code,
+        instead=instead,
+    )
+
+
+def _instead(plan: LoadedPlan) -> str:
+    """What `run` does because of the newest run; empty if it begins anew."""
+    newest = plan.state.newest()
+    if newest is None:
+        return ""
+    journal = Journal.open_existing(newest.journal, read_only=True)
+    try:
+        ended = journal.fact("rolled_back") or journal.fact("abandoned")
+        if ended or journal.fact("fingerprint") != plan.fingerprint():
+            return ""
+        if not journal.fact("finished", False):
+            return f"{plan.commands.line('run')}    goes on with the unfinished run {newest.run_id}"
+        if journal.fact("places") != plan.places():
+            return ""
+    finally:
+        journal.close()
+    return (
+        f"{plan.commands.line('run')}    shows again what the run {newest.run_id} came to; "
+        "with --restart it runs these steps"
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from runner.stores.base import Location
 
 __all__ = ["password_findings", "password_of"]
 
-_MOST_SHOWN = 300
+_BY_HAND = "run it by hand, as it stands in the plan"
 
 
 def password_of(location: Location) -> str:
@@ -40,7 +39,7 @@ def password_of(location: Location) -> str:
         said = "nothing" if not out.strip() else "something that is not one line of UTF-8 text"
         raise AuthError(
             f"pgvector: {place}: the command ended well and said {said}; expected the password",
-            f"run it by hand: `{_shown(command)}`",
+            _BY_HAND,
         )
     return password
 
@@ -55,7 +54,7 @@ def password_findings(location: Location) -> list[Finding]:
         return []
     return [
         Finding(
-            f"every connection runs `{_shown(command)}` for its password",
+            f"every connection runs {_shown(command)} for its password",
             severity=Severity.NOTE,
             key=f"{location.side}.password_command",
         )
@@ -71,17 +70,15 @@ def _output(command: str | Sequence[str], timeout_s: float, place: str) -> bytes
             shell=shell,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # what it says there may hold a secret as well
             start_new_session=True,
         )
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it holds U+0000"
-        raise PlanError(
-            f"{place}: cannot be run: {reason}", f"run it by hand: `{_shown(command)}`"
-        ) from error
+        raise PlanError(f"{place}: cannot be run: {reason}", _BY_HAND) from error
     with process:
         try:
-            out, errors = process.communicate(timeout=timeout_s)
+            out, _ = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             raise AuthError(
                 f"pgvector: {place}: the command did not end within {timeout_s:g} s",
@@ -93,22 +90,14 @@ def _output(command: str | Sequence[str], timeout_s: float, place: str) -> bytes
                     os.killpg(process.pid, signal.SIGKILL)
     if process.returncode:
         raise AuthError(
-            f"pgvector: {place}: the command ended with status {process.returncode}"
-            + _last_words(out, errors),
-            f"run it by hand: `{_shown(command)}`",
+            f"pgvector: {place}: the command ended with status {process.returncode}",
+            _BY_HAND,
         )
     return out
 
 
-def _last_words(out: bytes, errors: bytes) -> str:
-    """The last line of what went wrong; without what was said elsewhere, which may be secret."""
-    lines = errors.decode(errors="replace").strip().splitlines()
-    said = out.decode(errors="replace").strip()
-    last = lines[-1].strip() if lines else ""
-    if said:
-        last = last.replace(said, "***")
-    return f": {last[:_MOST_SHOWN]}" if last else ""
-
-
 def _shown(command: str | Sequence[str]) -> str:
-    return command if isinstance(command, str) else shlex.join(command)
+    """The program alone: what follows it, and any part of a shell's command, may be secret."""
+    if isinstance(command, str):
+        return "a shell command"
+    return f"`{command[0]}{' …' if len(command) > 1 else ''}`"

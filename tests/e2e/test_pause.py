@@ -37,10 +37,20 @@ def test_a_store_that_goes_away_pauses_the_run_and_resume_goes_on(
     status = load_plan(path).status()
     assert status.phase == "copy"
     assert 0 < status.records < 200
+    for judge in (load_plan(path).verify, load_plan(path).report):
+        with pytest.raises(PausedError, match=r"is not finished \(copy, .* written\)") as caught:
+            judge()
+        assert "runner resume" in caught.value.hint
 
+    tried = load_plan(path).dry_run()
+    assert (tried.exit_code, tried.problems) == (0, ())
+    assert f"goes on with the unfinished run {status.run_id}" in tried.instead
     result = load_plan(path).resume()
     assert result.verdict is Verdict.PASSED
     assert result.retries > 0
+    tried = load_plan(path).dry_run()
+    assert tried.exit_code == 0
+    assert f"shows again what the run {result.run_id} came to" in tried.instead
     assert result.resumed == 1
     assert len(places.read(places.options("files", "target"))) == 200
 

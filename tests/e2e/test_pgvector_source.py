@@ -87,7 +87,7 @@ def test_a_run_logs_in_with_what_a_command_says_and_shows_it_nowhere(
     }
     plan = load_plan(served.plan(source, target))
     tried = plan.dry_run()
-    assert any(f"runs `cat {token}`" in each.what for each in tried.notes)
+    assert any("runs `cat …` for" in each.what for each in tried.notes)
     result = plan.run()
     assert (result.verdict, result.records) == (Verdict.PASSED, COUNT)
     token.unlink()

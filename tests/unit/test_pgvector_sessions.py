@@ -334,7 +334,7 @@ def test_every_connection_asks_for_the_password_of_the_moment(
         token.write_text("second; $HOME\r\n")
         assert store.count() == 100
         (told,) = [each for each in store.findings() if "password" in each.what]
-        assert "cat" in told.what
+        assert "a shell command" in told.what
         assert told.severity is Severity.NOTE
         store.close()
 
@@ -359,7 +359,7 @@ def test_readers_connect_with_the_password_of_the_moment(
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        ("echo s3cret; echo could not: s3cret >&2; exit 3", r"status 3: could not: \*\*\*"),
+        ("echo s3cret; echo could not: s3cret >&2; exit 3", "status 3"),
         ("exit 4", "status 4"),
         ("true", "said nothing"),
         ("printf 's3cret\\nmore'", "not one line"),
@@ -373,7 +373,7 @@ def test_a_command_that_says_no_password_is_told_of_without_what_it_said(
     store = open_store(password_command=command, connection=Connection(timeout_s=0.3))
     with pytest.raises(AuthError, match=told) as caught:
         store.count()
-    assert "s3cret" not in caught.value.what
+    assert "s3cret" not in f"{caught.value.what} {caught.value.hint}"
     assert "source.password_command" in caught.value.what
 
 
