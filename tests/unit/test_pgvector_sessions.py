@@ -334,7 +334,7 @@ def test_every_connection_asks_for_the_password_of_the_moment(
         token.write_text("second; $HOME\r\n")
         assert store.count() == 100
         (told,) = [each for each in store.findings() if "password" in each.what]
-        assert "a shell command" in told.what
+        assert ("cat" if isinstance(command, list) else "a shell command") in told.what
         assert told.severity is Severity.NOTE
         store.close()
 
