@@ -155,7 +155,9 @@ def _answer(order: dict[str, Any]) -> dict[str, Any]:
     code, (answer,) = forked(lambda: _attempted(order), (1,))
     if code == -signal.SIGKILL:
         return {"died": True}
-    found: dict[str, Any] = json.loads(answer or b'{"died": false, "error": "no answer"}')
+    if not answer:
+        return {"died": False, "error": f"it ended with {code} and without a word"}
+    found: dict[str, Any] = json.loads(answer)
     return found
 
 
