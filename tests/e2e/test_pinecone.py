@@ -151,7 +151,7 @@ def test_each_namespace_may_get_an_index_of_its_own(served: Places, state: State
     plan = load_plan(served.plan(source, target, namespace_to="collection"))
     with pytest.raises(CapabilityError, match="'there_acme' cannot be an index's name") as caught:
         plan.run()
-    assert "-{namespace}" in caught.value.hint
+    assert "-{namespace}" in str(caught.value)
     assert state.indexes.keys() == {"sent"}
     move(served, source, {**target, "index": "there-{namespace}"}, namespace_to="collection")
     held = {name: len(n["__default__"].views["fetch"].records) for name, each in
