@@ -207,7 +207,11 @@ class Plan:
             return runs.resume(plan, progress or _silent, part)
 
     def verify(self, progress: Listener | None = None, *, show_values: bool = False) -> RunResult:
-        """Check the newest run again: both ends as they are now, every record re-read."""
+        """Check the newest run again: both ends as they are now, every record re-read.
+
+        Raises:
+            PausedError: It is not finished.
+        """
         with self._loaded.as_begun() as plan:
             return verify.verify(plan, progress or _silent, show_values=show_values)
 
@@ -216,6 +220,9 @@ class Plan:
 
         Args:
             show_values: Whether it may hold values, which only runs that were asked to keep.
+
+        Raises:
+            PausedError: It is not finished.
         """
         with self._loaded.as_begun() as plan:
             return outcome.report(plan, show_values=show_values)

@@ -515,7 +515,7 @@ def _warnings(document: PlanDocument, found: Preflight) -> list[Remark]:
             if not changed and not failed:
                 what = f"matched nothing in the {found.before.records:,} records looked at"
                 warnings.append(Remark(document.place(path), what))
-    if not makes:
+    if found.target_spec is not None and document.if_exists is IfExists.APPEND:
         warnings += [
             Remark(
                 document.place(path),

@@ -99,6 +99,8 @@ def test_an_existing_collection_keeps_the_indexes_that_it_has(served: Places) ->
     seen = load_plan(served.plan(source, again, "kept_b")).dry_run()
     (warning,) = (each for each in seen.warnings if "stays as it is" in each.what)
     assert "target.filter_indexes" in warning.place
+    refused = served.plan(source, target | {"filter_indexes": ["title"]}, "kept_c")
+    assert not [each for each in load_plan(refused).dry_run().warnings if "stays" in each.what]
 
 
 def test_inspect_names_them(served: Places) -> None:
